@@ -1,0 +1,12 @@
+#pragma once
+
+/* The seccomp programs of a session as ready bytes (struct sock_filter[]) in sealed memfds: built once by the
+ * launcher with libseccomp, loaded by init. */
+
+#include "proto/base/macro.h"
+
+/* The session's filter, but clone3 allowed: init needs it. */
+int filter_session_new(int *ret_fd) _must_check_;
+
+/* On top of it for each command: clone3 answers ENOSYS. */
+int filter_command_new(int *ret_fd) _must_check_;

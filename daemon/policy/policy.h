@@ -1,0 +1,151 @@
+#pragma once
+
+/*
+ * Policy texts to a compiled block and the file part of a session plan. Runs in api and in the one-shot child,
+ * never in the launcher. Texts are JSON with comments; an unknown key, a wrong type or a value that this version
+ * cannot enforce is a diagnostic with line and column, never ignored.
+ */
+
+#include <stdbool.h>
+
+#include "daemon/init/plan.h"
+#include "daemon/policy/compiled.h"
+#include "proto/base/list.h"
+
+typedef enum PolicyKind {
+        POLICY_PROFILE = 0,
+        POLICY_USER,
+        POLICY_PROJECT,
+        POLICY_CEILING,
+        POLICY_SETTINGS,
+        _POLICY_KIND_MAX,
+} PolicyKind;
+
+const char *policy_kind_to_string(PolicyKind k);
+int policy_kind_from_string(const char *s);
+
+typedef enum PolicySeverity {
+        SEVERITY_INFO = 0,
+        SEVERITY_WARNING,
+        SEVERITY_FAILURE,
+} PolicySeverity;
+
+typedef struct PolicyDiagnostic {
+        ListLink link;
+        PolicySeverity severity;
+        unsigned line;   /* 0: none */
+        unsigned column;
+        char *source;    /* file name or "profile", "user", "flags" */
+        char *key;       /* e.g. network.rules[2].ports; "" for none */
+        char *message;   /* what, why, what to do */
+} PolicyDiagnostic;
+
+/* Bounded: beyond 64 the last one says so. */
+typedef struct PolicyDiagnostics {
+        ListLink list;
+        unsigned n;
+        unsigned n_failures;
+} PolicyDiagnostics;
+
+void policy_diagnostics_init(PolicyDiagnostics *d);
+void policy_diagnostics_done(PolicyDiagnostics *d);
+
+typedef struct Policy Policy; /* a parsed text, or the union of several */
+
+/* Parses one text. source is the name for diagnostics. -EINVAL: *diagnostics says why; nothing is returned. */
+int policy_parse(PolicyKind kind, const char *source, const char *text, size_t size, PolicyDiagnostics *diagnostics,
+                 Policy **ret) _must_check_;
+Policy *policy_free(Policy *p);
+DEFINE_CLEANUP(Policy *, policy_free)
+
+/* Name, description, extends of a profile. Strings live in p; "" where absent. */
+const char *policy_name(const Policy *p);
+const char *policy_description(const Policy *p);
+size_t policy_n_extends(const Policy *p);
+const char *policy_extends(const Policy *p, size_t i);
+
+/* Loads a profile's text by name: the caller's business (folders, rights). *ret_text is the caller's to free;
+ * -ENOENT: no such profile. ret_source: e.g. the file's path, also to free. */
+typedef int (*PolicyLoader)(void *userdata, const char *name, char **ret_text, size_t *ret_size, char **ret_source);
+
+/* Resolves extends (depth 8, a cycle is an error): a new policy that is the union. */
+int policy_resolve(const Policy *p, PolicyLoader loader, void *userdata, PolicyDiagnostics *diagnostics,
+                   Policy **ret) _must_check_;
+
+/* Adds a layer to the union. layer is "user" or "flags" (static string). */
+int policy_join(Policy *p, const Policy *layer, const char *layer_name, PolicyDiagnostics *diagnostics) _must_check_;
+
+/* What the command line adds: as a user layer named "flags". HOST, HOST:PORT, paths. */
+typedef struct PolicyFlags {
+        const char *const *allow_hosts;
+        size_t n_allow_hosts;
+        const char *const *deny_hosts;
+        size_t n_deny_hosts;
+        const char *const *read;
+        size_t n_read;
+        const char *const *write;
+        size_t n_write;
+        const char *const *deny;
+        size_t n_deny;
+        bool has_no_network;
+} PolicyFlags;
+
+int policy_join_flags(Policy *p, const PolicyFlags *flags, PolicyDiagnostics *diagnostics) _must_check_;
+
+/* Canonical JSON of the effective policy; the caller frees. */
+int policy_format(const Policy *p, char **ret) _must_check_;
+
+/* The block as a sealed memfd. project and ceiling may be NULL: further sets that can only narrow. */
+int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling, uint64_t generation, int *ret_fd)
+        _must_check_;
+
+/* What variables in paths stand for. */
+typedef struct PolicyVariables {
+        const char *workspace; /* "" where the session has an own empty one */
+        const char *home;
+        const char *user;
+        uint32_t uid;
+} PolicyVariables;
+
+/* Adds the mounts of the file part (home folders, workspace, read, write, deny) to the plan, most specific last;
+ * fills tmp_size_bytes, home_size_bytes and files_max of the header. is_root_session: writable binds get
+ * PLAN_IDMAP. */
+int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session, PlanBuilder *b, PlanHeader *header,
+                PolicyDiagnostics *diagnostics) _must_check_;
+
+/* Would this path be readable or writable inside? For Policy.Check. ret_rule: the pattern that decided, or "" (a
+ * string of p). */
+int policy_check_file(const Policy *p, const PolicyVariables *v, const char *path, bool for_writing,
+                      Verdict *ret_verdict, const char **ret_layer, const char **ret_rule) _must_check_;
+
+/* 0 where the policy does not say. */
+typedef struct PolicyLimits {
+        uint64_t memory_bytes;
+        uint64_t swap_bytes;
+        bool has_swap;
+        uint64_t tasks;
+        uint64_t cpu_percent;
+        uint64_t io_bytes_per_sec;
+        uint64_t files;
+        uint64_t runtime_usec;
+        uint64_t idle_usec;
+} PolicyLimits;
+
+const PolicyLimits *policy_limits(const Policy *p);
+
+/* Environment: names that pass, NAME=VALUE that are set; strings of p. */
+size_t policy_n_pass(const Policy *p);
+const char *policy_pass(const Policy *p, size_t i);
+size_t policy_n_set(const Policy *p);
+const char *policy_set(const Policy *p, size_t i);
+
+/* Settings (POLICY_SETTINGS): values or the defaults. */
+void policy_settings(const Policy *p, PrivSettings *ret);
+void policy_settings_default(PrivSettings *ret);
+
+/* A workspace or mount path as a client may name it: absolute and canonical, else -EINVAL; -EPERM where no session
+ * may have it as its workspace (/, a home directory itself, system directories, our own state). */
+int policy_workspace_check(const char *path, const char *home) _must_check_;
+
+/* Lexically canonical absolute path, or -EINVAL. ret: PLAN_PATH_MAX bytes. */
+int policy_path_canonical(const char *path, char *ret, size_t size) _must_check_;

@@ -1,0 +1,628 @@
+#pragma once
+
+/*
+ * Bodies of the private messages (privsep.def). All are plain structs of fixed size: the two ends are built from
+ * one tree and run on one machine. Strings end with a NUL inside their array; a receiver checks that with
+ * PRIV_STRING_OK() before it reads one. Every field is a claim of the sender, whose identity is the channel.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "proto/base/id.h"
+#include "proto/base/macro.h"
+
+#define PRIV_NAME_SIZE 64U       /* names of sessions, profiles, users, rules */
+#define PRIV_HOST_SIZE 256U      /* canonical host, at most 253 bytes */
+#define PRIV_PATH_SIZE 4096U
+#define PRIV_TEXT_SIZE 256U
+#define PRIV_GROUPS_MAX 64U
+#define PRIV_EXEC_MAX (320U * 1024U)
+#define PRIV_EXEC_STRINGS_MAX 8192U
+#define PRIV_RECORD_EXEC_MAX (64U * 1024U)
+#define PRIV_DECIDE_MAX (sizeof(PrivDecide) + 16U * 1024U)
+#define PRIV_RESOLVERS_MAX 4U
+
+#define PRIV_STRING_OK(field) (memchr((field), '\0', sizeof(field)) != NULL)
+
+/* ---- enums that cross processes ---- */
+
+typedef enum Verdict {
+        VERDICT_DENY = 0,
+        VERDICT_ASK = 1,
+        VERDICT_ALLOW = 2,
+} Verdict;
+
+/* Which door a request came through. */
+typedef enum Entry {
+        ENTRY_NONE = 0,
+        ENTRY_CONNECT,
+        ENTRY_ABSOLUTE,
+        ENTRY_SOCKS4,
+        ENTRY_SOCKS5,
+        ENTRY_TRANSPARENT,
+        ENTRY_DNS,
+        ENTRY_UDP,
+        _ENTRY_MAX,
+} Entry;
+
+typedef enum Protocol {
+        PROTOCOL_ANY = 0, /* CONNECT before the first byte: http or tls */
+        PROTOCOL_HTTP,
+        PROTOCOL_TLS,
+        PROTOCOL_TCP,
+        PROTOCOL_UDP,
+        PROTOCOL_DNS,
+        _PROTOCOL_MAX,
+} Protocol;
+
+/* Why a session or a command ended: the words of the interface. */
+typedef enum EndReason {
+        END_EXITED = 0,
+        END_SIGNAL,
+        END_TIMEOUT,
+        END_RUNTIME,
+        END_IDLE,
+        END_OOM,
+        END_OUTPUT_LIMIT,
+        END_TERMINATED,
+        END_CLIENT_GONE,
+        END_DAEMON_RESTART,
+        END_SETUP_FAILED,
+        _END_REASON_MAX,
+} EndReason;
+
+/* Why a decision is as it is, where no rule says so. */
+typedef enum DecisionReason {
+        REASON_RULE = 0,        /* a rule matched */
+        REASON_DEFAULT,         /* the policy's default */
+        REASON_NO_APPROVER,     /* ask, and nobody may answer */
+        REASON_MALFORMED,       /* the request breaks the grammar of its door */
+        REASON_ADDRESS,         /* no address of the name may be connected to */
+        REASON_AUDIT,           /* the row could not be written in time */
+        REASON_LIMIT,           /* a quota of this session */
+        REASON_NO_NETWORK,
+        _REASON_MAX,
+} DecisionReason;
+
+/* Why a connection was not made, or how it ended. */
+typedef enum CloseReason {
+        CLOSE_DONE = 0,         /* both sides closed */
+        CLOSE_CLIENT,           /* the program inside closed or reset */
+        CLOSE_SERVER,
+        CLOSE_RESOLVE,          /* the name does not exist or did not resolve */
+        CLOSE_TIMEOUT,          /* no answer while connecting */
+        CLOSE_REFUSED,
+        CLOSE_UNREACHABLE,
+        CLOSE_ERROR,
+        CLOSE_IDLE,
+        CLOSE_EGRESS_GONE,
+        CLOSE_SESSION_ENDED,
+        CLOSE_POLICY,
+        CLOSE_DAEMON_RESTART,
+        CLOSE_UNUSED,           /* handed over, no byte sent */
+        _CLOSE_REASON_MAX,
+} CloseReason;
+
+/* What decided about the rows of a kind: numbers of the audit schema. */
+typedef enum AuditKind {
+        AUDIT_KIND_SESSION = 1,
+        AUDIT_KIND_NET,
+        AUDIT_KIND_DNS,
+        AUDIT_KIND_FILE,
+        AUDIT_KIND_CREDENTIAL,
+        AUDIT_KIND_GIT,
+        AUDIT_KIND_APPROVAL,
+        AUDIT_KIND_POLICY,
+        AUDIT_KIND_LIMIT,
+        AUDIT_KIND_ADMIN,
+        _AUDIT_KIND_MAX,
+} AuditKind;
+
+/* NULL for a number outside the enum. */
+const char *entry_to_string(uint32_t v);
+const char *protocol_to_string(uint32_t v);
+const char *end_reason_to_string(uint32_t v);
+const char *decision_reason_to_string(uint32_t v);
+const char *close_reason_to_string(uint32_t v);
+const char *verdict_to_string(uint32_t v);
+const char *audit_kind_to_string(uint32_t v);
+/* The number of a name, or -EINVAL. */
+int audit_kind_from_string(const char *s);
+int verdict_from_string(const char *s);
+
+typedef struct PrivAddress {
+        uint32_t family;     /* 0: none, 4, 6 */
+        uint8_t bytes[16];   /* network order; 4 bytes for family 4 */
+} PrivAddress;
+
+/* ---- launcher <-> audit ---- */
+
+typedef struct PrivAuditReady {
+        uint64_t head_sequence;
+} PrivAuditReady;
+
+typedef struct PrivApiAttach {
+        uint32_t uid;
+        uint32_t sees_all; /* root and sandboxd-auditors: rows of other users too */
+} PrivApiAttach;
+
+typedef struct PrivSessionRef {
+        Id session;
+} PrivSessionRef;
+
+/* What api claims about a session that it asks for; kept in the audit as it is. */
+typedef struct PrivSessionClaims {
+        char name[PRIV_NAME_SIZE];
+        char profile[PRIV_NAME_SIZE];
+        char agent[PRIV_NAME_SIZE * 2];
+        char agent_session[PRIV_NAME_SIZE * 2];
+        char workspace[PRIV_PATH_SIZE];
+        uint32_t is_detached;
+} PrivSessionClaims;
+
+/* fds: the compiled policy (sealed). Answered by AUDIT_SESSION_OPENED once the row is committed. */
+typedef struct PrivSessionOpen {
+        Id session;
+        uint32_t uid;        /* owner */
+        uint32_t is_known;   /* row exists already: after a restart of audit */
+        char user[PRIV_NAME_SIZE];
+        char cgroup[PRIV_TEXT_SIZE];
+        char degraded[PRIV_TEXT_SIZE * 2];
+        PrivSessionClaims claims;
+} PrivSessionOpen;
+
+typedef struct PrivSessionOpened {
+        Id session;
+        int32_t error;       /* 0 or negative errno */
+        uint32_t padding;
+        uint64_t sequence;
+} PrivSessionOpened;
+
+typedef struct PrivSessionEnd {
+        Id session;
+        uint32_t reason;     /* EndReason */
+        uint32_t padding;
+} PrivSessionEnd;
+
+/* A row without a session: refused starts, loads of policy, start and stop of the daemon. */
+typedef struct PrivReport {
+        uint32_t kind;       /* AuditKind: session, policy, limit or admin */
+        uint32_t uid;
+        uint32_t is_denial;  /* verdict deny instead of none */
+        uint32_t padding;
+        char action[16];
+        char reason[PRIV_TEXT_SIZE];
+        char detail[PRIV_TEXT_SIZE * 2];
+} PrivReport;
+
+/* ---- launcher <-> dialer ---- */
+
+typedef struct PrivServer {
+        PrivAddress address;
+        uint32_t port;
+} PrivServer;
+
+/* fds: the host's hosts table as sealed memfd: lines "ADDRESS NAME", canonical (may be a single newline). */
+typedef struct PrivResolver {
+        uint32_t n_servers;
+        PrivServer servers[PRIV_RESOLVERS_MAX];
+} PrivResolver;
+
+/* ---- launcher <-> egress ---- */
+
+typedef struct PrivEgressStart {
+        uint32_t n_listeners; /* explicit proxy listeners */
+        uint32_t is_offline;  /* --no-network: answer every request with a denial */
+} PrivEgressStart;
+
+/* ---- launcher <-> api ---- */
+
+/* What NSS says about a user, asked by a child. */
+typedef struct PrivIdentity {
+        uint32_t uid;
+        uint32_t gid;
+        uint32_t n_groups;
+        uint32_t groups[PRIV_GROUPS_MAX];
+        char user[PRIV_NAME_SIZE];
+        char group[PRIV_NAME_SIZE];
+        char home[PRIV_PATH_SIZE];
+        char shell[PRIV_TEXT_SIZE];
+} PrivIdentity;
+
+/* Daemon settings, compiled by a child from CONFIG/sandboxd.json. */
+typedef struct PrivSettings {
+        uint64_t ask_timeout_usec;
+        uint32_t connections_per_user_max;
+        uint32_t sessions_per_user_max;
+        uint32_t root_session_uid;   /* the uid that sessions of root run as; never 0 */
+        uint32_t n_servers;
+        PrivServer servers[PRIV_RESOLVERS_MAX];
+        uint64_t audit_segment_bytes_max;
+        uint64_t audit_retention_bytes;
+} PrivSettings;
+
+/* fds: the channel to audit. */
+typedef struct PrivApiStart {
+        PrivIdentity identity;
+        PrivSettings settings;
+        Id instance;
+        Id state;
+        uint64_t started_usec;
+        uint32_t session_uid;        /* what sessions of this user run as: its uid, or root's replacement */
+        uint32_t session_gid;
+        uint32_t controllers;        /* bits of PrivController that this machine has */
+        uint32_t padding;
+        char degraded[PRIV_TEXT_SIZE * 2]; /* comma-separated layers that this kernel lacks */
+} PrivApiStart;
+
+enum PrivController {
+        CONTROLLER_MEMORY = 1 << 0,
+        CONTROLLER_PIDS = 1 << 1,
+        CONTROLLER_CPU = 1 << 2,
+        CONTROLLER_IO = 1 << 3,
+};
+
+/* fds: the connection. */
+typedef struct PrivClient {
+        uint64_t connection;
+        uint32_t pid;
+        uint32_t uid;
+        uint32_t gid;
+        uint32_t is_admin;
+        uint32_t is_auditor;
+        uint32_t is_over_quota;      /* answer the first call with QuotaExceeded, then close */
+} PrivClient;
+
+typedef struct PrivClientClosed {
+        uint64_t connection;
+} PrivClientClosed;
+
+/* 0: no limit. */
+typedef struct PrivLimits {
+        uint64_t memory_bytes;
+        uint64_t swap_bytes;
+        uint64_t tasks;
+        uint64_t cpu_percent;
+        uint64_t io_bytes_per_sec;
+        uint32_t has_swap;           /* swap_bytes is meant, also when 0 */
+        uint32_t padding;
+} PrivLimits;
+
+/* fds: the plan, the compiled policy; both sealed. */
+typedef struct PrivSessionCreate {
+        uint64_t token;
+        uint64_t connection;         /* on whose behalf; must be live */
+        uint32_t has_no_network;
+        uint32_t padding;
+        PrivLimits limits;           /* only what this machine has controllers for */
+        PrivSessionClaims claims;
+} PrivSessionCreate;
+
+/* fds on success: channel to init, pidfd of init. */
+typedef struct PrivSessionCreated {
+        uint64_t token;              /* 0 in API_ADOPT */
+        Id session;
+        int32_t error;               /* 0 or negative errno; then step and detail say where */
+        uint32_t init_pid;
+        uint64_t created_usec;
+        char step[PRIV_NAME_SIZE];
+        char detail[PRIV_TEXT_SIZE];
+        char cgroup[PRIV_TEXT_SIZE];
+        char missing[PRIV_TEXT_SIZE * 4]; /* optional paths that were absent, newline-separated, cut with "..." */
+        PrivSessionClaims claims;
+} PrivSessionCreated;
+
+/* ---- launcher <-> init ---- */
+
+typedef struct PrivInitStart {
+        uint32_t uid;                /* of the session: never 0 */
+        uint32_t gid;
+        uint32_t caller_uid;         /* whose rights open the paths */
+        uint32_t caller_gid;
+        uint32_t n_groups;           /* of the caller, for opening; the session keeps n_kept_groups of them */
+        uint32_t groups[PRIV_GROUPS_MAX];
+        uint32_t n_kept_groups;
+        uint32_t kept_groups[PRIV_GROUPS_MAX];
+        uint32_t is_idmapped;
+        uint32_t leave_out;          /* bits of PrivLayer; release builds refuse a value but 0 */
+} PrivInitStart;
+
+/* For the proof that a layer's absence is noticed: only in test builds. */
+enum PrivLayer {
+        LAYER_SECCOMP = 1 << 0,
+        LAYER_LANDLOCK = 1 << 1,
+        LAYER_MOUNTS = 1 << 2,
+        LAYER_USER_NAMESPACE = 1 << 3,
+        LAYER_CGROUP = 1 << 4,
+        LAYER_NETWORK = 1 << 5,
+};
+
+typedef struct PrivInitResult {
+        int32_t error;               /* 0: ready */
+        uint32_t padding;
+        char step[PRIV_NAME_SIZE];
+        char detail[PRIV_TEXT_SIZE];
+        char missing[PRIV_TEXT_SIZE * 4];
+} PrivInitResult;
+
+/* ---- api <-> init ---- */
+
+/* Behind it: cwd, argv and environment as n strings, each with its NUL, in this order. */
+typedef struct PrivExec {
+        uint32_t process;            /* number of the command, from 1, never used twice in a session */
+        uint32_t has_pty;
+        uint32_t columns;
+        uint32_t rows;
+        uint32_t n_arguments;        /* at least 1 */
+        uint32_t n_environment;
+} PrivExec;
+
+/* error != 0: never ran (-ENOENT: not found; -EACCES, -ENOEXEC: not executable; else our own failure). */
+typedef struct PrivExecStarted {
+        uint32_t process;
+        int32_t error;
+        uint32_t pid;                /* in the session's pid namespace */
+        uint32_t stage;              /* 0: before execve; 1: execve itself said so; 2: chdir */
+} PrivExecStarted;
+
+typedef struct PrivExecExited {
+        uint32_t process;
+        uint32_t is_signal;
+        uint32_t status;             /* exit code, or number of the signal */
+        uint32_t has_core;
+} PrivExecExited;
+
+enum PrivSignalScope {
+        SIGNAL_LEADER = 0,           /* the command's first process */
+        SIGNAL_ALL = 1,              /* all processes of the command; process 0: of the session but init */
+        SIGNAL_KILL_GROUP = 2,       /* cgroup.kill of the command's group; signal is ignored */
+};
+
+typedef struct PrivExecSignal {
+        uint32_t process;
+        uint32_t signal;
+        uint32_t scope;
+        uint32_t padding;
+} PrivExecSignal;
+
+typedef struct PrivExecSignalled {
+        uint32_t process;
+        int32_t error;
+} PrivExecSignalled;
+
+/* ---- api <-> audit ---- */
+
+/* Behind it: argv, NUL between arguments, cut at PRIV_RECORD_EXEC_MAX. Answered by RECORDED once the row is
+ * committed. */
+typedef struct PrivRecordExec {
+        uint64_t token;
+        Id session;
+        uint32_t process;
+        uint32_t padding;
+} PrivRecordExec;
+
+typedef struct PrivRecorded {
+        uint64_t token;
+        uint64_t sequence;
+        int32_t error;
+        uint32_t padding;
+} PrivRecorded;
+
+typedef struct PrivRecordExit {
+        Id session;
+        uint32_t process;
+        uint32_t status;             /* exit code or 128 + signal */
+        uint32_t reason;             /* EndReason */
+        uint32_t padding;
+} PrivRecordExit;
+
+/* Filters; 0 or "" where not asked for. */
+typedef struct PrivQuery {
+        uint64_t token;
+        uint64_t since_usec;
+        uint64_t until_usec;
+        uint64_t after_sequence;
+        uint64_t limit;              /* newest so many; 0: all */
+        uint32_t kinds;              /* bit per AuditKind */
+        uint32_t decisions;          /* bit per Verdict */
+        int64_t uid;                 /* -1: any */
+        uint32_t has_all_users;      /* rows of others too: only where the channel may */
+        uint32_t padding;
+        char session[PRIV_NAME_SIZE]; /* id or name */
+        char user[PRIV_NAME_SIZE];
+        char host[PRIV_HOST_SIZE];
+        char rule[PRIV_NAME_SIZE * 2];
+} PrivQuery;
+
+/* One row on the stream of a query: this header, then the strings in the order of the enum, each n bytes without
+ * NUL; length UINT32_MAX stands for null. Frames are n_bytes long in all. */
+enum AuditRecordString {
+        RECORD_SESSION = 0,
+        RECORD_ACTION,
+        RECORD_USER,
+        RECORD_AGENT_SESSION,
+        RECORD_EXECUTABLE,
+        RECORD_ENTRY,
+        RECORD_PROTOCOL,
+        RECORD_HOST,
+        RECORD_METHOD,
+        RECORD_PATH,
+        RECORD_CREDENTIAL,
+        RECORD_RULE,
+        RECORD_REASON,
+        RECORD_POLICY,
+        RECORD_RAW,
+        RECORD_DETAIL,
+        _RECORD_STRING_MAX,
+};
+
+#define AUDIT_RECORD_MAX (128U * 1024U)
+
+typedef struct AuditRecord {
+        uint32_t n_bytes;
+        uint32_t kind;
+        uint64_t sequence;
+        uint64_t realtime_usec;
+        uint64_t boottime_usec;
+        int64_t verdict;             /* -1: null, also below */
+        int64_t uid;
+        int64_t process;
+        int64_t pid;
+        int64_t port;
+        int64_t status;
+        int64_t generation;
+        int64_t refers_to;
+        int64_t sent_bytes;
+        int64_t received_bytes;
+        int64_t duration_usec;
+        PrivAddress address;
+        uint8_t hash[32];
+        uint8_t previous_hash[32];
+        uint32_t lengths[_RECORD_STRING_MAX];
+} AuditRecord;
+
+/* ---- egress <-> audit <-> dialer ---- */
+
+/* Behind it: the host as written (n_raw bytes), then the path (n_path bytes). host is canonical, or empty when the
+ * request names a literal address or is malformed. */
+typedef struct PrivDecide {
+        uint64_t request;
+        uint32_t entry;
+        uint32_t protocol;
+        uint32_t port;
+        uint32_t is_malformed;       /* a denial to record: never matched, never dialled */
+        uint32_t wants_connection;   /* 0: a further request on an open connection */
+        uint32_t n_raw;
+        uint32_t n_path;
+        uint32_t padding;
+        PrivAddress address;
+        char host[PRIV_HOST_SIZE];
+        char method[32];
+} PrivDecide;
+
+/* allow: the dialer answers with CONNECTED or CONNECT_FAILED if a connection was wanted. A VERDICT of deny for a
+ * request that was allowed before: the dialer refused every address. */
+typedef struct PrivVerdict {
+        uint64_t request;
+        uint64_t sequence;
+        uint32_t verdict;
+        uint32_t reason;             /* DecisionReason */
+        char rule[PRIV_NAME_SIZE];   /* "": a default decided */
+        char text[PRIV_TEXT_SIZE];   /* the rule's reason, for whoever is denied */
+} PrivVerdict;
+
+typedef struct PrivDial {
+        Id session;
+        uint64_t request;
+        uint64_t sequence;           /* of the connect row: names the connection from here on */
+        uint32_t port;
+        uint32_t protocol;
+        PrivAddress address;
+        uint32_t padding;
+        char host[PRIV_HOST_SIZE];
+} PrivDial;
+
+typedef struct PrivDialRefused {
+        Id session;
+        uint64_t request;
+        uint64_t sequence;
+        PrivAddress address;         /* the first one that was refused, if any resolved */
+        uint32_t port;
+} PrivDialRefused;
+
+/* The connection is over, or was never made (duration 0, no address). */
+typedef struct PrivDialClosed {
+        Id session;
+        uint64_t sequence;
+        uint64_t duration_usec;
+        uint64_t sent_bytes;
+        uint64_t received_bytes;
+        PrivAddress address;
+        uint32_t port;
+        uint32_t reason;             /* CloseReason */
+        uint32_t padding;
+} PrivDialClosed;
+
+/* fds: the connected socket, non-blocking. */
+typedef struct PrivConnected {
+        uint64_t request;
+        uint64_t sequence;
+} PrivConnected;
+
+typedef struct PrivConnectFailed {
+        uint64_t request;
+        uint32_t reason;             /* CloseReason */
+        uint32_t padding;
+} PrivConnectFailed;
+
+typedef struct PrivConnectionDone {
+        uint64_t sequence;
+        uint32_t reason;             /* CloseReason */
+        uint32_t padding;
+} PrivConnectionDone;
+
+/* ---- the one-shot child sandboxd-lookup: one of these on its standard output ---- */
+
+typedef struct PrivWorkerIds {
+        uint32_t api_uid, api_gid;
+        uint32_t audit_uid, audit_gid;
+        uint32_t dialer_uid, dialer_gid;
+        uint32_t egress_uid, egress_gid;
+        uint32_t admins_gid;         /* UINT32_MAX: no such group */
+        uint32_t auditors_gid;
+} PrivWorkerIds;
+
+/* ---- the table ---- */
+
+typedef enum PrivRole {
+        ROLE_LAUNCHER = 0,
+        ROLE_API,
+        ROLE_AUDIT,
+        ROLE_DIALER,
+        ROLE_EGRESS,
+        ROLE_INIT,
+        _ROLE_MAX,
+} PrivRole;
+
+typedef enum PrivChannel {
+        CHANNEL_LAUNCHER_AUDIT = 0,
+        CHANNEL_LAUNCHER_DIALER,
+        CHANNEL_LAUNCHER_EGRESS,
+        CHANNEL_LAUNCHER_API,
+        CHANNEL_LAUNCHER_INIT,
+        CHANNEL_API_INIT,
+        CHANNEL_API_AUDIT,
+        CHANNEL_EGRESS_AUDIT,
+        CHANNEL_AUDIT_DIALER,
+        CHANNEL_DIALER_EGRESS,
+        _CHANNEL_MAX,
+} PrivChannel;
+
+typedef enum PrivPhase {
+        PHASE_SETUP = 1 << 0,
+        PHASE_RUN = 1 << 1,
+        PHASE_ANY = PHASE_SETUP | PHASE_RUN,
+} PrivPhase;
+
+typedef enum PrivMessage {
+#define MESSAGE(channel, name, sender, phase, body_min, body_max, fds_min, fds_max) PRIV_##name,
+#include "proto/idl/privsep.def"
+#undef MESSAGE
+        _PRIV_MESSAGE_MAX,
+} PrivMessage;
+
+typedef struct PrivRule {
+        const char *name;
+        PrivChannel channel;
+        PrivRole sender;
+        PrivPhase phase;
+        uint32_t body_min;
+        uint32_t body_max;
+        uint32_t fds_min;
+        uint32_t fds_max;
+} PrivRule;
+
+/* The line of privsep.def; NULL for a number outside the table. */
+const PrivRule *priv_rule(uint32_t message);

@@ -1,0 +1,80 @@
+#pragma once
+
+/*
+ * A varlink connection, one end of it, without an event loop: bytes and descriptors in, calls or replies out. The
+ * owner polls the descriptor and calls conn_read() and conn_write().
+ *
+ * Server side: one call is handled at a time; while it is open nothing further is read (back-pressure against
+ * pipelining). Limits of reference: message 256 KiB, 8 descriptors a message on methods that take them, output
+ * 1 MiB. A chunk that carries descriptors must begin at a message boundary and hold the start of at most one
+ * message; MSG_CTRUNC: what came is closed and the call answered with an error.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/base/buf.h"
+#include "proto/wire/json.h"
+
+#define CONN_MESSAGE_MAX (256U * 1024U)
+#define CONN_OUTPUT_MAX (1024U * 1024U)
+#define CONN_FDS_MAX 8U
+
+typedef struct Conn Conn;
+
+/* A call as it came, or a reply. Strings and values live until conn_message_done(). */
+typedef struct ConnMessage {
+        Json *json;
+        const char *method;       /* call */
+        const char *error;        /* reply: NULL for none */
+        const Json *parameters;   /* never NULL: an empty object where there were none */
+        bool is_oneway;
+        bool is_more;
+        bool is_upgrade;
+        bool has_continues;       /* reply */
+        bool has_lost_fds;        /* MSG_CTRUNC: answer with an error */
+        int fds[CONN_FDS_MAX];
+        size_t n_fds;
+} ConnMessage;
+
+void conn_message_done(ConnMessage *m);
+
+/* Takes the descriptor, also on error; it becomes non-blocking. */
+int conn_new(int take_fd, bool is_server, Conn **ret) _must_check_;
+Conn *conn_free(Conn *c);
+DEFINE_CLEANUP(Conn *, conn_free)
+int conn_fd(const Conn *c);
+
+/* Reads what is there (one recvmsg). -EPIPE: end of file (half-closed peers are still answered while output
+ * drains); -EBADMSG, -EPROTO, -EFBIG: unsound, close. 0: nothing new; 1: bytes came. */
+int conn_read(Conn *c) _must_check_;
+
+/* The next whole message: 1, or 0 if there is none yet; -EBADMSG: close. *ret is the caller's to finish with
+ * conn_message_done(). Server: no second message before conn_call_done() of the first. */
+int conn_next(Conn *c, ConnMessage *ret) _must_check_;
+
+/* True while a message is begun and not complete: the owner's time-out for slow writers. */
+bool conn_has_partial(const Conn *c);
+
+/* ---- server ---- */
+
+/* Sends a reply of the open call; parameters may be NULL. With has_continues the call stays open, and it must have
+ * asked for more. Nothing is sent for a oneway call. fds are borrowed (duplicated). -ENOBUFS: the peer does not
+ * read: close. */
+int conn_reply(Conn *c, const Json *parameters, bool has_continues, const int *fds, size_t n_fds) _must_check_;
+int conn_reply_error(Conn *c, const char *error, const Json *parameters) _must_check_;
+
+/* The open call is answered (conn_reply and conn_reply_error do it for the last reply). */
+void conn_call_done(Conn *c);
+bool conn_has_call(const Conn *c);
+
+/* ---- client ---- */
+
+int conn_call(Conn *c, const char *method, const Json *parameters, bool is_more, bool is_oneway, const int *fds,
+              size_t n_fds) _must_check_;
+
+/* ---- output ---- */
+
+bool conn_wants_write(const Conn *c);
+/* Sends what it can. 0, or -EPIPE and the like. */
+int conn_write(Conn *c) _must_check_;
