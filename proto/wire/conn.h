@@ -4,10 +4,11 @@
  * A varlink connection, one end of it, without an event loop: bytes and descriptors in, calls or replies out. The
  * owner polls the descriptor and calls conn_read() and conn_write().
  *
- * Server side: one call is handled at a time; while it is open nothing further is read (back-pressure against
- * pipelining). Limits of reference: message 256 KiB, 8 descriptors a message on methods that take them, output
- * 1 MiB. A chunk that carries descriptors must begin at a message boundary and hold the start of at most one
- * message; MSG_CTRUNC: what came is closed and the call answered with an error.
+ * Server side: one call is handled at a time; what is pipelined behind it waits in the input buffer, which holds
+ * one message of the largest size, and then in the socket (back-pressure). Reading goes on that far so that the
+ * end of the connection is noticed while a call is open. Limits: message 256 KiB without its NUL, 8 descriptors a
+ * message, output 1 MiB. A chunk that carries descriptors must begin at a message boundary and hold the start of
+ * at most one message; MSG_CTRUNC: what came is closed and the call answered with an error.
  */
 
 #include <stdbool.h>
@@ -46,8 +47,12 @@ DEFINE_CLEANUP(Conn *, conn_free)
 int conn_fd(const Conn *c);
 
 /* Reads what is there (one recvmsg). -EPIPE: end of file (half-closed peers are still answered while output
- * drains); -EBADMSG, -EPROTO, -EFBIG: unsound, close. 0: nothing new; 1: bytes came. */
+ * drains, and conn_next() still yields what came whole); -ECONNRESET: the peer is gone and reads no more either;
+ * -EBADMSG: unsound, close. 0: nothing new; 1: bytes came. */
 int conn_read(Conn *c) _must_check_;
+
+/* False after the end of file and while the input buffer is full: then do not poll for input. */
+bool conn_wants_read(const Conn *c);
 
 /* The next whole message: 1, or 0 if there is none yet; -EBADMSG: close. *ret is the caller's to finish with
  * conn_message_done(). Server: no second message before conn_call_done() of the first. */
@@ -70,8 +75,20 @@ bool conn_has_call(const Conn *c);
 
 /* ---- client ---- */
 
-int conn_call(Conn *c, const char *method, const Json *parameters, bool is_more, bool is_oneway, const int *fds,
-              size_t n_fds) _must_check_;
+enum ConnFlags {
+        CONN_MORE = 1 << 0,
+        CONN_ONEWAY = 1 << 1,
+        CONN_UPGRADE = 1 << 2,
+};
+
+/* At most one flag; parameters may be NULL; fds are borrowed. */
+int conn_call(Conn *c, const char *method, const Json *parameters, unsigned flags, const int *fds, size_t n_fds)
+        _must_check_;
+
+/* After the reply to an upgraded call: the bytes that came behind it, and the descriptor, which the caller owns
+ * from now on (the connection is then of no further use). */
+int conn_take_fd(Conn *c);
+Buf *conn_input(Conn *c);
 
 /* ---- output ---- */
 
