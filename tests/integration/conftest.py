@@ -1,0 +1,162 @@
+"""Fixtures: two ordinary users and root, servers of the tests, a private daemon that knows them."""
+
+import json
+import os
+import shutil
+import tempfile
+
+import pytest
+
+import machine
+import stubs
+
+NAMES = {
+    "allowed.test": ["127.0.0.1"],
+    "evil.test": ["127.0.0.1"],
+    "sub.wild.test": ["127.0.0.1"],
+    "wild.test": ["127.0.0.1"],
+    "private.test": ["127.0.0.1"],
+    "metadata.test": ["169.254.169.254"],
+    "mixed.test": ["169.254.169.254", "127.0.0.1"],
+    "closed.test": ["127.0.0.1"],
+}
+
+
+def pytest_configure(config):
+    if os.getuid() != 0:
+        raise pytest.UsageError("the integration tests need root")
+
+
+@pytest.fixture(scope="session")
+def alice():
+    with machine.test_user("a") as user:
+        yield user
+
+
+@pytest.fixture(scope="session")
+def bob():
+    with machine.test_user("b") as user:
+        yield user
+
+
+@pytest.fixture(scope="session")
+def root():
+    with machine.root_user() as user:
+        yield user
+
+
+@pytest.fixture(scope="session", params=["alice", "bob", "root"])
+def caller(request):
+    """Each kind of caller: two ordinary users and root."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session", params=["alice", "root"])
+def either(request):
+    """An ordinary user, and root."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def dns():
+    stub = stubs.DnsStub(NAMES)
+    yield stub
+    stub.close()
+
+
+@pytest.fixture(scope="session")
+def git_root():
+    folder = tempfile.mkdtemp(prefix="sbxt-git-", dir="/var/tmp")
+    head = stubs.make_repository(folder)
+    yield folder, head
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def web(git_root):
+    stub = stubs.HttpStub(git_root=git_root[0])
+    yield stub
+    stub.close()
+
+
+@pytest.fixture(scope="session")
+def other_web():
+    """Reachable on the host, named by no rule."""
+    stub = stubs.HttpStub()
+    yield stub
+    stub.close()
+
+
+@pytest.fixture(scope="session")
+def echo():
+    stub = stubs.EchoStub()
+    yield stub
+    stub.close()
+
+
+@pytest.fixture(scope="session")
+def settings(dns):
+    return {"resolver": {"servers": [f"127.0.0.1:{dns.port}"]}}
+
+
+@pytest.fixture(scope="session")
+def instance(settings):
+    with machine.Instance(settings=settings) as running:
+        yield running
+        assert running.process.poll() is None, "the daemon has died: " + running.log_text()[-4000:]
+
+
+@pytest.fixture
+def own_instance(settings):
+    """For tests that hurt it."""
+    with machine.Instance(settings=settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def make_profile():
+    """make_profile(rules, **keys of the policy): path of a profile that everybody may read."""
+    folder = tempfile.mkdtemp(prefix="sbxt-profiles-", dir="/var/tmp")
+    os.chmod(folder, 0o755)
+    count = 0
+
+    def make(rules=(), name=None, network=None, **keys):
+        nonlocal count
+        count += 1
+        name = name or f"t{count}"
+        policy = {"version": 1, "name": name, "extends": ["agent"], **keys}
+        policy["network"] = {"rules": list(rules), **(network or {})}
+        path = os.path.join(folder, f"{count}-{name}.json")
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(policy, f)
+        return path
+
+    yield make
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def allow(host, port, rule="t", cidr="127.0.0.1/32"):
+    found = {"id": rule, "action": "allow", "host": host, "ports": [port]}
+    if cidr:
+        found["cidr"] = cidr
+    return found
+
+
+@pytest.fixture(scope="session")
+def allow_rule():
+    return allow
+
+
+@pytest.fixture(scope="session")
+def profile(make_profile, web, echo):
+    """Allows allowed.test and what lies below wild.test at the test's servers; private.test and metadata.test
+    without a word about their addresses."""
+    return make_profile([
+        allow("allowed.test", web.server_port),
+        allow("*.wild.test", web.server_port, "wild"),
+        allow("mixed.test", web.server_port, "mixed"),
+        {"id": "private", "action": "allow", "host": "private.test", "ports": [web.server_port]},
+        {"id": "metadata", "action": "allow", "host": "metadata.test", "ports": [80]},
+        allow("closed.test", 9, "closed"),
+        {"id": "literal", "action": "allow", "cidr": "127.0.0.1/32", "ports": [echo.port]},
+    ])
