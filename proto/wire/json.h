@@ -18,6 +18,7 @@
 #define JSON_DEPTH_MAX 16U
 #define JSON_VALUES_MAX 16384U
 #define JSON_STRING_MAX (64U * 1024U)
+#define JSON_PLACE_SIZE 256U
 
 typedef struct Json Json;
 
@@ -40,6 +41,17 @@ typedef enum JsonVerdict {
 /* The gate alone: never allocates. string_max: JSON_STRING_MAX, or more where policy texts travel. *ret_members:
  * number of object members, to compare with the tree. */
 JsonVerdict json_gate(const char *text, size_t size, size_t string_max, size_t *ret_members);
+
+/* What the gate saw beside its verdict. */
+typedef struct JsonGate {
+        size_t n_members;
+        /* JSON_TOO_MUCH: path of the first value that is ("parameters.context.mounts[2]"), cut at an element */
+        char place[JSON_PLACE_SIZE];
+        /* the member "oneway" of the top level is true: for calls that are refused without a tree */
+        bool is_oneway;
+} JsonGate;
+
+JsonVerdict json_gate_examine(const char *text, size_t size, size_t string_max, JsonGate *ret);
 
 /* Gate and parse; the top level is an object. -EBADMSG: unsound; -E2BIG: too much. */
 int json_parse(const char *text, size_t size, size_t string_max, Json **ret) _must_check_;
@@ -65,12 +77,14 @@ bool json_next(const Json *object, void **cursor, const char **ret_key, const Js
 int json_new_object(Json **ret) _must_check_;
 int json_new_array(Json **ret) _must_check_;
 int json_set(Json *object, const char *key, Json *take_value) _must_check_;
-int json_set_string(Json *object, const char *key, const char *value) _must_check_; /* NULL: leaves it out */
+/* NULL: leaves it out. What is not UTF-8 is set as by json_set_escaped(). */
+int json_set_string(Json *object, const char *key, const char *value) _must_check_;
 int json_set_escaped(Json *object, const char *key, const void *data, size_t size) _must_check_;
 int json_set_integer(Json *object, const char *key, int64_t value) _must_check_;
 int json_set_boolean(Json *object, const char *key, bool value) _must_check_;
 int json_append(Json *array, Json *take_value) _must_check_;
 int json_append_string(Json *array, const char *value) _must_check_;
+int json_append_integer(Json *array, int64_t value) _must_check_;
 
 /* One line, no whitespace outside strings. */
 int json_format(const Json *j, Buf *b) _must_check_;
