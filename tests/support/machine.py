@@ -359,3 +359,89 @@ def tree_state(root):
                 content = os.readlink(path)
             state[path] = (info.st_mode, info.st_uid, info.st_gid, content)
     return state
+
+
+def processes_with(marker):
+    """Pids on this machine whose command line has the marker as an argument."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            with contextlib.suppress(OSError):
+                with open(f"/proc/{entry}/cmdline", "rb") as f:
+                    if marker.encode() in f.read().split(b"\0"):
+                        found.append(int(entry))
+    return found
+
+
+# Reads {"requests": [[base64, ...], ...]}: for each entry one connection to the proxy, on which the parts are sent
+# one after another, each after the previous answer; prints the answers of each connection.
+TALK = r"""
+import base64, json, socket, sys
+found = []
+for parts in json.load(sys.stdin):
+    answers = []
+    s = socket.create_connection(("127.0.0.1", 3128), 5)
+    s.settimeout(3)
+    for part in parts:
+        data = b""
+        try:
+            s.sendall(base64.b64decode(part))
+            while b"\r\n\r\n" not in data:
+                more = s.recv(65536)
+                if not more:
+                    break
+                data += more
+            head, _, body = data.partition(b"\r\n\r\n")
+            length = 0
+            for line in head.split(b"\r\n")[1:]:
+                name, _, value = line.partition(b":")
+                if name.strip().lower() == b"content-length":
+                    length = int(value)
+            while len(body) < length:
+                more = s.recv(65536)
+                if not more:
+                    break
+                body += more
+            answers.append([base64.b64encode(head).decode(), base64.b64encode(body).decode()])
+        except OSError as e:
+            answers.append([base64.b64encode(data).decode(), ""])
+            break
+    # Whether the other side has closed: b"" means yes.
+    s.settimeout(0.3)
+    try:
+        is_closed = s.recv(1) == b""
+    except TimeoutError:
+        is_closed = False
+    except OSError:
+        is_closed = True
+    s.close()
+    found.append([answers, is_closed])
+json.dump(found, sys.stdout)
+"""
+
+
+class Answer:
+    def __init__(self, head, body):
+        import base64
+        self.head = base64.b64decode(head)
+        self.body = base64.b64decode(body)
+        words = self.head.split(b"\r\n")[0].split()
+        self.status = int(words[1]) if len(words) > 1 and words[1].isdigit() else None
+        self.headers = {}
+        for line in self.head.split(b"\r\n")[1:]:
+            name, _, value = line.partition(b":")
+            self.headers[name.strip().lower().decode("latin-1")] = value.strip().decode("latin-1")
+
+    def __repr__(self):
+        return f"Answer({self.status}, {self.head!r}, {self.body[:80]!r})"
+
+
+def talk(instance, user, profile, connections):
+    """Raw bytes to the proxy from inside a session: for each connection a list of requests; returns for each
+    ([Answer, ...], whether the proxy closed it)."""
+    import base64
+    data = json.dumps([[base64.b64encode(part).decode() for part in parts] for parts in connections])
+    done = instance.ctl(user, "run", "-T", "-p", profile, "--", "python3", "-c", TALK, input=data,
+                        cwd=user.workspace(), timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [([Answer(*answer) for answer in answers], is_closed) for answers, is_closed in json.loads(done.stdout)]
