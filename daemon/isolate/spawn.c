@@ -1,0 +1,135 @@
+#include "daemon/isolate/spawn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+
+/*
+ * Between clone3 and execveat only system calls are made: no allocation, no log, no return. The descriptors asked
+ * for are first copied above all targets, because a target number may be in use by a later source.
+ */
+
+#define SPAWN_EXIT_FAILED 127
+#define SPAWN_FIRST_FD 3
+
+/* unistd.h has no wrapper in this C library. */
+static int do_clone3(struct clone_args *arguments)
+{
+        return (int) syscall(SYS_clone3, arguments, sizeof(*arguments));
+}
+
+static bool move_fds(const SpawnSpec *spec, int *ret_program_fd)
+{
+        int copies[SPAWN_FDS_MAX], first = SPAWN_FIRST_FD + (int) spec->n_fds;
+        int output_fd = spec->output_fd >= 0 ? spec->output_fd : spec->null_fd;
+
+        *ret_program_fd = fcntl(spec->program_fd, F_DUPFD_CLOEXEC, first);
+        if (*ret_program_fd < 0)
+                return false;
+        for (size_t i = 0; i < spec->n_fds; i++) {
+                copies[i] = fcntl(spec->fds[i], F_DUPFD_CLOEXEC, first);
+                if (copies[i] < 0)
+                        return false;
+        }
+        if (dup2(spec->null_fd, STDIN_FILENO) < 0 || dup2(output_fd, STDOUT_FILENO) < 0)
+                return false;
+        for (size_t i = 0; i < spec->n_fds; i++) {
+                if (dup2(copies[i], SPAWN_FIRST_FD + (int) i) < 0)
+                        return false;
+        }
+        return close_range((unsigned) first, ~0U, CLOSE_RANGE_CLOEXEC) >= 0;
+}
+
+static bool reset_signals(void)
+{
+        struct sigaction ignored = { .sa_handler = SIG_DFL };
+        sigset_t none;
+
+        if (sigemptyset(&none) < 0 || sigaction(SIGPIPE, &ignored, NULL) < 0)
+                return false;
+        return sigprocmask(SIG_SETMASK, &none, NULL) >= 0;
+}
+
+static bool drop_rights(const SpawnSpec *spec)
+{
+        if (spec->uid == 0)
+                return true;
+        if (setgroups(0, NULL) < 0 || setresgid(spec->gid, spec->gid, spec->gid) < 0 ||
+            setresuid(spec->uid, spec->uid, spec->uid) < 0)
+                return false;
+        return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) >= 0 &&
+               prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) >= 0;
+}
+
+static _noreturn_ void run_child(const SpawnSpec *spec)
+{
+        static char *const nothing[] = { NULL };
+        int program_fd;
+
+        /* A session of its own: Ctrl-C at the launcher's terminal is the launcher's business. */
+        (void) setsid();
+        if (move_fds(spec, &program_fd) && reset_signals() && drop_rights(spec))
+                (void) syscall(SYS_execveat, program_fd, "", spec->arguments,
+                               spec->environment ? spec->environment : nothing, AT_EMPTY_PATH);
+        _exit(SPAWN_EXIT_FAILED);
+}
+
+int spawn(const SpawnSpec *spec, pid_t *ret_pid, int *ret_pidfd)
+{
+        struct clone_args arguments = { .flags = spec->namespaces | CLONE_PIDFD, .exit_signal = SIGCHLD };
+        int pidfd = -EBADF;
+        pid_t pid;
+
+        sb_assert(spec->n_fds <= SPAWN_FDS_MAX);
+        arguments.pidfd = (uint64_t) (uintptr_t) &pidfd;
+        if (spec->cgroup_fd >= 0) {
+                arguments.flags |= CLONE_INTO_CGROUP;
+                arguments.cgroup = (unsigned) spec->cgroup_fd;
+        }
+        pid = do_clone3(&arguments);
+        if (pid < 0)
+                return neg_errno();
+        if (pid == 0)
+                run_child(spec);
+        *ret_pid = pid;
+        *ret_pidfd = pidfd;
+        return 0;
+}
+
+int spawn_waiter(uint64_t namespaces, pid_t *ret_pid, int *ret_pidfd)
+{
+        struct clone_args arguments = { .flags = namespaces | CLONE_PIDFD, .exit_signal = SIGCHLD };
+        int pidfd = -EBADF;
+        pid_t pid;
+
+        arguments.pidfd = (uint64_t) (uintptr_t) &pidfd;
+        pid = do_clone3(&arguments);
+        if (pid < 0)
+                return neg_errno();
+        while (pid == 0)
+                (void) pause();
+        *ret_pid = pid;
+        *ret_pidfd = pidfd;
+        return 0;
+}
+
+void spawn_reap(int take_pidfd)
+{
+        _cleanup_close_ int pidfd = take_pidfd;
+        siginfo_t info = { 0 };
+
+        if (pidfd < 0)
+                return;
+        (void) syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+        while (waitid(P_PIDFD, (id_t) pidfd, &info, WEXITED) < 0 && errno == EINTR)
+                ;
+}

@@ -1,0 +1,35 @@
+#pragma once
+
+/* The one place where the launcher makes processes: clone3, a fixed descriptor table, execveat of a program that was
+ * opened at start. */
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "proto/base/macro.h"
+
+#define SPAWN_FDS_MAX 8U
+
+typedef struct SpawnSpec {
+        int program_fd;           /* executed by descriptor: what was opened at start runs, whatever the path is now */
+        char *const *arguments;   /* argv, NULL-terminated */
+        char *const *environment; /* NULL: empty */
+        uint64_t namespaces;      /* CLONE_NEW… */
+        int cgroup_fd;            /* the group it is born in; -EBADF: the launcher's */
+        int null_fd;              /* /dev/null: standard input, and output where output_fd is not given */
+        int output_fd;            /* -EBADF: none */
+        const int *fds;           /* become 3, 4, … in this order; all others are closed */
+        size_t n_fds;
+        uint32_t uid;             /* 0: stays root; else this uid and gid, no groups, no_new_privs */
+        uint32_t gid;
+} SpawnSpec;
+
+/* Standard error is the launcher's. A program that cannot be executed ends with status 127. The caller owns
+ * *ret_pidfd and reaps by it; the pid is for messages to people. */
+int spawn(const SpawnSpec *spec, pid_t *ret_pid, int *ret_pidfd) _must_check_;
+
+/* A child that only waits, in the namespaces of the flags, without exec. */
+int spawn_waiter(uint64_t namespaces, pid_t *ret_pid, int *ret_pidfd) _must_check_;
+
+/* Kills and reaps a child of ours, at once. Takes the pidfd. */
+void spawn_reap(int take_pidfd);
