@@ -59,10 +59,11 @@ struct IdlType {
         IdlKind kind;
         bool is_nullable;
         char *name;            /* IDL_NAMED */
-        const IdlType *target; /* IDL_NAMED: a struct or an enum */
+        IdlType *target;       /* IDL_NAMED, borrowed: a struct or an enum */
         IdlType *element;      /* IDL_ARRAY, IDL_MAP */
         IdlField *fields;      /* IDL_STRUCT, IDL_ENUM */
         size_t n_fields;
+        size_t mark; /* of the parser */
 };
 
 typedef struct IdlMember {
