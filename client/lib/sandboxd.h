@@ -72,6 +72,7 @@ int sandboxd_next(SandboxdClient *c, SandboxdReply *ret) _must_check_;
 int sandboxd_try_next(SandboxdClient *c, SandboxdReply *ret) _must_check_;
 int sandboxd_fd(const SandboxdClient *c);
 
-/* After the reply of an upgraded call: the connection, blocking, the caller's from now on. -EBADMSG: bytes came
- * together with the reply; they are in *ret_early (the caller frees it) when that is not NULL. */
+/* After the reply of an upgraded call: the connection, blocking, the caller's from now on. Bytes that came together
+ * with the reply are in *ret_early (NULL for none; the caller frees it). -EBADMSG: some came and ret_early is
+ * NULL. */
 int sandboxd_take_fd(SandboxdClient *c, char **ret_early, size_t *ret_n_early, int *ret_fd) _must_check_;

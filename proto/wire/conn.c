@@ -41,7 +41,7 @@ int conn_new(int take_fd, bool is_server, Conn **ret)
                 return -ENOMEM;
         *c = (Conn) { .fd = TAKE_FD(fd),
                       .is_server = is_server,
-                      .input = BUF_INIT(CONN_MESSAGE_MAX + 1),
+                      .input = BUF_INIT((is_server ? CONN_MESSAGE_MAX : CONN_OUTPUT_MAX) + 1),
                       .output = BUF_INIT(CONN_OUTPUT_MAX) };
         list_init(&c->groups);
         *ret = c;
@@ -236,7 +236,7 @@ static int refuse_too_much(Conn *c, const char *text, size_t size)
         JsonGate gate;
         int r;
 
-        (void) json_gate_examine(text, size, CONN_MESSAGE_MAX, &gate);
+        (void) json_gate_examine(text, size, /* string_max= */ size, &gate);
         if (!c->is_server || !str_has_prefix(gate.place, prefix))
                 return -EBADMSG;
         field = gate.place + strlen(prefix);
@@ -261,12 +261,10 @@ static int find_message(Conn *c, size_t *ret_size)
         size_t size = buf_size(&c->input);
         const char *front = buf_front(&c->input), *end;
 
-        if (size == c->scanned)
-                return size > CONN_MESSAGE_MAX ? -EBADMSG : 0;
-        end = memchr(front + c->scanned, '\0', size - c->scanned);
+        end = size > c->scanned ? memchr(front + c->scanned, '\0', size - c->scanned) : NULL;
         if (!end) {
                 c->scanned = size;
-                return size > CONN_MESSAGE_MAX ? -EBADMSG : 0;
+                return size >= c->input.size_max ? -EBADMSG : 0;
         }
         *ret_size = (size_t) (end - front);
         return 1;

@@ -105,7 +105,7 @@ int conn_message_parse(bool is_call, const char *text, size_t size, ConnMessage 
         int r;
 
         /* Policy texts may be as long as the message: what other strings may be, the interface says. */
-        r = json_parse(text, size, CONN_MESSAGE_MAX, &m->json);
+        r = json_parse(text, size, /* string_max= */ size, &m->json);
         if (r < 0)
                 return r;
         r = parse_members(is_call, m);
