@@ -7,8 +7,9 @@
  * Server side: one call is handled at a time; what is pipelined behind it waits in the input buffer, which holds
  * one message of the largest size, and then in the socket (back-pressure). Reading goes on that far so that the
  * end of the connection is noticed while a call is open. Limits: message 256 KiB without its NUL, 8 descriptors a
- * message, output 1 MiB (also the longest reply that a client takes). A chunk that carries descriptors must begin at a message boundary and hold the start of
- * at most one message; MSG_CTRUNC: what came is closed and the call answered with an error.
+ * message, output 1 MiB (also the longest reply that a client takes). A chunk that carries descriptors must begin
+ * at a message boundary and hold the start of at most one message; MSG_CTRUNC: what came is closed and the call
+ * answered with an error.
  */
 
 #include <stdbool.h>

@@ -1,0 +1,228 @@
+/* The private protocol: what the table permits passes, everything else ends the channel. */
+
+#include "tests/unit/check.h"
+
+#include "proto/base/fd.h"
+#include "proto/base/str.h"
+#include "proto/wire/imsg.h"
+
+/* As on the wire; the sender of these tests does not keep the rules. */
+typedef struct RawHeader {
+        uint32_t type;
+        uint32_t size;
+        uint64_t sequence;
+} RawHeader;
+
+static void send_raw(int fd, const RawHeader *h, const void *body, size_t size, const int *fds, size_t n_fds)
+{
+        union {
+                struct cmsghdr header;
+                char space[CMSG_SPACE(sizeof(int) * 16)];
+        } control = { 0 };
+        struct iovec iov[2] = {
+                { .iov_base = (void *) (uintptr_t) h, .iov_len = sizeof(*h) },
+                { .iov_base = (void *) (uintptr_t) body, .iov_len = size },
+        };
+        struct msghdr m = { .msg_iov = iov, .msg_iovlen = 2 };
+
+        if (n_fds > 0) {
+                control.header = (struct cmsghdr) { .cmsg_len = CMSG_LEN(sizeof(int) * n_fds),
+                                                    .cmsg_level = SOL_SOCKET,
+                                                    .cmsg_type = SCM_RIGHTS };
+                memcpy(CMSG_DATA(&control.header), fds, sizeof(int) * n_fds);
+                m.msg_control = &control;
+                m.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
+        }
+        assert_int_equal(sendmsg(fd, &m, MSG_NOSIGNAL), (ssize_t) (sizeof(*h) + size));
+}
+
+static void setup_pair(ImsgChannel *launcher, ImsgChannel *dialer)
+{
+        int fds[2];
+
+        ASSERT_OK(imsg_pair(fds));
+        ASSERT_OK(imsg_channel_init(launcher, fds[0], CHANNEL_LAUNCHER_DIALER, ROLE_LAUNCHER));
+        ASSERT_OK(imsg_channel_init(dialer, fds[1], CHANNEL_LAUNCHER_DIALER, ROLE_DIALER));
+}
+
+static void done_pair(ImsgChannel *a, ImsgChannel *b)
+{
+        imsg_channel_done(a);
+        imsg_channel_done(b);
+}
+
+static void permitted_messages_pass(void **state _unused_)
+{
+        ImsgChannel launcher, dialer;
+        PrivSessionRef ref = { 0 };
+        int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        unsigned before = count_fds();
+        Imsg m;
+
+        setup_pair(&launcher, &dialer);
+        assert_int_equal(imsg_receive(&launcher, &m), 0);
+        ASSERT_OK(imsg_send(&dialer, PRIV_DIALER_READY, NULL, 0, NULL, 0));
+        assert_int_equal(imsg_receive(&launcher, &m), 1);
+        assert_int_equal(m.type, PRIV_DIALER_READY);
+        assert_int_equal(m.size, 0);
+        ASSERT_OK(imsg_send(&launcher, PRIV_DIALER_SESSION_OPEN, &ref, sizeof(ref), &null_fd, 1));
+        assert_int_equal(imsg_receive(&dialer, &m), 1);
+        assert_int_equal(m.n_fds, 1);
+        assert_true(fcntl(m.fds[0], F_GETFD) & FD_CLOEXEC);
+        imsg_done(&m);
+        imsg_channel_done(&dialer);
+        assert_int_equal(imsg_receive(&launcher, &m), -EPIPE);
+        imsg_channel_done(&launcher);
+        assert_int_equal(count_fds(), before);
+        null_fd = fd_close(null_fd);
+}
+
+/* One hostile message to a fresh launcher end. */
+static void assert_refused(PrivPhase phase, const RawHeader *h, size_t size, size_t n_fds)
+{
+        int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC), fds[16];
+        unsigned before = count_fds();
+        ImsgChannel launcher, dialer;
+        char body[4096] = { 0 };
+        Imsg m;
+
+        for (size_t i = 0; i < ELEMENTSOF(fds); i++)
+                fds[i] = null_fd;
+        setup_pair(&launcher, &dialer);
+        launcher.phase = phase;
+        send_raw(dialer.fd, h, body, size, fds, n_fds);
+        ASSERT_ERROR(imsg_receive(&launcher, &m), EPROTO);
+        done_pair(&launcher, &dialer);
+        assert_int_equal(count_fds(), before);
+        null_fd = fd_close(null_fd);
+}
+
+static void everything_else_is_refused(void **state _unused_)
+{
+        /* unknown type, and one of another channel */
+        assert_refused(PHASE_SETUP, &(RawHeader) { .type = 9999 }, 0, 0);
+        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_EGRESS_READY }, 0, 0);
+        /* a message that only the launcher sends */
+        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_AUDIT_ATTACH }, 0, 1);
+        /* twice: the first one ended the phase */
+        assert_refused(PHASE_RUN, &(RawHeader) { .type = PRIV_DIALER_READY }, 0, 0);
+        /* sizes: longer than the table says, and a header that lies */
+        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_READY, .size = 8 }, 8, 0);
+        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_READY, .size = 0 }, 8, 0);
+        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_READY, .size = 0xfffffff0U }, 0, 0);
+        /* descriptors: one, and more than the receiver has room for */
+        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_READY }, 0, 1);
+        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_READY }, 0, 16);
+        /* a gap in the sequence */
+        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_READY, .sequence = 1 }, 0, 0);
+}
+
+static void short_packets_are_refused(void **state _unused_)
+{
+        ImsgChannel launcher, dialer;
+        Imsg m;
+
+        setup_pair(&launcher, &dialer);
+        assert_int_equal(send(dialer.fd, "abc", 3, MSG_NOSIGNAL), 3);
+        ASSERT_ERROR(imsg_receive(&launcher, &m), EPROTO);
+        done_pair(&launcher, &dialer);
+}
+
+/* What the socket does not take waits, with its descriptors, in order. */
+static void full_socket_queues(void **state _unused_)
+{
+        int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC), r = 0;
+        unsigned before = count_fds();
+        ImsgChannel launcher, dialer;
+        PrivSessionRef ref = { 0 };
+        size_t n_sent = 0, n_received = 0;
+        Imsg m;
+
+        setup_pair(&launcher, &dialer);
+        while (r == 0 && n_sent < 100000) {
+                r = imsg_send(&launcher, PRIV_DIALER_SESSION_OPEN, &ref, sizeof(ref), &null_fd, 1);
+                n_sent += r == 0;
+                /* The kernel limits descriptors in flight (ETOOMANYREFS): stay well below. */
+                if (launcher.n_queued >= 20)
+                        break;
+        }
+        ASSERT_OK(r);
+        assert_true(imsg_has_queue(&launcher));
+        while (n_received < n_sent) {
+                ASSERT_OK(imsg_flush(&launcher));
+                while (imsg_receive(&dialer, &m) == 1) {
+                        assert_int_equal(m.n_fds, 1);
+                        imsg_done(&m);
+                        n_received++;
+                }
+        }
+        assert_false(imsg_has_queue(&launcher));
+        done_pair(&launcher, &dialer);
+        assert_int_equal(count_fds(), before);
+        null_fd = fd_close(null_fd);
+}
+
+static void who_does_not_read_is_dropped(void **state _unused_)
+{
+        ImsgChannel launcher, dialer;
+        PrivSessionRef ref = { 0 };
+        unsigned before = count_fds();
+        int r = 0;
+
+        setup_pair(&launcher, &dialer);
+        for (size_t i = 0; r == 0 && i < 1000000; i++)
+                r = imsg_send(&launcher, PRIV_DIALER_SESSION_CLOSE, &ref, sizeof(ref), NULL, 0);
+        ASSERT_ERROR(r, ENOBUFS);
+        assert_int_equal(launcher.n_queued, IMSG_QUEUE_MAX);
+        done_pair(&launcher, &dialer);
+        assert_int_equal(count_fds(), before);
+}
+
+static void largest_message_passes(void **state _unused_)
+{
+        ImsgChannel api, init;
+        _cleanup_free_ char *body = calloc(1, PRIV_EXEC_MAX);
+        int fds[2];
+        Imsg m;
+
+        assert_non_null(body);
+        ASSERT_OK(imsg_pair(fds));
+        ASSERT_OK(imsg_channel_init(&api, fds[0], CHANNEL_API_INIT, ROLE_API));
+        ASSERT_OK(imsg_channel_init(&init, fds[1], CHANNEL_API_INIT, ROLE_INIT));
+        body[PRIV_EXEC_MAX - 1] = 'z';
+        ASSERT_OK(imsg_send_tail(&api, PRIV_EXEC, body, sizeof(PrivExec), body + sizeof(PrivExec),
+                                 PRIV_EXEC_MAX - sizeof(PrivExec), NULL, 0));
+        assert_int_equal(imsg_receive(&init, &m), 1);
+        assert_int_equal(m.size, PRIV_EXEC_MAX);
+        assert_memory_equal(m.body, body, PRIV_EXEC_MAX);
+        done_pair(&api, &init);
+}
+
+static void table_is_sound(void **state _unused_)
+{
+        for (uint32_t i = 0; i < _PRIV_MESSAGE_MAX; i++) {
+                const PrivRule *rule = priv_rule(i);
+
+                assert_non_null(rule);
+                assert_non_null(rule->name);
+                assert_true(rule->body_min <= rule->body_max && rule->body_max <= PRIV_EXEC_MAX);
+                assert_true(rule->fds_min <= rule->fds_max && rule->fds_max <= IMSG_FDS_MAX);
+                assert_true(rule->phase != 0);
+        }
+        assert_null(priv_rule(_PRIV_MESSAGE_MAX));
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(permitted_messages_pass),
+                cmocka_unit_test(everything_else_is_refused),
+                cmocka_unit_test(short_packets_are_refused),
+                cmocka_unit_test(full_socket_queues),
+                cmocka_unit_test(who_does_not_read_is_dropped),
+                cmocka_unit_test(largest_message_passes),
+                cmocka_unit_test(table_is_sound),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
