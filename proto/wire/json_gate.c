@@ -51,6 +51,11 @@ static void skip_space(Scan *s)
                 s->p++;
 }
 
+static bool level_is_object(const Scan *s, size_t i)
+{
+        return s->objects[i / 8] & 1U << i % 8;
+}
+
 /* Remembers where the first excess is. */
 static void too_much(Scan *s)
 {
@@ -64,6 +69,9 @@ static void too_much(Scan *s)
                 const Level *l = &s->levels[i];
                 int r;
 
+                /* The excess is in a key: the object is all that can be named. */
+                if (!l->key && level_is_object(s, i))
+                        return;
                 if (l->key)
                         r = str_printf(to, size, "%s%.*s", i > 0 ? "." : "", (int) MIN_OF(l->key_size, size),
                                        l->key);
@@ -78,9 +86,7 @@ static void too_much(Scan *s)
 
 static bool is_object(const Scan *s)
 {
-        size_t i = s->depth - 1;
-
-        return s->objects[i / 8] & 1U << i % 8;
+        return level_is_object(s, s->depth - 1);
 }
 
 static int enter(Scan *s, bool object)
@@ -318,6 +324,8 @@ static int scan_key(Scan *s)
 
         if (!scan_byte(s, '"'))
                 return -EBADMSG;
+        if (s->depth <= JSON_DEPTH_MAX)
+                s->levels[s->depth - 1].key = NULL;
         r = scan_string(s);
         if (r < 0)
                 return r;
