@@ -1,0 +1,388 @@
+/* Writing the block that audit and dialer read: see block.h for its layout. */
+
+#include <errno.h>
+#include <openssl/evp.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "daemon/policy/block.h"
+#include "daemon/policy/model.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/str.h"
+
+#define SEED_TRIES 8U
+
+typedef struct Compiler {
+        PolicyBlock header;
+        BlockSet sets[BLOCK_SETS_MAX];
+        Buf rules;
+        Buf ports;
+        Buf buckets;
+        Buf strings;
+} Compiler;
+
+static void compiler_done(Compiler *c)
+{
+        buf_done(&c->rules);
+        buf_done(&c->ports);
+        buf_done(&c->buckets);
+        buf_done(&c->strings);
+}
+
+static int put_string(Compiler *c, const char *s, uint32_t *ret)
+{
+        *ret = 0;
+        if (!s || s[0] == '\0')
+                return 0;
+        *ret = (uint32_t) buf_size(&c->strings);
+        return buf_put(&c->strings, s, strlen(s) + 1);
+}
+
+static uint32_t protocols_of(const NetRule *r)
+{
+        switch (r->protocol) {
+        case RULE_HTTP:
+                return 1U << PROTOCOL_ANY | 1U << PROTOCOL_HTTP;
+        case RULE_TLS:
+                return 1U << PROTOCOL_ANY | 1U << PROTOCOL_TLS;
+        case RULE_TCP:
+                return 1U << PROTOCOL_TCP;
+        case RULE_ANY:
+        case _RULE_PROTOCOL_MAX:
+        default:
+                break;
+        }
+        /* A denial that names no protocol means the host, whatever is spoken. */
+        if (r->action == VERDICT_DENY && !r->has_protocol)
+                return (1U << _PROTOCOL_MAX) - 1;
+        return 1U << PROTOCOL_ANY | 1U << PROTOCOL_HTTP | 1U << PROTOCOL_TLS;
+}
+
+static int put_ports(Compiler *c, const NetRule *r, BlockRule *to)
+{
+        static const PortRange standard[] = { { 80, 80 }, { 443, 443 } };
+        const PortRange *ports = r->ports;
+        size_t n = r->n_ports;
+
+        to->first_port = (uint32_t) (buf_size(&c->ports) / sizeof(BlockPorts));
+        if (r->is_empty_ports) {
+                to->n_ports = 1;
+                return buf_put(&c->ports, &(BlockPorts) { .first = 1, .last = 0 }, sizeof(BlockPorts));
+        }
+        if (n == 0 && r->action == VERDICT_DENY)
+                return 0;
+        if (n == 0) {
+                ports = standard;
+                n = ELEMENTSOF(standard);
+        }
+        to->n_ports = (uint32_t) n;
+        for (size_t i = 0; i < n; i++) {
+                int e = buf_put(&c->ports, &(BlockPorts) { ports[i].first, ports[i].last }, sizeof(BlockPorts));
+
+                if (e < 0)
+                        return e;
+        }
+        return 0;
+}
+
+static int put_rule_strings(Compiler *c, const NetRule *r, BlockRule *to)
+{
+        char name[PRIV_NAME_SIZE];
+        int e;
+
+        e = rule_name(r, name);
+        if (e >= 0)
+                e = put_string(c, name, &to->id);
+        if (e >= 0)
+                e = put_string(c, r->host, &to->host);
+        if (e >= 0)
+                e = put_string(c, r->layer, &to->layer);
+        if (e >= 0)
+                e = put_string(c, r->reason, &to->reason);
+        to->text = (uint32_t) buf_size(&c->strings);
+        if (e >= 0)
+                e = rule_format(r, &c->strings);
+        return e < 0 ? e : buf_put(&c->strings, "", 1);
+}
+
+static int put_rule(Compiler *c, const NetRule *r, uint32_t n_group)
+{
+        BlockRule to = { .expires_usec = r->expires_usec, .verdict = r->action, .protocols = protocols_of(r),
+                         .n_group = n_group };
+        int e;
+
+        if (r->host)
+                to.flags |= BLOCK_RULE_HOST | (r->is_wildcard ? BLOCK_RULE_WILDCARD : 0U);
+        if (r->has_cidr) {
+                to.flags |= BLOCK_RULE_CIDR;
+                to.network = r->network;
+                to.prefix_length = r->prefix_length;
+        }
+        e = put_ports(c, r, &to);
+        if (e >= 0)
+                e = put_rule_strings(c, r, &to);
+        return e < 0 ? e : buf_put(&c->rules, &to, sizeof(to));
+}
+
+/* Rules with a cidr alone first, then by host: equal ones side by side; the rest only makes the order one. */
+static int compare_rules(const void *a, const void *b)
+{
+        const NetRule *x = *(const NetRule *const *) a, *y = *(const NetRule *const *) b;
+        int r;
+
+        if (!x->host || !y->host) {
+                if (x->host || y->host)
+                        return x->host ? 1 : -1;
+                r = memcmp(&x->network, &y->network, sizeof(x->network));
+                if (r == 0 && x->prefix_length != y->prefix_length)
+                        r = x->prefix_length < y->prefix_length ? -1 : 1;
+        } else {
+                r = strcmp(x->host, y->host);
+                if (r == 0)
+                        r = (int) x->is_wildcard - (int) y->is_wildcard;
+        }
+        if (r == 0)
+                r = (int) x->action - (int) y->action;
+        if (r == 0)
+                r = strcmp(x->id ? x->id : "", y->id ? y->id : "");
+        return r != 0 ? r : strcmp(x->layer, y->layer);
+}
+
+static uint32_t group_size(const NetRule *const *rules, size_t i, size_t n)
+{
+        size_t end = i + 1;
+
+        while (end < n && str_equal(rules[end]->host, rules[i]->host) && rules[end]->is_wildcard == rules[i]->is_wildcard)
+                end++;
+        return (uint32_t) (end - i);
+}
+
+static int put_rules(Compiler *c, BlockSet *set, const NetRule *const *rules, size_t n)
+{
+        uint32_t rest = 0;
+        int r;
+
+        for (size_t i = 0; i < n; i++) {
+                uint32_t group = 0;
+
+                if (!rules[i]->host) {
+                        set->n_linear++;
+                } else if (rest == 0) {
+                        group = rest = group_size(rules, i, n);
+                }
+                if (set->n_linear > BLOCK_LINEAR_MAX || group > BLOCK_GROUP_MAX)
+                        return -E2BIG;
+                r = put_rule(c, rules[i], group);
+                if (r < 0)
+                        return r;
+                if (rest > 0)
+                        rest--;
+        }
+        return 0;
+}
+
+static int put_set(Compiler *c, const Policy *p)
+{
+        _cleanup_free_ const NetRule **rules = NULL;
+        BlockSet *set = &c->sets[c->header.n_sets++];
+        int r;
+
+        rules = calloc(p->n_rules + 1, sizeof(*rules));
+        if (!rules)
+                return -ENOMEM;
+        for (size_t i = 0; i < p->n_rules; i++)
+                rules[i] = &p->rules[i];
+        if (p->n_rules > 1)
+                qsort(rules, p->n_rules, sizeof(*rules), compare_rules);
+        *set = (BlockSet) { .default_verdict = p->network_default,
+                            .first_rule = (uint32_t) (buf_size(&c->rules) / sizeof(BlockRule)),
+                            .n_rules = (uint32_t) p->n_rules };
+        r = put_string(c, p->default_layer, &set->default_layer);
+        return r < 0 ? r : put_rules(c, set, rules, p->n_rules);
+}
+
+/* ---- the index ---- */
+
+static void index_rule(Compiler *c, BlockSet *set, BlockBucket *buckets, uint32_t i)
+{
+        const BlockRule *r = (const BlockRule *) (void *) buf_front(&c->rules) + i;
+        bool is_wildcard = (r->flags & BLOCK_RULE_WILDCARD) != 0;
+        BlockName name;
+        uint64_t key;
+        uint32_t at;
+
+        block_name_init(&name, c->header.seed, buf_front(&c->strings) + r->host);
+        if (is_wildcard)
+                set->wildcard_depths |= UINT32_C(1) << (name.n < 31 ? name.n : 31);
+        key = name.keys[name.n - 1] ^ (is_wildcard ? BLOCK_KEY_WILDCARD : 0);
+        at = (uint32_t) key & (set->n_buckets - 1);
+        while (buckets[at].rule != 0)
+                at = (at + 1) & (set->n_buckets - 1);
+        buckets[at] = (BlockBucket) { .tag = (uint32_t) (key >> 32), .rule = i + 1 };
+}
+
+static int put_index(Compiler *c, BlockSet *set)
+{
+        const BlockRule *rules = (const BlockRule *) (void *) buf_front(&c->rules);
+        _cleanup_free_ BlockBucket *buckets = NULL;
+        uint32_t n = 0, end = set->first_rule + set->n_rules;
+
+        for (uint32_t i = set->first_rule; i < end; i++)
+                n += rules[i].n_group > 0;
+        set->first_bucket = (uint32_t) (buf_size(&c->buckets) / sizeof(BlockBucket));
+        set->wildcard_depths = 0;
+        set->n_buckets = 0;
+        if (n == 0)
+                return 0;
+        for (set->n_buckets = 4; set->n_buckets < 2 * n;)
+                set->n_buckets *= 2;
+        buckets = calloc(set->n_buckets, sizeof(*buckets));
+        if (!buckets)
+                return -ENOMEM;
+        for (uint32_t i = set->first_rule; i < end; i++)
+                if (rules[i].n_group > 0)
+                        index_rule(c, set, buckets, i);
+        return buf_put(&c->buckets, buckets, set->n_buckets * sizeof(*buckets));
+}
+
+static int put_indexes(Compiler *c)
+{
+        int r;
+
+        if (getrandom(c->header.seed, sizeof(c->header.seed), 0) != sizeof(c->header.seed))
+                return neg_errno();
+        buf_done(&c->buckets);
+        for (uint32_t i = 0; i < c->header.n_sets; i++) {
+                r = put_index(c, &c->sets[i]);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+/* ---- the whole ---- */
+
+static int put_texts(Compiler *c, const Policy *p, const Policy *const layers[2])
+{
+        static const char *const names[] = { "project", "ceiling" };
+        _cleanup_free_ char *own = NULL;
+        int r;
+
+        r = policy_format(p, &own);
+        if (r < 0)
+                return r;
+        c->header.text = (uint32_t) buf_size(&c->strings);
+        if (!layers[0] && !layers[1])
+                return buf_put(&c->strings, own, strlen(own) + 1);
+        r = buf_printf(&c->strings, "{ \"policy\": %s", own);
+        for (size_t i = 0; r >= 0 && i < 2; i++) {
+                _cleanup_free_ char *text = NULL;
+
+                if (!layers[i])
+                        continue;
+                r = policy_format(layers[i], &text);
+                if (r >= 0)
+                        r = buf_printf(&c->strings, ", \"%s\": %s", names[i], text);
+        }
+        return r < 0 ? r : buf_put(&c->strings, "}\n", sizeof("}\n"));
+}
+
+static int digest_text(Compiler *c)
+{
+        const char *text = buf_front(&c->strings) + c->header.text;
+        unsigned n = 0;
+
+        if (EVP_Digest(text, strlen(text), c->header.digest, &n, EVP_sha256(), NULL) != 1 ||
+            n != sizeof(c->header.digest))
+                return -EIO;
+        return 0;
+}
+
+static int put_table(Buf *b, const void *data, size_t size, uint32_t *ret_offset)
+{
+        static const char zeros[8];
+        int r;
+
+        r = buf_put(b, zeros, (8 - buf_size(b) % 8) % 8);
+        if (r < 0)
+                return r;
+        *ret_offset = (uint32_t) buf_size(b);
+        return size > 0 ? buf_put(b, data, size) : 0;
+}
+
+static int assemble(Compiler *c, Buf *b)
+{
+        PolicyBlock *h = &c->header;
+        int r;
+
+        h->n_rules = (uint32_t) (buf_size(&c->rules) / sizeof(BlockRule));
+        h->n_ports = (uint32_t) (buf_size(&c->ports) / sizeof(BlockPorts));
+        h->n_buckets = (uint32_t) (buf_size(&c->buckets) / sizeof(BlockBucket));
+        h->strings_size = (uint32_t) buf_size(&c->strings);
+        r = buf_put(b, h, sizeof(*h));
+        if (r >= 0)
+                r = put_table(b, c->sets, h->n_sets * sizeof(*c->sets), &h->sets);
+        if (r >= 0)
+                r = put_table(b, c->rules.data ? buf_front(&c->rules) : "", buf_size(&c->rules), &h->rules);
+        if (r >= 0)
+                r = put_table(b, c->ports.data ? buf_front(&c->ports) : "", buf_size(&c->ports), &h->ports);
+        if (r >= 0)
+                r = put_table(b, c->buckets.data ? buf_front(&c->buckets) : "", buf_size(&c->buckets), &h->buckets);
+        if (r >= 0)
+                r = put_table(b, buf_front(&c->strings), buf_size(&c->strings), &h->strings);
+        if (r < 0)
+                return r;
+        h->magic = BLOCK_MAGIC;
+        h->size = (uint32_t) buf_size(b);
+        memcpy(buf_front(b), h, sizeof(*h));
+        return 0;
+}
+
+static int seal(Compiler *c, int *ret_fd)
+{
+        Buf b = BUF_INIT(POLICY_BLOCK_MAX);
+        int r = -EIO;
+
+        /* A seed that makes a long run is next to impossible; the reader would refuse it. */
+        for (unsigned i = 0; i < SEED_TRIES; i++) {
+                r = put_indexes(c);
+                if (r >= 0)
+                        r = assemble(c, &b);
+                if (r >= 0)
+                        r = block_check(buf_front(&b), buf_size(&b));
+                if (r != -EBADMSG)
+                        break;
+                buf_done(&b);
+        }
+        if (r >= 0)
+                r = fd_memfd_sealed("sandboxd-policy", buf_front(&b), buf_size(&b), ret_fd);
+        buf_done(&b);
+        return r;
+}
+
+int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling, uint64_t generation, int *ret_fd)
+{
+        const Policy *const layers[2] = { project, ceiling };
+        Compiler c = { .rules = BUF_INIT(POLICY_BLOCK_MAX), .ports = BUF_INIT(POLICY_BLOCK_MAX),
+                       .buckets = BUF_INIT(POLICY_BLOCK_MAX), .strings = BUF_INIT(POLICY_BLOCK_MAX) };
+        int r;
+
+        c.header.generation = generation;
+        r = buf_put(&c.strings, "", 1);
+        if (r >= 0)
+                r = put_string(&c, policy_name(p), &c.header.name);
+        if (r >= 0)
+                r = put_set(&c, p);
+        for (size_t i = 0; r >= 0 && i < 2; i++)
+                if (layers[i])
+                        r = put_set(&c, layers[i]);
+        if (r >= 0)
+                r = put_texts(&c, p, layers);
+        if (r >= 0)
+                r = digest_text(&c);
+        if (r >= 0)
+                r = seal(&c, ret_fd);
+        compiler_done(&c);
+        return r;
+}

@@ -1,0 +1,196 @@
+#pragma once
+
+/* What a policy text means, inside daemon/policy only. */
+
+#include "daemon/policy/policy.h"
+#include "daemon/policy/text.h"
+#include "proto/base/buf.h"
+#include "proto/base/hash.h"
+
+#define POLICY_RULES_MAX 200000U
+#define POLICY_PATHS_MAX 400U
+#define POLICY_EXTENDS_MAX 16U
+#define POLICY_STRINGS_MAX 256U
+#define POLICY_RULE_PORTS_MAX 64U
+
+typedef struct PortRange {
+        uint16_t first;
+        uint16_t last;
+} PortRange;
+
+typedef enum RuleProtocol {
+        RULE_ANY = 0, /* http and tls; of a deny rule that names none: every protocol */
+        RULE_HTTP,
+        RULE_TLS,
+        RULE_TCP,
+        _RULE_PROTOCOL_MAX,
+} RuleProtocol;
+
+const char *rule_protocol_to_string(RuleProtocol p);
+
+typedef struct NetRule {
+        Verdict action;
+        char *id;          /* NULL: none given */
+        char *host;        /* without "*."; NULL: none */
+        char *reason;      /* NULL: none */
+        char *expires;     /* as written (canonical already); NULL: never */
+        const char *layer; /* static */
+        PortRange *ports;
+        size_t n_ports;    /* 0: the default */
+        uint64_t expires_usec;
+        RuleProtocol protocol;
+        bool has_protocol;
+        bool has_action;
+        bool is_wildcard;
+        bool has_cidr;
+        bool is_empty_ports; /* "ports": [] matches none */
+        PrivAddress network;
+        uint32_t prefix_length;
+} NetRule;
+
+typedef enum PathAccess {
+        PATH_DENY = 0,
+        PATH_READ,
+        PATH_WRITE,
+        _PATH_ACCESS_MAX,
+} PathAccess;
+
+typedef struct PathRule {
+        PathAccess access;
+        char *pattern;     /* with variables, else canonical */
+        const char *layer; /* static */
+} PathRule;
+
+typedef struct StringList {
+        char **items;
+        size_t n;
+} StringList;
+
+enum PolicyHas {
+        HAS_ROOT = 1 << 0,
+        HAS_HOME = 1 << 1,
+        HAS_WORKSPACE = 1 << 2,
+        HAS_DEFAULT = 1 << 3,
+        HAS_MEMORY = 1 << 4,
+        HAS_SWAP = 1 << 5,
+        HAS_TASKS = 1 << 6,
+        HAS_CPU = 1 << 7,
+        HAS_IO = 1 << 8,
+        HAS_FILES = 1 << 9,
+        HAS_RUNTIME = 1 << 10,
+        HAS_TMP = 1 << 11,
+        HAS_ASK_TIMEOUT = 1 << 12,
+};
+
+struct Policy {
+        PolicyKind kind;
+        uint32_t has;
+        char *name;
+        char *description;
+        char *source;
+        StringList extends;
+        Verdict network_default;
+        const char *default_layer; /* static */
+        NetRule *rules;
+        size_t n_rules;
+        size_t n_rules_room;
+        PathRule *paths;
+        size_t n_paths;
+        uint64_t tmp_bytes;
+        uint64_t ask_timeout_usec;
+        PolicyLimits limits;
+        StringList pass;
+        StringList set;
+        PrivSettings settings;
+};
+
+int policy_new(PolicyKind kind, const char *source, Policy **ret) _must_check_;
+
+/* Deep copies, with another layer's name. Rooms and limits are checked: -E2BIG. */
+int policy_add_rule(Policy *p, const NetRule *rule, const char *layer) _must_check_;
+int policy_add_path(Policy *p, PathAccess access, const char *pattern, const char *layer) _must_check_;
+void net_rule_done(NetRule *r);
+
+int string_list_add(StringList *l, const char *s) _must_check_;
+bool string_list_holds(const StringList *l, const char *s);
+void string_list_done(StringList *l);
+
+/* ---- diagnostics ---- */
+
+typedef struct DiagnosticPlace {
+        const char *source;
+        unsigned line;
+        unsigned column;
+        const char *key;
+} DiagnosticPlace;
+
+/* -ENOMEM is all that fails. */
+int diagnose(PolicyDiagnostics *d, PolicySeverity severity, const DiagnosticPlace *place, const char *format, ...)
+        _must_check_ _printf_(4, 5);
+
+/* ---- reading, by part of the schema ---- */
+
+typedef struct SchemaReader {
+        Policy *policy;
+        PolicyDiagnostics *diagnostics;
+        const char *source;
+        NetRule *rule; /* the one being read */
+        Map ids;       /* of rules read so far */
+} SchemaReader;
+
+typedef int (*KeyReader)(SchemaReader *x, const TextNode *n);
+
+typedef struct KeyRule {
+        const char *name;
+        KeyReader read;      /* NULL: part of the format, not enforced by this version */
+        const char *advice;  /* what to do instead, where read is NULL */
+} KeyRule;
+
+typedef struct KeyTable {
+        const KeyRule *rules;
+        size_t n;
+} KeyTable;
+
+/* A failure about a node. Returns 0, so that reading goes on and finds more. */
+int schema_fail(SchemaReader *x, const TextNode *n, const char *format, ...) _must_check_ _printf_(3, 4);
+int schema_warn(SchemaReader *x, const TextNode *n, const char *format, ...) _must_check_ _printf_(3, 4);
+/* Positive where the type is right; 0 after a diagnostic. */
+int schema_expect(SchemaReader *x, const TextNode *n, TextType type) _must_check_;
+int schema_read_object(SchemaReader *x, const TextNode *n, const KeyTable *table) _must_check_;
+/* Each element of a list of strings. */
+int schema_read_strings(SchemaReader *x, const TextNode *n, KeyReader reader) _must_check_;
+
+int schema_read_network(SchemaReader *x, const TextNode *n) _must_check_;
+int schema_read_filesystem(SchemaReader *x, const TextNode *n) _must_check_;
+int schema_read_limits(SchemaReader *x, const TextNode *n) _must_check_;
+int schema_read_environment(SchemaReader *x, const TextNode *n) _must_check_;
+int schema_read_settings(SchemaReader *x, const TextNode *root) _must_check_;
+
+/* A host as a rule names it: -EINVAL with *ret_message (static), also for wildcards at a public suffix. */
+int rule_host_parse(const char *s, char ret[PRIV_HOST_SIZE], bool *ret_is_wildcard, const char **ret_message)
+        _must_check_;
+int rule_cidr_parse(const char *s, PrivAddress *ret_network, uint32_t *ret_prefix_length,
+                    const char **ret_message) _must_check_;
+int rule_time_parse(const char *s, uint64_t *ret_usec) _must_check_;
+
+/* A path pattern: NULL, or what is wrong with it (static). ret: PLAN_PATH_MAX bytes, canonical. */
+const char *path_pattern_check(const char *s, char *ret, size_t size);
+/* Variables replaced. -ENOENT: it names a variable that this session has no value for. */
+int path_pattern_expand(const char *pattern, const PolicyVariables *v, char *ret, size_t size) _must_check_;
+/* path equals above or lies below it. */
+bool path_is_below(const char *path, const char *above);
+
+/* ---- writing ---- */
+
+/* The JSON of one rule. */
+int rule_format(const NetRule *r, Buf *b) _must_check_;
+int format_string(Buf *b, const char *s) _must_check_;
+
+/* What a rule is called in rows: its id, or one made of action and target. */
+int rule_name(const NetRule *r, char ret[PRIV_NAME_SIZE]) _must_check_;
+
+/* ---- files ---- */
+
+/* Literal paths that hold credentials, below the home and absolute; NULL ends. */
+extern const char *const credential_home_paths[];
+extern const char *const credential_system_paths[];

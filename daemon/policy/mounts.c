@@ -1,0 +1,407 @@
+/*
+ * From the paths of a policy to the mounts of a session, and to the answer whether a path is readable inside.
+ *
+ * What is shown is made from three sources: the tool folders of the home, the workspace, and the paths of the
+ * policy. A path that is shown is dropped where another layer denies it or a folder above it; of two words about
+ * one path the narrower holds. What is left is mounted from the shortest path to the longest, so that the most
+ * specific one lies on top. Denials and credentials are masks in the same order.
+ */
+
+#include <errno.h>
+#include <string.h>
+
+#include "daemon/policy/model.h"
+#include "proto/base/str.h"
+
+#define TMP_BYTES_DEFAULT (UINT64_C(1) << 30)
+#define HOME_BYTES_DEFAULT (UINT64_C(1) << 30)
+#define HOLE_BYTES (UINT64_C(1) << 20)
+#define FILES_DEFAULT 16384U
+
+static const char *const tool_folders[] = {
+        ".local/bin", ".local/lib", ".local/share/pipx", ".local/share/uv", ".local/share/mise", ".local/share/fnm",
+        ".local/share/pnpm", ".cargo/bin", ".rustup", ".nvm", ".volta", ".fnm", ".nodenv", ".npm-global", ".bun/bin",
+        ".deno/bin", ".yarn/bin", ".pyenv", ".poetry/bin", ".rbenv", ".rvm", ".asdf", ".goenv", "go/bin", ".jenv",
+        ".sdkman", ".ghcup/bin", ".cabal/bin", ".krew/bin", ".dotnet/tools", "bin",
+};
+
+typedef struct Item {
+        char *path;
+        const char *pattern; /* "": builtin */
+        const char *layer;
+        PathAccess access;
+        uint32_t flags;
+        bool is_dropped;
+} Item;
+
+typedef struct Items {
+        Item *list;
+        size_t n;
+        size_t room;
+} Items;
+
+static void items_done(Items *x)
+{
+        for (size_t i = 0; i < x->n; i++)
+                free(x->list[i].path);
+        free(x->list);
+        *x = (Items) { 0 };
+}
+
+static int add_item(Items *x, const Item *item, const char *path)
+{
+        if (x->n == x->room) {
+                size_t room = x->room > 0 ? 2 * x->room : 64;
+                Item *list = reallocarray(x->list, room, sizeof(*list));
+
+                if (!list)
+                        return -ENOMEM;
+                x->list = list;
+                x->room = room;
+        }
+        x->list[x->n] = *item;
+        if (str_dup(path, &x->list[x->n].path) < 0)
+                return -ENOMEM;
+        x->n++;
+        return 0;
+}
+
+static int note(PolicyDiagnostics *d, PolicySeverity severity, const char *key, const char *path, const char *message)
+{
+        if (!d)
+                return 0;
+        return diagnose(d, severity, &(DiagnosticPlace) { .source = "policy", .key = key }, "%s: %s", path, message);
+}
+
+static int add_tools(Items *x, const PolicyVariables *v)
+{
+        char path[PLAN_PATH_MAX];
+        int r;
+
+        for (size_t i = 0; i < ELEMENTSOF(tool_folders); i++) {
+                r = str_printf(path, sizeof(path), "%s/%s", v->home, tool_folders[i]);
+                if (r >= 0)
+                        r = add_item(x,
+                                     &(Item) { .pattern = "", .layer = "builtin", .access = PATH_READ,
+                                               .flags = PLAN_OPTIONAL | PLAN_EXEC_TOOLS },
+                                     path);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static int add_paths(Items *x, const Policy *p, const PolicyVariables *v, PolicyDiagnostics *d)
+{
+        static const char *const keys[] = { "filesystem.deny", "filesystem.read", "filesystem.write" };
+        char path[PLAN_PATH_MAX];
+        int r;
+
+        for (size_t i = 0; i < p->n_paths; i++) {
+                const PathRule *rule = &p->paths[i];
+
+                r = path_pattern_expand(rule->pattern, v, path, sizeof(path));
+                if (r == -ENOENT)
+                        continue;
+                if (r < 0) {
+                        r = note(d, SEVERITY_FAILURE, keys[rule->access], rule->pattern,
+                                 "is no path once its variables are replaced");
+                        return r < 0 ? r : -EINVAL;
+                }
+                r = add_item(x,
+                             &(Item) { .pattern = rule->pattern, .layer = rule->layer, .access = rule->access,
+                                       .flags = rule->access == PATH_DENY ? 0 : PLAN_OPTIONAL },
+                             path);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static int compare_items(const void *a, const void *b)
+{
+        const Item *x = a, *y = b;
+        size_t n = strlen(x->path), m = strlen(y->path);
+        int r;
+
+        if (n != m)
+                return n < m ? -1 : 1;
+        r = strcmp(x->path, y->path);
+        if (r != 0)
+                return r;
+        /* The narrower first: it is the one that stays. What a policy says comes before what is built in. */
+        if (x->access != y->access)
+                return (int) x->access - (int) y->access;
+        return (int) (x->pattern[0] == '\0') - (int) (y->pattern[0] == '\0');
+}
+
+static const Item *denier_of(const Items *x, const Item *item)
+{
+        for (size_t i = 0; i < x->n; i++) {
+                const Item *d = &x->list[i];
+
+                if (d->access == PATH_DENY && !str_equal(d->layer, item->layer) && path_is_below(item->path, d->path))
+                        return d;
+        }
+        return NULL;
+}
+
+static int drop_denied(Items *x, PolicyDiagnostics *d)
+{
+        int r;
+
+        for (size_t i = 0; i < x->n; i++) {
+                Item *item = &x->list[i];
+
+                if (item->access == PATH_DENY || !denier_of(x, item))
+                        continue;
+                item->is_dropped = true;
+                if (item->flags & PLAN_WORKSPACE) {
+                        r = note(d, SEVERITY_FAILURE, "filesystem.deny", item->path,
+                                 "the policy denies this workspace; work elsewhere or change the rule");
+                        return r < 0 ? r : -EPERM;
+                }
+                if (!(item->flags & PLAN_EXEC_TOOLS)) {
+                        r = note(d, SEVERITY_WARNING, "filesystem.deny", item->path,
+                                 "is denied by another layer and not shown");
+                        if (r < 0)
+                                return r;
+                }
+        }
+        return 0;
+}
+
+/* Sorted: equal paths stand side by side, the narrowest first. */
+static int drop_wider(Items *x, PolicyDiagnostics *d)
+{
+        Item *kept = NULL;
+        int r;
+
+        for (size_t i = 0; i < x->n; i++) {
+                Item *item = &x->list[i];
+
+                if (item->is_dropped)
+                        continue;
+                if (!kept || !str_equal(kept->path, item->path)) {
+                        kept = item;
+                        continue;
+                }
+                if (item->flags & PLAN_WORKSPACE && kept->access == PATH_DENY) {
+                        r = note(d, SEVERITY_FAILURE, "filesystem.deny", item->path, "the policy denies this workspace");
+                        return r < 0 ? r : -EPERM;
+                }
+                kept->flags |= item->flags & PLAN_WORKSPACE;
+                item->is_dropped = true;
+                if (item->access != kept->access && !(item->flags & PLAN_WORKSPACE)) {
+                        r = note(d, SEVERITY_WARNING, "filesystem", item->path,
+                                 kept->access == PATH_DENY ? "is denied as well: the denial holds" :
+                                                             "is named for reading as well: it is shown read-only");
+                        if (r < 0)
+                                return r;
+                }
+        }
+        return 0;
+}
+
+static bool is_named(const Items *x, const char *path)
+{
+        for (size_t i = 0; i < x->n; i++)
+                if (!x->list[i].is_dropped && x->list[i].pattern[0] != '\0' && str_equal(x->list[i].path, path))
+                        return true;
+        return false;
+}
+
+static bool is_below_shown(const Items *x, size_t n, const char *path)
+{
+        for (size_t i = 0; i < n; i++) {
+                const Item *item = &x->list[i];
+
+                if (!item->is_dropped && item->access != PATH_DENY && !str_equal(item->path, path) &&
+                    path_is_below(path, item->path))
+                        return true;
+        }
+        return false;
+}
+
+static int mask_credential(Items *x, size_t n, const char *path, const PolicyVariables *v)
+{
+        /* The home or workspace of root's own session lies in what is nobody else's. */
+        if (path_is_below(v->home, path) || (v->workspace[0] != '\0' && path_is_below(v->workspace, path)))
+                return 0;
+        if (!is_below_shown(x, n, path) || is_named(x, path))
+                return 0;
+        return add_item(x, &(Item) { .pattern = "", .layer = "credential", .access = PATH_DENY }, path);
+}
+
+static int add_credentials(Items *x, const PolicyVariables *v)
+{
+        char path[PLAN_PATH_MAX];
+        size_t n = x->n;
+        int r;
+
+        for (size_t i = 0; credential_home_paths[i]; i++) {
+                r = str_printf(path, sizeof(path), "%s/%s", v->home, credential_home_paths[i]);
+                if (r >= 0)
+                        r = mask_credential(x, n, path, v);
+                if (r < 0)
+                        return r;
+        }
+        for (size_t i = 0; credential_system_paths[i]; i++) {
+                r = mask_credential(x, n, credential_system_paths[i], v);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static int collect(const Policy *p, const PolicyVariables *v, PolicyDiagnostics *d, Items *x)
+{
+        int r;
+
+        r = add_tools(x, v);
+        if (r >= 0 && v->workspace[0] != '\0')
+                r = add_item(x, &(Item) { .pattern = "", .layer = "builtin", .access = PATH_WRITE, .flags = PLAN_WORKSPACE },
+                             v->workspace);
+        if (r >= 0)
+                r = add_paths(x, p, v, d);
+        if (r < 0)
+                return r;
+        qsort(x->list, x->n, sizeof(*x->list), compare_items);
+        r = drop_denied(x, d);
+        if (r >= 0)
+                r = drop_wider(x, d);
+        if (r >= 0)
+                r = add_credentials(x, v);
+        if (r < 0)
+                return r;
+        qsort(x->list, x->n, sizeof(*x->list), compare_items);
+        return 0;
+}
+
+/* Something is shown below this denied path. */
+static bool has_hole(const Items *x, const Item *denied)
+{
+        for (size_t i = 0; i < x->n; i++) {
+                const Item *item = &x->list[i];
+
+                if (!item->is_dropped && item->access != PATH_DENY && path_is_below(item->path, denied->path))
+                        return true;
+        }
+        return false;
+}
+
+static int put_denied(const Items *x, const Item *item, const PolicyVariables *v, PlanBuilder *b)
+{
+        bool is_covered = is_below_shown(x, x->n, item->path) || !path_is_below(item->path, v->home);
+
+        /* In the session's own empty home there is nothing to hide. */
+        if (!is_covered)
+                return 0;
+        /* A mask cannot carry the mount below it; an own empty folder can. */
+        if (has_hole(x, item))
+                return plan_builder_mount(b, PLAN_TMPFS, 0, "", item->path, HOLE_BYTES);
+        return plan_builder_mount(b, PLAN_MASK, 0, "", item->path, 0);
+}
+
+static int put_items(const Items *x, const PolicyVariables *v, bool is_root_session, PlanBuilder *b)
+{
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < x->n; i++) {
+                const Item *item = &x->list[i];
+                uint32_t flags = item->flags;
+
+                if (item->is_dropped)
+                        continue;
+                if (item->access == PATH_DENY) {
+                        r = put_denied(x, item, v, b);
+                        continue;
+                }
+                if (flags & PLAN_WORKSPACE)
+                        flags &= ~(uint32_t) (PLAN_OPTIONAL | PLAN_EXEC_TOOLS);
+                if (item->access == PATH_WRITE)
+                        flags |= PLAN_WRITABLE | (is_root_session ? PLAN_IDMAP : 0U);
+                r = plan_builder_mount(b, PLAN_BIND, flags, item->path, item->path, 0);
+        }
+        return r;
+}
+
+int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session, PlanBuilder *b, PlanHeader *header,
+                PolicyDiagnostics *diagnostics)
+{
+        Items items = { 0 };
+        int r;
+
+        r = collect(p, v, diagnostics, &items);
+        if (r >= 0)
+                r = put_items(&items, v, is_root_session, b);
+        items_done(&items);
+        if (r < 0)
+                return r;
+        header->tmp_size_bytes = p->has & HAS_TMP ? p->tmp_bytes : TMP_BYTES_DEFAULT;
+        header->home_size_bytes = HOME_BYTES_DEFAULT;
+        header->files_max = p->has & HAS_FILES ? (uint32_t) p->limits.files : FILES_DEFAULT;
+        return 0;
+}
+
+/* ---- would a path be readable? ---- */
+
+static const char *const readable_trees[] = {
+        "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/proc", "/dev",
+};
+
+static Verdict builtin_verdict(const PolicyVariables *v, const char *path, bool for_writing)
+{
+        static const char *const writable[] = { "/tmp", "/var/tmp", "/dev/shm" };
+
+        for (size_t i = 0; i < ELEMENTSOF(writable); i++)
+                if (path_is_below(path, writable[i]))
+                        return VERDICT_ALLOW;
+        if (path_is_below(path, v->home))
+                return VERDICT_ALLOW;
+        for (size_t i = 0; !for_writing && i < ELEMENTSOF(readable_trees); i++)
+                if (path_is_below(path, readable_trees[i]))
+                        return VERDICT_ALLOW;
+        return VERDICT_DENY;
+}
+
+static const Item *covering(const Items *x, const char *path)
+{
+        const Item *found = NULL;
+
+        for (size_t i = 0; i < x->n; i++)
+                if (!x->list[i].is_dropped && path_is_below(path, x->list[i].path))
+                        found = &x->list[i];
+        return found;
+}
+
+int policy_check_file(const Policy *p, const PolicyVariables *v, const char *path, bool for_writing,
+                      Verdict *ret_verdict, const char **ret_layer, const char **ret_rule)
+{
+        char canonical[PLAN_PATH_MAX];
+        const Item *item;
+        Items items = { 0 };
+        int r;
+
+        r = policy_path_canonical(path, canonical, sizeof(canonical));
+        if (r >= 0)
+                r = collect(p, v, NULL, &items);
+        if (r < 0) {
+                items_done(&items);
+                return r;
+        }
+        item = covering(&items, path);
+        if (!item) {
+                *ret_verdict = builtin_verdict(v, path, for_writing);
+                *ret_layer = "builtin";
+                *ret_rule = "";
+        } else {
+                bool is_open = item->access == PATH_WRITE || (item->access == PATH_READ && !for_writing);
+
+                *ret_verdict = is_open ? VERDICT_ALLOW : VERDICT_DENY;
+                *ret_layer = item->layer;
+                *ret_rule = item->pattern; /* lives in p */
+        }
+        items_done(&items);
+        return 0;
+}

@@ -1,0 +1,340 @@
+/* The parts filesystem, limits and environment of a policy text. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "daemon/policy/model.h"
+#include "proto/base/parse.h"
+#include "proto/base/str.h"
+
+#define TMP_BYTES_MIN (UINT64_C(1) << 20)
+#define SIZE_BYTES_MAX (UINT64_C(1) << 50)
+#define ENVIRONMENT_VALUE_MAX 4096U
+
+static const char *layer_of(const Policy *p)
+{
+        return policy_kind_to_string(p->kind);
+}
+
+/* One word that this version enforces, out of those that the format knows. */
+static int read_choice(SchemaReader *x, const TextNode *n, const char *const words[], uint32_t has)
+{
+        int r;
+
+        r = schema_expect(x, n, TEXT_STRING);
+        if (r <= 0)
+                return r;
+        if (str_equal(n->string, words[0])) {
+                x->policy->has |= has;
+                return 0;
+        }
+        for (size_t i = 1; words[i]; i++)
+                if (str_equal(n->string, words[i]))
+                        return schema_fail(x, n, "\"%s\" is not enforced by this version; write \"%s\"", words[i], words[0]);
+        return schema_fail(x, n, "expected \"%s\"", words[0]);
+}
+
+static int read_root(SchemaReader *x, const TextNode *n)
+{
+        static const char *const words[] = { "minimal", "host", NULL };
+
+        return read_choice(x, n, words, HAS_ROOT);
+}
+
+static int read_home(SchemaReader *x, const TextNode *n)
+{
+        static const char *const words[] = { "empty", "persistent", "masked", NULL };
+
+        return read_choice(x, n, words, HAS_HOME);
+}
+
+static int read_workspace(SchemaReader *x, const TextNode *n)
+{
+        static const char *const words[] = { "direct", "overlay", "read-only", NULL };
+
+        return read_choice(x, n, words, HAS_WORKSPACE);
+}
+
+static int add_path(SchemaReader *x, const TextNode *n, PathAccess access)
+{
+        char pattern[PLAN_PATH_MAX];
+        const char *message;
+
+        message = path_pattern_check(n->string, pattern, sizeof(pattern));
+        if (message)
+                return schema_fail(x, n, "%s", message);
+        if (str_equal(pattern, "/") && access != PATH_DENY)
+                return schema_fail(x, n, "the whole file system cannot be shown; name folders");
+        return policy_add_path(x->policy, access, pattern, layer_of(x->policy));
+}
+
+static int add_read(SchemaReader *x, const TextNode *n)
+{
+        return add_path(x, n, PATH_READ);
+}
+
+static int add_write(SchemaReader *x, const TextNode *n)
+{
+        return add_path(x, n, PATH_WRITE);
+}
+
+static int add_deny(SchemaReader *x, const TextNode *n)
+{
+        return add_path(x, n, PATH_DENY);
+}
+
+static int read_read(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_strings(x, n, add_read);
+}
+
+static int read_write(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_strings(x, n, add_write);
+}
+
+static int read_deny(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_strings(x, n, add_deny);
+}
+
+static int read_bytes(SchemaReader *x, const TextNode *n, uint64_t min, uint64_t *ret)
+{
+        int r;
+
+        r = schema_expect(x, n, TEXT_STRING);
+        if (r <= 0)
+                return r;
+        if (parse_size(n->string, ret) < 0 || *ret > SIZE_BYTES_MAX || *ret < min) {
+                r = schema_fail(x, n, "expected a size such as \"512M\" or \"4G\", at least %llu bytes",
+                                (unsigned long long) min);
+                return r < 0 ? r : 0;
+        }
+        return 1;
+}
+
+static int read_tmp(SchemaReader *x, const TextNode *n)
+{
+        int r;
+
+        r = read_bytes(x, n, TMP_BYTES_MIN, &x->policy->tmp_bytes);
+        if (r > 0)
+                x->policy->has |= HAS_TMP;
+        return r < 0 ? r : 0;
+}
+
+static int read_tmpfs(SchemaReader *x, const TextNode *n)
+{
+        int r;
+
+        r = schema_expect(x, n, TEXT_OBJECT);
+        if (r <= 0)
+                return r;
+        for (const TextNode *c = n->first; c; c = c->next) {
+                r = str_equal(c->key, "/tmp") ?
+                            read_tmp(x, c) :
+                            schema_fail(x, c, "only \"/tmp\" is enforced by this version; remove the key");
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static const KeyRule filesystem_rules[] = {
+        { "root", read_root, NULL },
+        { "home", read_home, NULL },
+        { "workspace", read_workspace, NULL },
+        { "read", read_read, NULL },
+        { "write", read_write, NULL },
+        { "deny", read_deny, NULL },
+        { "tmpfs", read_tmpfs, NULL },
+        { "protect", NULL, "name the paths under deny, or keep them out of the workspace" },
+        { "ask", NULL, "name the paths under read or write, or leave them out" },
+        { "sockets", NULL, "no socket of the host is shown" },
+};
+static const KeyTable filesystem_table = { filesystem_rules, ELEMENTSOF(filesystem_rules) };
+
+int schema_read_filesystem(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_object(x, n, &filesystem_table);
+}
+
+/* ---- limits ---- */
+
+static int read_limit_bytes(SchemaReader *x, const TextNode *n, uint64_t min, uint64_t *to, uint32_t has)
+{
+        int r;
+
+        r = read_bytes(x, n, min, to);
+        if (r > 0)
+                x->policy->has |= has;
+        return r < 0 ? r : 0;
+}
+
+static int read_memory(SchemaReader *x, const TextNode *n)
+{
+        return read_limit_bytes(x, n, 4U << 20, &x->policy->limits.memory_bytes, HAS_MEMORY);
+}
+
+static int read_swap(SchemaReader *x, const TextNode *n)
+{
+        int r;
+
+        r = read_limit_bytes(x, n, 0, &x->policy->limits.swap_bytes, HAS_SWAP);
+        x->policy->limits.has_swap = (x->policy->has & HAS_SWAP) != 0;
+        return r;
+}
+
+static int read_io(SchemaReader *x, const TextNode *n)
+{
+        return read_limit_bytes(x, n, 64U << 10, &x->policy->limits.io_bytes_per_sec, HAS_IO);
+}
+
+static int read_count(SchemaReader *x, const TextNode *n, int64_t min, int64_t max, uint64_t *to)
+{
+        int r;
+
+        r = schema_expect(x, n, TEXT_INTEGER);
+        if (r <= 0)
+                return r;
+        if (n->integer < min || n->integer > max) {
+                r = schema_fail(x, n, "expected a number from %lld to %lld", (long long) min, (long long) max);
+                return r < 0 ? r : 0;
+        }
+        *to = (uint64_t) n->integer;
+        return 1;
+}
+
+static int read_tasks(SchemaReader *x, const TextNode *n)
+{
+        int r = read_count(x, n, 2, 1 << 22, &x->policy->limits.tasks);
+
+        if (r > 0)
+                x->policy->has |= HAS_TASKS;
+        return r < 0 ? r : 0;
+}
+
+static int read_files(SchemaReader *x, const TextNode *n)
+{
+        int r = read_count(x, n, 16, 1 << 20, &x->policy->limits.files);
+
+        if (r > 0)
+                x->policy->has |= HAS_FILES;
+        return r < 0 ? r : 0;
+}
+
+static int read_cpu(SchemaReader *x, const TextNode *n)
+{
+        char number[16] = "";
+        uint64_t percent = 0;
+        size_t size;
+        int r;
+
+        r = schema_expect(x, n, TEXT_STRING);
+        if (r <= 0)
+                return r;
+        size = strlen(n->string);
+        if (size >= 2 && size < sizeof(number) && n->string[size - 1] == '%')
+                memcpy(number, n->string, size - 1);
+        if (parse_u64(number, &percent) < 0 || percent == 0 || percent > 100000)
+                return schema_fail(x, n, "expected a share of one processor such as \"200%%\"");
+        x->policy->limits.cpu_percent = percent;
+        x->policy->has |= HAS_CPU;
+        return 0;
+}
+
+static int read_runtime(SchemaReader *x, const TextNode *n)
+{
+        int r;
+
+        r = schema_expect(x, n, TEXT_STRING);
+        if (r <= 0)
+                return r;
+        if (parse_duration(n->string, &x->policy->limits.runtime_usec) < 0 || x->policy->limits.runtime_usec == 0)
+                return schema_fail(x, n, "expected a duration such as \"2h\"");
+        x->policy->has |= HAS_RUNTIME;
+        return 0;
+}
+
+static const KeyRule limit_rules[] = {
+        { "memory", read_memory, NULL },
+        { "swap", read_swap, NULL },
+        { "tasks", read_tasks, NULL },
+        { "cpu", read_cpu, NULL },
+        { "io", read_io, NULL },
+        { "files", read_files, NULL },
+        { "runtime", read_runtime, NULL },
+        { "idle", NULL, "limit the whole session with runtime" },
+        { "output", NULL, NULL },
+};
+static const KeyTable limit_table = { limit_rules, ELEMENTSOF(limit_rules) };
+
+int schema_read_limits(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_object(x, n, &limit_table);
+}
+
+/* ---- environment ---- */
+
+static bool is_variable_name(const char *s)
+{
+        size_t n = strlen(s);
+
+        if (n == 0 || n > 128 || (s[0] >= '0' && s[0] <= '9'))
+                return false;
+        return s[strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")] == '\0';
+}
+
+static int add_pass(SchemaReader *x, const TextNode *n)
+{
+        if (!is_variable_name(n->string))
+                return schema_fail(x, n, "expected the exact name of a variable: letters, digits and '_'");
+        return string_list_holds(&x->policy->pass, n->string) ? 0 : string_list_add(&x->policy->pass, n->string);
+}
+
+static int read_pass(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_strings(x, n, add_pass);
+}
+
+static int add_set(SchemaReader *x, const TextNode *n)
+{
+        _cleanup_free_ char *pair = NULL;
+        int r;
+
+        r = schema_expect(x, n, TEXT_STRING);
+        if (r <= 0)
+                return r;
+        if (!is_variable_name(n->key))
+                return schema_fail(x, n, "the name of a variable has letters, digits and '_'");
+        if (strlen(n->string) > ENVIRONMENT_VALUE_MAX)
+                return schema_fail(x, n, "this value is too long (at most 4096 bytes)");
+        r = str_aprintf(&pair, "%s=%s", n->key, n->string);
+        return r < 0 ? r : string_list_add(&x->policy->set, pair);
+}
+
+static int read_set(SchemaReader *x, const TextNode *n)
+{
+        int r;
+
+        r = schema_expect(x, n, TEXT_OBJECT);
+        if (r <= 0)
+                return r;
+        for (const TextNode *c = n->first; c; c = c->next) {
+                r = add_set(x, c);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static const KeyRule environment_rules[] = {
+        { "pass", read_pass, NULL },
+        { "set", read_set, NULL },
+};
+static const KeyTable environment_table = { environment_rules, ELEMENTSOF(environment_rules) };
+
+int schema_read_environment(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_object(x, n, &environment_table);
+}

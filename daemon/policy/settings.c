@@ -1,0 +1,229 @@
+/* The daemon's own settings: CONFIG/sandboxd.json. */
+
+#include <errno.h>
+#include <string.h>
+
+#include "daemon/policy/model.h"
+#include "proto/base/clock.h"
+#include "proto/base/parse.h"
+#include "proto/base/str.h"
+
+#define DNS_PORT 53U
+#define ROOT_SESSION_UID UINT32_C(1879048192)
+
+void policy_settings_default(PrivSettings *ret)
+{
+        *ret = (PrivSettings) {
+                .ask_timeout_usec = 25 * USEC_PER_SEC,
+                .connections_per_user_max = 256,
+                .sessions_per_user_max = 256,
+                .root_session_uid = ROOT_SESSION_UID,
+                .audit_segment_bytes_max = UINT64_C(256) << 20,
+                .audit_retention_bytes = UINT64_C(4) << 30,
+        };
+}
+
+void policy_settings(const Policy *p, PrivSettings *ret)
+{
+        *ret = p->settings;
+}
+
+/* ADDRESS, IPV4:PORT or [IPV6]:PORT. */
+static int server_parse(const char *s, PrivServer *ret)
+{
+        char text[ADDRESS_TEXT_SIZE] = "";
+        const char *colon = strrchr(s, ':'), *end;
+        uint16_t port = DNS_PORT;
+
+        if (s[0] == '[') {
+                end = strchr(s, ']');
+                if (!end || end[1] != ':')
+                        return -EINVAL;
+                s++;
+                colon = end + 1;
+        } else {
+                if (!colon || strchr(s, ':') != colon)
+                        colon = s + strlen(s);
+                end = colon;
+        }
+        if ((size_t) (end - s) >= sizeof(text))
+                return -EINVAL;
+        memcpy(text, s, (size_t) (end - s));
+        if (*colon == ':' && parse_port(colon + 1, &port) < 0)
+                return -EINVAL;
+        *ret = (PrivServer) { .port = port };
+        return address_parse(text, &ret->address);
+}
+
+static int add_server(SchemaReader *x, const TextNode *n)
+{
+        PrivSettings *s = &x->policy->settings;
+
+        if (s->n_servers >= PRIV_RESOLVERS_MAX)
+                return schema_fail(x, n, "at most %u servers", PRIV_RESOLVERS_MAX);
+        if (server_parse(n->string, &s->servers[s->n_servers]) < 0)
+                return schema_fail(x, n, "expected an address such as \"192.0.2.1\", \"127.0.0.1:5353\" or \"[::1]:53\"");
+        s->n_servers++;
+        return 0;
+}
+
+static int read_servers(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_strings(x, n, add_server);
+}
+
+static const KeyRule resolver_rules[] = { { "servers", read_servers, NULL } };
+static const KeyTable resolver_table = { resolver_rules, ELEMENTSOF(resolver_rules) };
+
+static int read_resolver(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_object(x, n, &resolver_table);
+}
+
+static int read_number(SchemaReader *x, const TextNode *n, int64_t min, int64_t max, uint32_t *to)
+{
+        int r;
+
+        r = schema_expect(x, n, TEXT_INTEGER);
+        if (r <= 0)
+                return r;
+        if (n->integer < min || n->integer > max)
+                return schema_fail(x, n, "expected a number from %lld to %lld", (long long) min, (long long) max);
+        *to = (uint32_t) n->integer;
+        return 0;
+}
+
+static int read_connections(SchemaReader *x, const TextNode *n)
+{
+        return read_number(x, n, 1, 65536, &x->policy->settings.connections_per_user_max);
+}
+
+static int read_sessions(SchemaReader *x, const TextNode *n)
+{
+        return read_number(x, n, 1, 65536, &x->policy->settings.sessions_per_user_max);
+}
+
+static const KeyRule limit_rules[] = {
+        { "connections_per_user", read_connections, NULL },
+        { "sessions_per_user", read_sessions, NULL },
+};
+static const KeyTable limit_table = { limit_rules, ELEMENTSOF(limit_rules) };
+
+static int read_limits(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_object(x, n, &limit_table);
+}
+
+static int read_timeout(SchemaReader *x, const TextNode *n)
+{
+        uint64_t usec;
+        int r;
+
+        r = schema_expect(x, n, TEXT_STRING);
+        if (r <= 0)
+                return r;
+        if (parse_duration(n->string, &usec) < 0 || usec == 0 || usec > 3600 * USEC_PER_SEC)
+                return schema_fail(x, n, "expected a duration of at most an hour such as \"25s\"");
+        x->policy->settings.ask_timeout_usec = usec;
+        return 0;
+}
+
+static const KeyRule ask_rules[] = { { "timeout", read_timeout, NULL } };
+static const KeyTable ask_table = { ask_rules, ELEMENTSOF(ask_rules) };
+
+static int read_ask(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_object(x, n, &ask_table);
+}
+
+/* 65534 is nobody, and the last two of 32 bits mean "none" to the kernel or to 16-bit callers. */
+static int read_root_uid(SchemaReader *x, const TextNode *n)
+{
+        if (n->type == TEXT_INTEGER && (n->integer == 65534 || n->integer == 65535))
+                return schema_fail(x, n, "this uid means nobody; choose one that no account has");
+        return read_number(x, n, 1, INT64_C(4294967293), &x->policy->settings.root_session_uid);
+}
+
+static const KeyRule session_rules[] = { { "root_uid", read_root_uid, NULL } };
+static const KeyTable session_table = { session_rules, ELEMENTSOF(session_rules) };
+
+static int read_session_settings(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_object(x, n, &session_table);
+}
+
+static int read_size(SchemaReader *x, const TextNode *n, uint64_t min, uint64_t *to)
+{
+        uint64_t bytes;
+        int r;
+
+        r = schema_expect(x, n, TEXT_STRING);
+        if (r <= 0)
+                return r;
+        if (parse_size(n->string, &bytes) < 0 || bytes < min)
+                return schema_fail(x, n, "expected a size such as \"256M\", at least %llu bytes",
+                                   (unsigned long long) min);
+        *to = bytes;
+        return 0;
+}
+
+static int read_segment(SchemaReader *x, const TextNode *n)
+{
+        return read_size(x, n, 1U << 20, &x->policy->settings.audit_segment_bytes_max);
+}
+
+static int read_retention(SchemaReader *x, const TextNode *n)
+{
+        return read_size(x, n, 1U << 20, &x->policy->settings.audit_retention_bytes);
+}
+
+static int read_on_failure(SchemaReader *x, const TextNode *n)
+{
+        int r;
+
+        r = schema_expect(x, n, TEXT_STRING);
+        if (r <= 0)
+                return r;
+        return str_equal(n->string, "deny") ?
+                       0 :
+                       schema_fail(x, n, "only \"deny\" is enforced by this version: what cannot be recorded is refused");
+}
+
+static const KeyRule audit_rules[] = {
+        { "segment_size", read_segment, NULL },
+        { "retention_size", read_retention, NULL },
+        { "on_failure", read_on_failure, NULL },
+};
+static const KeyTable audit_table = { audit_rules, ELEMENTSOF(audit_rules) };
+
+static int read_audit(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_object(x, n, &audit_table);
+}
+
+static int read_version(SchemaReader *x, const TextNode *n)
+{
+        int r;
+
+        r = schema_expect(x, n, TEXT_INTEGER);
+        if (r <= 0)
+                return r;
+        return n->integer == 1 ? 0 : schema_fail(x, n, "this version reads format 1 only; write \"version\": 1");
+}
+
+static const KeyRule settings_rules[] = {
+        { "version", read_version, NULL },
+        { "resolver", read_resolver, NULL },
+        { "limits", read_limits, NULL },
+        { "ask", read_ask, NULL },
+        { "sessions", read_session_settings, NULL },
+        { "audit", read_audit, NULL },
+        { "proxy", NULL, "connections are made directly" },
+        { "approvers", NULL, "questions are answered with deny for now" },
+};
+static const KeyTable settings_table = { settings_rules, ELEMENTSOF(settings_rules) };
+
+int schema_read_settings(SchemaReader *x, const TextNode *root)
+{
+        return schema_read_object(x, root, &settings_table);
+}
