@@ -1,0 +1,237 @@
+#pragma once
+
+/*
+ * sandboxd-api: serves the varlink interfaces to one user.
+ *
+ * One worker knows one uid: its connections (handed over by the launcher), its sessions, nothing of anybody else.
+ * It reads JSON from that user, compiles policy and the session plan, and asks the launcher for the session; what
+ * it says there is a claim, which launcher, audit, init and dialer check again.
+ *
+ * Ownership: the Api owns clients and sessions, a session its processes. A call that waits is found again through
+ * the client that made it (Client.wait); a session or process that is to answer a call knows the connection's
+ * number only, so that either may go first.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/loop/link.h"
+#include "daemon/loop/loop.h"
+#include "daemon/policy/policy.h"
+#include "proto/base/hash.h"
+#include "proto/base/list.h"
+#include "proto/idl/idl.h"
+#include "proto/idl/privsep.h"
+#include "proto/wire/conn.h"
+#include "proto/wire/json.h"
+
+#define API_ENDED_SESSIONS_MAX 256U
+#define API_LABELS_MAX 64U
+#define API_POLICY_TEXT_MAX (16U * 1024U * 1024U)
+#define API_PROCESSES_KEPT_MAX 256U
+#define SESSION_ERROR "io.sandboxd.Session."
+#define POLICY_ERROR "io.sandboxd.Policy."
+#define AUDIT_ERROR "io.sandboxd.Audit."
+#define SERVICE_ERROR "org.varlink.service."
+
+typedef struct Api Api;
+typedef struct Client Client;
+typedef struct Session Session;
+typedef struct Process Process;
+typedef struct AuditQuery AuditQuery;
+
+/* The words of Runtime.state. */
+typedef enum SessionState {
+        SESSION_STARTING = 0, /* the launcher works on it; has no id yet */
+        SESSION_RUNNING,      /* commands may be started */
+        SESSION_STOPPING,     /* no further command; ends by itself */
+        SESSION_EXITED,       /* over; kept for Describe() and Wait() */
+        _SESSION_STATE_MAX,
+} SessionState;
+
+typedef enum ProcessState {
+        PROCESS_STARTING = 0, /* its row is being written, or init works on it */
+        PROCESS_RUNNING,
+        PROCESS_EXITED,
+        PROCESS_FAILED,       /* never ran */
+        _PROCESS_STATE_MAX,
+} ProcessState;
+
+typedef enum WaitKind {
+        WAIT_NONE = 0,
+        WAIT_CREATE,    /* Create(), Spawn() or Exec(): the session or process answers */
+        WAIT_SESSION,   /* Wait() without a process */
+        WAIT_PROCESS,   /* Wait() with one */
+        WAIT_TERMINATE,
+        WAIT_QUERY,
+} WaitKind;
+
+struct Process {
+        ListLink link;
+        Session *session;
+        uint32_t number;
+        ProcessState state;
+        Json *command_line;
+        uint64_t record_token;
+        uint64_t started_usec;
+        uint64_t ended_usec;
+        uint64_t timeout_usec;
+        uint64_t connection;   /* whose call waits for the start or the end; 0: nobody's */
+        bool wants_result;     /* that call asked for more */
+        bool has_pty;
+        bool is_killed;        /* by us: reason says why */
+        bool is_signal;
+        bool has_core;
+        uint32_t status;
+        EndReason reason;
+        LoopTimer *timer;      /* start deadline, then time-out, then kill deadline */
+        PrivExec exec;
+        Buf strings;           /* behind it, until sent */
+        int fds[3];
+        size_t n_fds;
+};
+
+struct Session {
+        ListLink link;
+        Api *api;
+        Id id;
+        char id_text[ID_TEXT_SIZE];
+        uint64_t token;
+        SessionState state;
+        uint64_t connection;      /* of the client that asked */
+        bool wants_result;
+        bool is_spawn;
+        bool is_detached;
+        bool has_remove_on_exit;
+        bool is_ending;           /* the launcher was told */
+        bool has_end_reason;
+        char name[PRIV_NAME_SIZE];
+        char profile[PRIV_NAME_SIZE];
+        char *workspace;
+        char *working_directory;
+        Json *context;
+        Json *warnings;           /* array */
+        Json *environment;        /* array: what policy sets and the context adds */
+        PrivLimits limits;
+        uint64_t runtime_usec;
+        uint64_t idle_usec;
+        uint64_t timeout_usec;    /* of commands that name none */
+        char digest[65];
+        char cgroup[PRIV_TEXT_SIZE];
+        uint32_t init_pid;
+        int init_pidfd;
+        PrivLink *init;
+        uint64_t created_usec;
+        uint64_t ended_usec;
+        EndReason end_reason;
+        uint32_t next_process;
+        uint32_t n_processes;
+        ListLink processes;       /* oldest first */
+        LoopTimer *runtime_timer;
+        LoopTimer *idle_timer;
+        LoopTimer *grace_timer;
+};
+
+struct Client {
+        ListLink link;
+        Api *api;
+        PrivClient peer;
+        Conn *conn;
+        LoopIo *io;
+        LoopTimer *timer;         /* slow writers, and half-closed peers that go away */
+        ConnMessage call;
+        bool has_call;
+        bool is_in_use;           /* on the stack: closing waits */
+        bool is_closing;
+        bool is_drained_close;    /* close once what was answered is sent */
+        WaitKind wait;
+        Id wait_session;
+        uint32_t wait_process;
+        Id *wait_ids;             /* WAIT_TERMINATE */
+        size_t n_wait_ids;
+        AuditQuery *query;
+};
+
+struct Api {
+        Loop *loop;
+        PrivLink *launcher;
+        PrivLink *audit;          /* NULL: nothing new may run */
+        IdlSet *idl;
+        PrivApiStart start;
+        bool is_started;
+        const char *policy_dir;
+        const char *config_policy_dir;
+        int null_fd;
+        char boot_id[ID_TEXT_SIZE];
+        uint64_t loaded_usec;
+        uint64_t next_token;
+        ListLink clients;
+        ListLink sessions;        /* oldest first */
+        size_t n_sessions;        /* that have not ended */
+        size_t n_ended;
+        LoopTimer *retention_timer;
+};
+
+/* ---- server.c: connections ---- */
+
+int client_new(Api *api, const PrivClient *peer, int take_fd) _must_check_;
+void client_close(Client *c);
+Client *client_find(Api *api, uint64_t connection);
+
+/* All take the parameters (which may be NULL) and end the open call, except client_reply() with continues. A peer
+ * that does not read is closed. */
+void client_reply(Client *c, Json *take_parameters, bool has_continues, const int *fds, size_t n_fds);
+void client_error(Client *c, const char *error, Json *take_parameters);
+/* error(key: value) */
+void client_error_string(Client *c, const char *error, const char *key, const char *value);
+void client_invalid(Client *c, const char *field);
+/* What a negative errno means to a client: no memory and the like. */
+void client_failure(Client *c, int r);
+
+/* ---- methods: they answer now or later, and return 0, or negative errno for client_failure() ---- */
+
+typedef int (*Method)(Client *c, const Json *parameters);
+
+Method method_find(const char *full_name);
+
+int method_get_info(Client *c, const Json *parameters);
+int method_get_interface_description(Client *c, const Json *parameters);
+int method_manager_describe(Client *c, const Json *parameters);
+int method_spawn(Client *c, const Json *parameters);
+int method_create(Client *c, const Json *parameters);
+int method_exec(Client *c, const Json *parameters);
+int method_wait(Client *c, const Json *parameters);
+int method_signal(Client *c, const Json *parameters);
+int method_terminate(Client *c, const Json *parameters);
+int method_list(Client *c, const Json *parameters);
+int method_describe(Client *c, const Json *parameters);
+int method_remove(Client *c, const Json *parameters);
+int method_prune(Client *c, const Json *parameters);
+int method_policy_list(Client *c, const Json *parameters);
+int method_policy_get(Client *c, const Json *parameters);
+int method_policy_check(Client *c, const Json *parameters);
+int method_policy_validate(Client *c, const Json *parameters);
+int method_policy_describe(Client *c, const Json *parameters);
+int method_audit_query(Client *c, const Json *parameters);
+
+/* ---- query.c ---- */
+
+int on_query_started(Api *api, Imsg *m) _must_check_;
+AuditQuery *audit_query_free(AuditQuery *q);
+/* The client's output has drained: go on. */
+void audit_query_resume(AuditQuery *q);
+void audit_queries_fail(Api *api);
+
+/* ---- values ---- */
+
+/* NULL, 0 or false where the field is absent or null. */
+const char *get_string(const Json *object, const char *key);
+int64_t get_integer(const Json *object, const char *key);
+bool get_boolean(const Json *object, const char *key);
+/* NULL: absent or null. */
+const Json *get_value(const Json *object, const char *key);
+
+/* A reference of one's own to a borrowed value. */
+Json *json_keep(const Json *value);
+
+bool name_is_sound(const char *name);

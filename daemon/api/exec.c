@@ -1,0 +1,583 @@
+/*
+ * Commands. The way of one: checked, its row asked for (RECORD_EXEC), and only when audit says that the row is
+ * committed does init hear of it (EXEC). init answers EXEC_STARTED and, at its end, EXEC_EXITED. Each step has a
+ * deadline: audit may be down, and the user can freeze init from outside.
+ */
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "daemon/api/context.h"
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+#define RECORD_DEADLINE_USEC (5 * USEC_PER_SEC)
+#define START_DEADLINE_USEC (15 * USEC_PER_SEC)
+#define KILL_DEADLINE_USEC (10 * USEC_PER_SEC)
+#define ARGUMENTS_MAX 4096U
+
+typedef enum StreamMode {
+        STREAM_NULL = 0,
+        STREAM_DESCRIPTOR,
+        STREAM_PTY,
+        STREAM_OTHER, /* known to the interface, not to this version */
+} StreamMode;
+
+static const char *const stream_fields[] = { "standardInput", "standardOutput", "standardError" };
+static const char *const index_fields[] = { "standardInputFileDescriptor", "standardOutputFileDescriptor",
+                                            "standardErrorFileDescriptor" };
+
+static StreamMode parse_mode(const char *s)
+{
+        if (!s || str_equal(s, "null"))
+                return STREAM_NULL;
+        if (str_equal(s, "file_descriptor"))
+                return STREAM_DESCRIPTOR;
+        return str_equal(s, "pty") ? STREAM_PTY : STREAM_OTHER;
+}
+
+/* Absent output is "log"; absent error is what output is; with one pty what is absent is the pty too. */
+static void stream_modes(const Json *command, StreamMode modes[3])
+{
+        const char *in = get_string(command, "standardInput"), *out = get_string(command, "standardOutput"),
+                   *error = get_string(command, "standardError");
+        bool has_pty = (in && str_equal(in, "pty")) || (out && str_equal(out, "pty"));
+
+        modes[0] = !in && has_pty ? STREAM_PTY : parse_mode(in);
+        modes[1] = out ? parse_mode(out) : has_pty ? STREAM_PTY : STREAM_OTHER;
+        modes[2] = error ? parse_mode(error) : modes[1];
+}
+
+static int invalid(Client *c, const char *field)
+{
+        client_invalid(c, field);
+        return 0;
+}
+
+static int invalid_command(Client *c, const char *field)
+{
+        char path[64];
+
+        (void) str_printf(path, sizeof(path), "command.%s", field);
+        return invalid(c, path);
+}
+
+static int check_streams(Client *c, const Json *parameters, const Json *command)
+{
+        StreamMode modes[3];
+
+        stream_modes(command, modes);
+        for (size_t i = 0; i < 3; i++) {
+                const Json *index = get_value(parameters, index_fields[i]);
+
+                if (modes[i] == STREAM_OTHER || (modes[i] == STREAM_PTY) != (modes[0] == STREAM_PTY))
+                        return invalid_command(c, stream_fields[i]);
+                if ((modes[i] == STREAM_DESCRIPTOR) != (index != NULL))
+                        return invalid(c, index_fields[i]);
+                if (!index)
+                        continue;
+                if (json_integer(index) < 0 || (size_t) json_integer(index) >= c->call.n_fds ||
+                    !fd_is_stdio(c->call.fds[json_integer(index)]))
+                        return invalid(c, index_fields[i]);
+        }
+        return 1;
+}
+
+static int check_arguments(Client *c, const Json *command)
+{
+        const Json *list = get_value(command, "commandLine");
+
+        if (!list)
+                return 1;
+        if (json_n(list) == 0 || json_n(list) > ARGUMENTS_MAX)
+                return invalid_command(c, "commandLine");
+        return *json_string(json_at(list, 0)) ? 1 : invalid_command(c, "commandLine[0]");
+}
+
+static int check_terminal(Client *c, const Json *command)
+{
+        const Json *terminal = get_value(command, "terminal");
+        const char *term = terminal ? get_string(terminal, "term") : NULL;
+
+        if (!terminal)
+                return 1;
+        if (term && (strlen(term) > 64 || strspn(term, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+                                                       "0123456789-+._") != strlen(term)))
+                return invalid_command(c, "terminal.term");
+        if (get_integer(terminal, "columns") < 0 || get_integer(terminal, "columns") > UINT16_MAX)
+                return invalid_command(c, "terminal.columns");
+        if (get_integer(terminal, "rows") < 0 || get_integer(terminal, "rows") > UINT16_MAX)
+                return invalid_command(c, "terminal.rows");
+        return 1;
+}
+
+int command_check(Client *c, const Json *parameters, const Json *command)
+{
+        const Json *environment = get_value(command, "environment");
+        const char *directory = get_string(command, "workingDirectory");
+        char canonical[PLAN_PATH_MAX], field[64];
+        size_t i;
+        int r;
+
+        if ((r = check_arguments(c, command)) <= 0 || (r = check_terminal(c, command)) <= 0 ||
+            (r = check_streams(c, parameters, command)) <= 0)
+                return r;
+        if (environment && environment_check(environment, &i) < 0) {
+                (void) snprintf(field, sizeof(field), "environment[%zu]", i);
+                return invalid_command(c, field);
+        }
+        if (directory && policy_path_canonical(directory, canonical, sizeof(canonical)) < 0)
+                return invalid_command(c, "workingDirectory");
+        if (get_value(command, "timeoutUSec") && get_integer(command, "timeoutUSec") <= 0)
+                return invalid_command(c, "timeoutUSec");
+        return 1;
+}
+
+/* ---- making ---- */
+
+static int take_command_line(Process *p, const Json *command)
+{
+        const Json *list = get_value(command, "commandLine");
+        const char *shell = p->session->api->start.identity.shell;
+        int r;
+
+        r = json_new_array(&p->command_line);
+        if (r >= 0 && !list)
+                r = json_append_string(p->command_line, shell[0] ? shell : "/bin/sh");
+        for (size_t i = 0; list && r >= 0 && i < json_n(list); i++)
+                r = json_append_string(p->command_line, json_string(json_at(list, i)));
+        return r;
+}
+
+/* cwd, argv, environment. */
+static int take_strings(Process *p, const Json *command)
+{
+        const char *directory = get_string(command, "workingDirectory");
+        char canonical[PLAN_PATH_MAX];
+        int r = 0;
+
+        p->strings = BUF_INIT(PRIV_EXEC_MAX - sizeof(PrivExec));
+        if (directory)
+                r = policy_path_canonical(directory, canonical, sizeof(canonical));
+        else
+                directory = p->session->working_directory;
+        if (r >= 0 && directory != p->session->working_directory)
+                directory = canonical;
+        if (r >= 0)
+                r = buf_put(&p->strings, directory, strlen(directory) + 1);
+        for (size_t i = 0; r >= 0 && i < json_n(p->command_line); i++) {
+                const char *s = json_string(json_at(p->command_line, i));
+
+                r = buf_put(&p->strings, s, strlen(s) + 1);
+        }
+        p->exec.n_arguments = (uint32_t) json_n(p->command_line);
+        return r < 0 ? r : environment_build(p->session, command, &p->strings, &p->exec.n_environment);
+}
+
+static int take_streams(Process *p, const Json *parameters, const Json *command, const int *fds)
+{
+        const Json *terminal = get_value(command, "terminal");
+        StreamMode modes[3];
+
+        stream_modes(command, modes);
+        p->has_pty = modes[0] == STREAM_PTY;
+        p->exec.has_pty = p->has_pty;
+        p->exec.columns = terminal ? (uint32_t) get_integer(terminal, "columns") : 0;
+        p->exec.rows = terminal ? (uint32_t) get_integer(terminal, "rows") : 0;
+        if (p->has_pty)
+                return 0;
+        for (size_t i = 0; i < 3; i++) {
+                int from = modes[i] == STREAM_NULL ? p->session->api->null_fd
+                                                   : fds[get_integer(parameters, index_fields[i])];
+                int fd = fcntl(from, F_DUPFD_CLOEXEC, 3);
+
+                if (fd < 0)
+                        return neg_errno();
+                p->fds[p->n_fds++] = fd;
+        }
+        return 0;
+}
+
+static void on_process_timer(void *userdata);
+
+static int process_new(Session *s, const Json *parameters, const Json *command, const int *fds, Process **ret)
+{
+        _cleanup_(process_freep) Process *p = NULL;
+        int64_t timeout = get_integer(command, "timeoutUSec");
+        int r;
+
+        p = calloc(1, sizeof(*p));
+        if (!p)
+                return -ENOMEM;
+        *p = (Process) { .session = s, .number = s->next_process };
+        list_init(&p->link);
+        p->timeout_usec = timeout > 0 ? (uint64_t) timeout : s->timeout_usec;
+        p->exec.process = p->number;
+        if ((r = take_command_line(p, command)) < 0 || (r = take_strings(p, command)) < 0 ||
+            (r = take_streams(p, parameters, command, fds)) < 0 ||
+            (r = loop_timer_new(s->api->loop, on_process_timer, p, &p->timer)) < 0)
+                return r;
+        *ret = TAKE_PTR(p);
+        return 0;
+}
+
+/* The oldest that are over make room. */
+static void forget_processes(Session *s)
+{
+        LIST_FOREACH(p, &s->processes, Process, link) {
+                if (s->n_processes < API_PROCESSES_KEPT_MAX)
+                        return;
+                if (process_has_ended(p))
+                        process_free(p);
+        }
+}
+
+static int ask_record(Process *p)
+{
+        Api *api = p->session->api;
+        PrivRecordExec record = { .session = p->session->id, .process = p->number };
+        Buf arguments = BUF_INIT(PRIV_RECORD_EXEC_MAX - sizeof(record));
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < json_n(p->command_line); i++) {
+                const char *s = json_string(json_at(p->command_line, i));
+
+                r = buf_put(&arguments, s, strlen(s) + (i + 1 < json_n(p->command_line)));
+                if (r == -ENOBUFS && i == 0)
+                        r = buf_put(&arguments, s, PRIV_RECORD_EXEC_MAX - sizeof(record));
+        }
+        /* What does not fit is cut, as the row would be. */
+        if (r >= 0 || r == -ENOBUFS) {
+                record.token = p->record_token = ++api->next_token;
+                r = priv_link_send_tail(api->audit, PRIV_RECORD_EXEC, &record, sizeof(record), buf_front(&arguments),
+                                        buf_size(&arguments), NULL, 0);
+        }
+        buf_done(&arguments);
+        return r < 0 ? r : loop_timer_set(p->timer, RECORD_DEADLINE_USEC);
+}
+
+int session_exec(Session *s, Client *c, const Json *parameters, const Json *command, const int *fds)
+{
+        _cleanup_(process_freep) Process *p = NULL;
+        int r;
+
+        if (!s->api->audit) {
+                client_error(c, SESSION_ERROR "AuditUnavailable", NULL);
+                if (s->is_spawn)
+                        session_end(s, END_SETUP_FAILED);
+                return 0;
+        }
+        r = process_new(s, parameters, command, fds, &p);
+        if (r >= 0)
+                r = ask_record(p);
+        if (r == -ENOBUFS || r == -E2BIG) {
+                client_invalid(c, "command.commandLine");
+                if (s->is_spawn)
+                        session_end(s, END_SETUP_FAILED);
+                return 0;
+        }
+        if (r < 0)
+                return r;
+        p->connection = c->peer.connection;
+        p->wants_result = c->call.is_more;
+        c->wait = WAIT_CREATE;
+        s->next_process++;
+        forget_processes(s);
+        list_append(&s->processes, &p->link);
+        s->n_processes++;
+        p = NULL;
+        session_update_idle(s);
+        return 0;
+}
+
+/* ---- ends that are not the command's own ---- */
+
+static void process_ended(Process *p, EndReason reason)
+{
+        p->state = p->state == PROCESS_STARTING ? PROCESS_FAILED : PROCESS_EXITED;
+        p->reason = reason;
+        p->ended_usec = clock_realtime_usec();
+        loop_timer_stop(p->timer);
+}
+
+/* The command never ran: its caller is told why, and a session that was made for it goes. */
+static void process_failed(Process *p, const char *error, Json *take_parameters)
+{
+        Client *c = client_find(p->session->api, p->connection);
+        Session *s = p->session;
+
+        process_ended(p, END_SETUP_FAILED);
+        if (c && c->wait == WAIT_CREATE)
+                client_error(c, error, take_parameters);
+        else
+                json_unref(take_parameters);
+        p->connection = 0;
+        answer_process_end(p);
+        if (s->is_spawn)
+                session_end(s, END_SETUP_FAILED);
+        else
+                session_update_idle(s);
+}
+
+static Json *setup_failed(const char *step, int error, const char *message)
+{
+        Json *p = NULL;
+
+        if (json_new_object(&p) < 0)
+                return NULL;
+        if (json_set_string(p, "step", step) < 0 || json_set_string(p, "errnoName", error_name(error)) < 0 ||
+            json_set_string(p, "message", message) < 0)
+                return json_unref(p);
+        return p;
+}
+
+static void record_exit(Process *p)
+{
+        PrivRecordExit exit_row = {
+                .session = p->session->id,
+                .process = p->number,
+                .status = p->is_signal ? 128 + p->status : p->status,
+                .reason = p->reason,
+        };
+
+        if (p->session->api->audit)
+                (void) priv_link_send(p->session->api->audit, PRIV_RECORD_EXIT, &exit_row, sizeof(exit_row), NULL, 0);
+}
+
+static void on_process_timer(void *userdata)
+{
+        Process *p = userdata;
+        Session *s = p->session;
+        PrivExecSignal kill_group = { .process = p->number, .signal = SIGKILL, .scope = SIGNAL_KILL_GROUP };
+
+        if (p->state == PROCESS_STARTING && p->record_token != 0) {
+                p->record_token = 0;
+                process_failed(p, SESSION_ERROR "AuditUnavailable", NULL);
+                return;
+        }
+        if (p->state == PROCESS_STARTING) {
+                process_failed(p, SESSION_ERROR "SetupFailed",
+                               setup_failed("exec", -ETIMEDOUT, "the session's init does not answer"));
+                session_end(s, END_SETUP_FAILED);
+                return;
+        }
+        if (p->is_killed || !s->init) {
+                /* init is frozen or worse: the launcher ends the whole. */
+                session_end(s, p->reason);
+                return;
+        }
+        p->is_killed = true;
+        p->reason = END_TIMEOUT;
+        (void) priv_link_send(s->init, PRIV_EXEC_SIGNAL, &kill_group, sizeof(kill_group), NULL, 0);
+        if (loop_timer_set(p->timer, KILL_DEADLINE_USEC) < 0)
+                session_end(s, END_TIMEOUT);
+}
+
+/* ---- audit and init answer ---- */
+
+static Process *find_record(Api *api, uint64_t token)
+{
+        LIST_FOREACH(s, &api->sessions, Session, link) {
+                LIST_FOREACH(p, &s->processes, Process, link) {
+                        if (p->record_token == token && token != 0)
+                                return p;
+                }
+        }
+        return NULL;
+}
+
+int on_recorded(Api *api, const PrivRecorded *m)
+{
+        Process *p = find_record(api, m->token);
+        Session *s;
+        int r;
+
+        if (!p || p->state != PROCESS_STARTING)
+                return 0; /* its deadline was faster */
+        p->record_token = 0;
+        s = p->session;
+        if (m->error != 0 || !s->init || s->state != SESSION_RUNNING) {
+                process_failed(p, m->error != 0 ? SESSION_ERROR "AuditUnavailable" : SESSION_ERROR "SetupFailed",
+                               m->error != 0 ? NULL : setup_failed("exec", -ESRCH, "the session is ending"));
+                return 0;
+        }
+        r = priv_link_send_tail(s->init, PRIV_EXEC, &p->exec, sizeof(p->exec), buf_front(&p->strings),
+                                buf_size(&p->strings), p->fds, p->n_fds);
+        fd_close_many(p->fds, p->n_fds);
+        p->n_fds = 0;
+        buf_done(&p->strings);
+        if (r < 0 || loop_timer_set(p->timer, START_DEADLINE_USEC) < 0)
+                process_failed(p, SESSION_ERROR "SetupFailed", setup_failed("exec", r, "the session is gone"));
+        return 0;
+}
+
+void processes_audit_lost(Api *api)
+{
+        LIST_FOREACH(s, &api->sessions, Session, link) {
+                LIST_FOREACH(p, &s->processes, Process, link) {
+                        if (p->record_token == 0)
+                                continue;
+                        p->record_token = 0;
+                        process_failed(p, SESSION_ERROR "AuditUnavailable", NULL);
+                }
+        }
+}
+
+static void start_failed(Process *p, const PrivExecStarted *m)
+{
+        const char *name = json_string(json_at(p->command_line, 0));
+        bool is_execve = m->stage == 1;
+        const char *error = SESSION_ERROR "SetupFailed";
+        Json *o = NULL;
+
+        if (m->stage == 2) {
+                o = setup_failed("working-directory", m->error, "the working directory cannot be entered");
+        } else if (is_execve && (m->error == -ENOENT || m->error == -ENOTDIR)) {
+                error = SESSION_ERROR "CommandNotFound";
+        } else if (is_execve) {
+                error = SESSION_ERROR "NotExecutable";
+        } else {
+                o = setup_failed("exec", m->error, "the command could not be started");
+        }
+        if (!o && (json_new_object(&o) < 0 || json_set_string(o, "command", name) < 0))
+                o = json_unref(o);
+        if (is_execve && o && m->error != -ENOENT && json_set_string(o, "message", error_name(m->error)) < 0)
+                o = json_unref(o);
+        record_exit(p);
+        process_failed(p, error, o);
+}
+
+static int set_started(const Process *p, Json *o)
+{
+        const Session *s = p->session;
+        _cleanup_json_ Json *runtime = NULL;
+        char number[16];
+        int r;
+
+        process_number_text(p->number, number);
+        if ((r = json_set_string(o, "id", s->id_text)) < 0 || (r = json_set_string(o, "process", number)) < 0)
+                return r;
+        if (p->has_pty && (r = json_set_integer(o, "ptyFileDescriptor", 0)) < 0)
+                return r;
+        if (!s->is_spawn)
+                return 0;
+        r = session_runtime(s, /* is_full= */ true, &runtime);
+        return r < 0 ? r : json_set(o, "runtime", TAKE_PTR(runtime));
+}
+
+static void answer_started(Process *p, const int *pty_fd)
+{
+        Client *c = client_find(p->session->api, p->connection);
+        _cleanup_json_ Json *o = NULL;
+        int r;
+
+        if (!c || c->wait != WAIT_CREATE) {
+                p->connection = 0;
+                return;
+        }
+        if (!p->wants_result)
+                p->connection = 0;
+        r = json_new_object(&o);
+        if (r >= 0)
+                r = set_started(p, o);
+        if (r < 0) {
+                p->connection = 0;
+                client_failure(c, r);
+                return;
+        }
+        client_reply(c, TAKE_PTR(o), p->wants_result, pty_fd, pty_fd ? 1 : 0);
+}
+
+static int on_exec_started(Session *s, Imsg *m)
+{
+        const PrivExecStarted *started = m->body;
+        Process *p = process_find(s, started->process);
+        int r = 0;
+
+        if (!p || p->state != PROCESS_STARTING)
+                return 0;
+        loop_timer_stop(p->timer);
+        if (started->error != 0) {
+                start_failed(p, started);
+                return 0;
+        }
+        if (m->n_fds != 1 + (size_t) p->has_pty)
+                return -EPROTO;
+        p->state = PROCESS_RUNNING;
+        p->started_usec = clock_realtime_usec();
+        if (p->timeout_usec > 0)
+                r = loop_timer_set(p->timer, p->timeout_usec);
+        answer_started(p, p->has_pty ? &m->fds[1] : NULL);
+        return r;
+}
+
+static int on_exec_exited(Session *s, const PrivExecExited *m)
+{
+        Process *p = process_find(s, m->process);
+        EndReason reason;
+
+        if (!p || p->state != PROCESS_RUNNING)
+                return 0;
+        if (m->status > (m->is_signal ? 127U : 255U) || (m->is_signal && m->status == 0))
+                return -EPROTO;
+        p->is_signal = m->is_signal != 0;
+        p->status = m->status;
+        p->has_core = m->has_core != 0;
+        reason = p->is_killed ? p->reason : p->is_signal ? END_SIGNAL : END_EXITED;
+        process_ended(p, reason);
+        record_exit(p);
+        if (s->is_spawn) {
+                session_end(s, END_EXITED);
+                answer_process_end(p);
+                return 0;
+        }
+        answer_process_end(p);
+        session_update_idle(s);
+        return 0;
+}
+
+int on_init_message(void *owner, _unused_ PrivLink *link, Imsg *m)
+{
+        Session *s = owner;
+
+        if (m->type == PRIV_EXEC_STARTED)
+                return on_exec_started(s, m);
+        if (m->type == PRIV_EXEC_EXITED)
+                return on_exec_exited(s, m->body);
+        return m->type == PRIV_EXEC_SIGNALLED ? 0 : -EPROTO;
+}
+
+/* init is gone or lies; the launcher sees its end too, and says when all is torn down. */
+void on_init_closed(void *owner, _unused_ PrivLink *link, int reason)
+{
+        Session *s = owner;
+
+        if (reason != -EPIPE)
+                (void) log_warning(reason, "session %s: its init broke the protocol", s->id_text);
+        s->init = priv_link_free(s->init);
+        session_end(s, END_TERMINATED);
+}
+
+void processes_session_ended(Session *s)
+{
+        LIST_FOREACH(p, &s->processes, Process, link) {
+                if (process_has_ended(p))
+                        continue;
+                if (p->state == PROCESS_STARTING) {
+                        p->record_token = 0;
+                        process_failed(p, SESSION_ERROR "SetupFailed",
+                                       setup_failed("exec", -ESRCH, "the session has ended"));
+                        continue;
+                }
+                p->is_signal = true;
+                p->status = SIGKILL;
+                process_ended(p, p->is_killed ? p->reason : s->end_reason);
+                record_exit(p);
+                answer_process_end(p);
+        }
+}

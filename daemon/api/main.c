@@ -1,0 +1,284 @@
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "daemon/api/session.h"
+#include "daemon/isolate/worker.h"
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/parse.h"
+#include "proto/base/str.h"
+
+#define LAUNCHER_FD 3
+#define RETENTION_CHECK_USEC (60 * USEC_PER_SEC)
+#define BOOT_ID_PATH "/proc/sys/kernel/random/boot_id"
+
+typedef struct Arguments {
+        uint32_t uid;
+        uint32_t worker_uid;
+        uint32_t worker_gid;
+        const char *state_dir;
+        const char *config_dir;
+        const char *policy_dir;
+        unsigned seen;
+} Arguments;
+
+static const int syscalls[] = {
+        SYS_read,          SYS_write,        SYS_readv,          SYS_writev,        SYS_pread64,
+        SYS_sendmsg,       SYS_recvmsg,      SYS_sendto,         SYS_recvfrom,      SYS_close,
+        SYS_epoll_create1, SYS_epoll_ctl,    SYS_epoll_wait,     SYS_epoll_pwait,   SYS_poll,
+        SYS_ppoll,         SYS_eventfd2,     SYS_timerfd_create, SYS_timerfd_settime,
+        SYS_openat,        SYS_fstat,        SYS_newfstatat,     SYS_getdents64,    SYS_lseek,
+        SYS_mmap,          SYS_munmap,       SYS_mprotect,       SYS_mremap,        SYS_madvise,
+        SYS_brk,           SYS_futex,        SYS_clock_gettime,  SYS_getrandom,     SYS_memfd_create,
+        SYS_fcntl,         SYS_ioctl,        SYS_getsockopt,     SYS_exit_group,    SYS_rt_sigreturn,
+        SYS_rt_sigaction,  SYS_rt_sigprocmask, SYS_getpid,       SYS_gettid,        SYS_tgkill,
+        SYS_restart_syscall, SYS_sched_yield,
+};
+
+static int parse_arguments(int argc, char *argv[], Arguments *ret)
+{
+        const struct {
+                const char *name;
+                uint32_t *number;
+                const char **text;
+        } options[] = {
+                { "--uid", &ret->uid, NULL },
+                { "--worker-uid", &ret->worker_uid, NULL },
+                { "--worker-gid", &ret->worker_gid, NULL },
+                { "--state-dir", NULL, &ret->state_dir },
+                { "--config-dir", NULL, &ret->config_dir },
+                { "--policy-dir", NULL, &ret->policy_dir },
+        };
+
+        for (int i = 1; i + 1 < argc; i += 2) {
+                size_t o = 0;
+
+                while (o < ELEMENTSOF(options) && !str_equal(argv[i], options[o].name))
+                        o++;
+                if (o == ELEMENTSOF(options))
+                        return -EINVAL;
+                if (options[o].number && parse_u32(argv[i + 1], options[o].number) < 0)
+                        return -EINVAL;
+                if (options[o].text)
+                        *options[o].text = argv[i + 1];
+                ret->seen |= 1U << o;
+        }
+        return argc % 2 == 1 && ret->seen == (1U << ELEMENTSOF(options)) - 1 ? 0 : -EINVAL;
+}
+
+/* ---- start ---- */
+
+static int make_directory(const char *path, const Arguments *a)
+{
+        if (mkdir(path, 0700) < 0 && errno != EEXIST)
+                return neg_errno();
+        return geteuid() == 0 && lchown(path, a->worker_uid, a->worker_gid) < 0 ? neg_errno() : 0;
+}
+
+/* The parent belongs to root: nobody else may make a directory for another uid there. */
+static int make_state(const Arguments *a, const char *parent, const char *own)
+{
+        if (mkdir(parent, 0711) < 0 && errno != EEXIST)
+                return neg_errno();
+        return make_directory(own, a);
+}
+
+static int confine(const Arguments *a, const char *state, const char *config_policies)
+{
+        const WorkerDirectory directories[] = {
+                { .path = state, .is_writable = true },
+                { .path = a->policy_dir, .is_optional = true },
+                { .path = config_policies, .is_optional = true },
+        };
+        const WorkerSpec spec = {
+                .name = "sandboxd-api",
+                .uid = a->worker_uid,
+                .gid = a->worker_gid,
+                .directories = directories,
+                .n_directories = ELEMENTSOF(directories),
+                .syscalls = syscalls,
+                .n_syscalls = ELEMENTSOF(syscalls),
+                .files_max = 4096,
+        };
+
+        return geteuid() == 0 ? worker_confine(&spec) : 0;
+}
+
+/* What is not there any more once the worker is confined. */
+static int open_before(Api *api)
+{
+        _cleanup_close_ int fd = -EBADF;
+        char text[64], *to = api->boot_id;
+        ssize_t n;
+
+        api->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC | O_NOCTTY);
+        if (api->null_fd < 0)
+                return neg_errno();
+        fd = open(BOOT_ID_PATH, O_RDONLY | O_CLOEXEC);
+        n = fd < 0 ? 0 : read(fd, text, sizeof(text));
+        for (ssize_t i = 0; i < n && to < api->boot_id + sizeof(api->boot_id) - 1; i++) {
+                if (text[i] != '-' && text[i] != '\n')
+                        *to++ = text[i];
+        }
+        return 0;
+}
+
+/* ---- audit ---- */
+
+static int on_audit_message(void *owner, _unused_ PrivLink *link, Imsg *m)
+{
+        if (m->type == PRIV_RECORDED)
+                return on_recorded(owner, m->body);
+        return m->type == PRIV_QUERY_STARTED ? on_query_started(owner, m) : -EPROTO;
+}
+
+static void on_audit_closed(void *owner, _unused_ PrivLink *link, _unused_ int reason)
+{
+        Api *api = owner;
+
+        api->audit = priv_link_free(api->audit);
+        processes_audit_lost(api);
+        audit_queries_fail(api);
+}
+
+static int attach_audit(Api *api, Imsg *m)
+{
+        int r;
+
+        if (api->audit)
+                on_audit_closed(api, api->audit, -EPIPE);
+        r = priv_link_new(api->loop, TAKE_FD(m->fds[0]), CHANNEL_API_AUDIT, ROLE_API, &api->audit);
+        if (r < 0)
+                return r;
+        priv_link_set_handler(api->audit, on_audit_message, on_audit_closed, api);
+        priv_link_set_phase(api->audit, PHASE_RUN);
+        return 0;
+}
+
+/* ---- launcher ---- */
+
+static int on_start(Api *api, Imsg *m)
+{
+        const PrivApiStart *start = m->body;
+
+        if (api->is_started || !PRIV_STRING_OK(start->identity.user) || !PRIV_STRING_OK(start->identity.group) ||
+            !PRIV_STRING_OK(start->identity.home) || !PRIV_STRING_OK(start->identity.shell) ||
+            !PRIV_STRING_OK(start->degraded))
+                return -EPROTO;
+        api->start = *start;
+        api->is_started = true;
+        return attach_audit(api, m);
+}
+
+static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
+{
+        Api *api = owner;
+
+        if (m->type == PRIV_API_START)
+                return on_start(api, m);
+        if (!api->is_started)
+                return -EPROTO;
+        if (m->type == PRIV_API_CLIENT)
+                return client_new(api, m->body, TAKE_FD(m->fds[0]));
+        if (m->type == PRIV_API_AUDIT_ATTACH)
+                return attach_audit(api, m);
+        if (m->type == PRIV_API_ADOPT)
+                return session_on_adopt(api, m);
+        if (m->type == PRIV_SESSION_CREATED)
+                return session_on_created(api, m);
+        return m->type == PRIV_SESSION_ENDED ? session_on_ended(api, m->body) : -EPROTO;
+}
+
+static void on_launcher_closed(void *owner, _unused_ PrivLink *link, int reason)
+{
+        Api *api = owner;
+
+        loop_stop(api->loop, reason == -EPIPE ? 0 : reason);
+}
+
+static void on_retention(void *userdata)
+{
+        Api *api = userdata;
+
+        (void) sessions_prune(api, UINT64_MAX);
+        if (loop_timer_set(api->retention_timer, RETENTION_CHECK_USEC) < 0)
+                loop_stop(api->loop, -ENOMEM);
+}
+
+static int serve(Api *api)
+{
+        int r;
+
+        r = loop_new(&api->loop);
+        if (r >= 0)
+                r = idl_set_new(&api->idl);
+        if (r >= 0)
+                r = loop_timer_new(api->loop, on_retention, api, &api->retention_timer);
+        if (r >= 0)
+                r = loop_timer_set(api->retention_timer, RETENTION_CHECK_USEC);
+        if (r >= 0)
+                r = priv_link_new(api->loop, LAUNCHER_FD, CHANNEL_LAUNCHER_API, ROLE_API, &api->launcher);
+        if (r < 0)
+                return r;
+        priv_link_set_handler(api->launcher, on_launcher_message, on_launcher_closed, api);
+        r = priv_link_send(api->launcher, PRIV_API_READY, NULL, 0, NULL, 0);
+        if (r < 0)
+                return r;
+        priv_link_set_phase(api->launcher, PHASE_RUN);
+        return loop_run(api->loop);
+}
+
+static void api_done(Api *api)
+{
+        LIST_FOREACH(c, &api->clients, Client, link)
+                client_close(c);
+        LIST_FOREACH(s, &api->sessions, Session, link)
+                session_free(s);
+        api->retention_timer = loop_timer_free(api->retention_timer);
+        api->audit = priv_link_free(api->audit);
+        if (api->loop)
+                api->loop = loop_free(api->loop);
+        api->launcher = priv_link_free(api->launcher);
+        api->idl = idl_set_free(api->idl);
+        api->null_fd = fd_close(api->null_fd);
+}
+
+int main(int argc, char *argv[])
+{
+        _cleanup_free_ char *parent = NULL, *state = NULL, *config_policies = NULL;
+        struct sigaction ignore = { .sa_handler = SIG_IGN };
+        Arguments a = { 0 };
+        Api api = { .null_fd = -EBADF, .loaded_usec = clock_realtime_usec() };
+        int r;
+
+        log_open("sandboxd-api");
+        list_init(&api.clients);
+        list_init(&api.sessions);
+        if (parse_arguments(argc, argv, &a) < 0) {
+                (void) log_error(-EINVAL, "this program is started by sandboxd, with its arguments");
+                return 2;
+        }
+        (void) sigaction(SIGPIPE, &ignore, NULL);
+        r = str_aprintf(&parent, "%s/api", a.state_dir);
+        if (r >= 0)
+                r = str_aprintf(&state, "%s/%u", parent, a.uid);
+        if (r >= 0)
+                r = str_aprintf(&config_policies, "%s/policies", a.config_dir);
+        if (r >= 0)
+                r = make_state(&a, parent, state);
+        if (r >= 0)
+                r = open_before(&api);
+        if (r >= 0)
+                r = confine(&a, state, config_policies);
+        api.policy_dir = a.policy_dir;
+        api.config_policy_dir = config_policies;
+        if (r >= 0)
+                r = serve(&api);
+        api_done(&api);
+        return r < 0 ? (log_error(r, "ending"), 1) : 0;
+}

@@ -1,0 +1,133 @@
+/* The table of what is implemented, and the methods that say who serves. */
+
+#include "daemon/api/session.h"
+#include "proto/base/fd.h"
+#include "proto/base/str.h"
+
+
+int method_get_info(Client *c, _unused_ const Json *parameters)
+{
+        _cleanup_json_ Json *p = NULL, *names = NULL;
+        int r;
+
+        r = json_new_object(&p);
+        if (r >= 0)
+                r = json_new_array(&names);
+        for (size_t i = 0; r >= 0 && idl_set_at(c->api->idl, i); i++)
+                r = json_append_string(names, idl_set_at(c->api->idl, i)->name);
+        if (r < 0 || (r = json_set_string(p, "vendor", "sandboxd")) < 0 ||
+            (r = json_set_string(p, "product", "sandboxd")) < 0 ||
+            (r = json_set_string(p, "version", SANDBOXD_VERSION)) < 0 ||
+            (r = json_set_string(p, "url", "")) < 0 ||
+            (r = json_set(p, "interfaces", TAKE_PTR(names))) < 0)
+                return r;
+        client_reply(c, TAKE_PTR(p), false, NULL, 0);
+        return 0;
+}
+
+int method_get_interface_description(Client *c, const Json *parameters)
+{
+        const char *name = get_string(parameters, "interface");
+        const IdlInterface *interface = name ? idl_set_find(c->api->idl, name) : NULL;
+        _cleanup_json_ Json *p = NULL;
+        int r;
+
+        if (!interface) {
+                client_error_string(c, SERVICE_ERROR "InterfaceNotFound", "interface", name ? name : "");
+                return 0;
+        }
+        r = json_new_object(&p);
+        if (r >= 0)
+                r = json_set_string(p, "description", interface->text);
+        if (r < 0)
+                return r;
+        client_reply(c, TAKE_PTR(p), false, NULL, 0);
+        return 0;
+}
+
+static int set_features(Json *p)
+{
+        static const char *const features[] = { "exec", "pty", "audit-query", "policy-check" };
+        _cleanup_json_ Json *list = NULL;
+        int r = json_new_array(&list);
+
+        for (size_t i = 0; r >= 0 && i < ELEMENTSOF(features); i++)
+                r = json_append_string(list, features[i]);
+        return r < 0 ? r : json_set(p, "features", TAKE_PTR(list));
+}
+
+static int set_ids(Json *p, const Api *api)
+{
+        const PrivApiStart *start = &api->start;
+        char instance[ID_TEXT_SIZE], state[ID_TEXT_SIZE];
+        int r;
+
+        id_format(&start->instance, instance);
+        id_format(&start->state, state);
+        if ((r = json_set_string(p, "version", SANDBOXD_VERSION)) < 0 ||
+            (r = json_set_string(p, "instanceId", instance)) < 0 ||
+            (r = json_set_string(p, "stateId", state)) < 0 ||
+            (r = json_set_string(p, "bootId", api->boot_id)) < 0)
+                return r;
+        return json_set_integer(p, "startedAtUSec", (int64_t) start->started_usec);
+}
+
+int method_manager_describe(Client *c, _unused_ const Json *parameters)
+{
+        const PrivApiStart *start = &c->api->start;
+        _cleanup_json_ Json *p = NULL;
+        int r;
+
+        r = json_new_object(&p);
+        if (r < 0 || (r = set_ids(p, c->api)) < 0 || (r = set_features(p)) < 0 ||
+            (r = json_set_integer(p, "messageBytesMax", CONN_MESSAGE_MAX)) < 0 ||
+            (r = json_set_integer(p, "fileDescriptorsMax", CONN_FDS_MAX)) < 0 ||
+            (r = json_set_integer(p, "connectionsPerUserMax", start->settings.connections_per_user_max)) < 0 ||
+            (r = json_set_integer(p, "sessionsPerUserMax", start->settings.sessions_per_user_max)) < 0 ||
+            (r = json_set_integer(p, "callerUid", c->peer.uid)) < 0 ||
+            (r = json_set_boolean(p, "callerIsAdmin", c->peer.is_admin != 0)) < 0 ||
+            (r = json_set_boolean(p, "callerIsAuditor", c->peer.is_auditor != 0)) < 0 ||
+            (r = json_set_boolean(p, "callerIsApprover", false)) < 0 ||
+            (r = json_set_integer(p, "sessions", (int64_t) c->api->n_sessions)) < 0 ||
+            (r = json_set_integer(p, "pendingApprovals", 0)) < 0 ||
+            (r = json_set_integer(p, "policyGeneration", 1)) < 0 ||
+            (r = json_set_boolean(p, "auditWritable", c->api->audit != NULL)) < 0 ||
+            (r = json_set_boolean(p, "draining", false)) < 0)
+                return r;
+        client_reply(c, TAKE_PTR(p), false, NULL, 0);
+        return 0;
+}
+
+static const struct {
+        const char *name;
+        Method method;
+} methods[] = {
+        { "org.varlink.service.GetInfo", method_get_info },
+        { "org.varlink.service.GetInterfaceDescription", method_get_interface_description },
+        { "io.sandboxd.Manager.Describe", method_manager_describe },
+        { "io.sandboxd.Session.Spawn", method_spawn },
+        { "io.sandboxd.Session.Create", method_create },
+        { "io.sandboxd.Session.Exec", method_exec },
+        { "io.sandboxd.Session.Wait", method_wait },
+        { "io.sandboxd.Session.Signal", method_signal },
+        { "io.sandboxd.Session.Terminate", method_terminate },
+        { "io.sandboxd.Session.List", method_list },
+        { "io.sandboxd.Session.Describe", method_describe },
+        { "io.sandboxd.Session.Remove", method_remove },
+        { "io.sandboxd.Session.Prune", method_prune },
+        { "io.sandboxd.Policy.List", method_policy_list },
+        { "io.sandboxd.Policy.Get", method_policy_get },
+        { "io.sandboxd.Policy.Check", method_policy_check },
+        { "io.sandboxd.Policy.Validate", method_policy_validate },
+        { "io.sandboxd.Policy.Describe", method_policy_describe },
+        { "io.sandboxd.Audit.Query", method_audit_query },
+};
+
+Method method_find(const char *full_name)
+{
+        for (size_t i = 0; i < ELEMENTSOF(methods); i++) {
+                if (str_equal(methods[i].name, full_name))
+                        return methods[i].method;
+        }
+        return NULL;
+}

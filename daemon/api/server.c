@@ -1,0 +1,329 @@
+/*
+ * Connections of the worker's user. A client has at most one open call; what it sends behind it waits in its Conn.
+ * Closing takes a client out of the table at once (nobody finds it any more) and frees it after the turn, so that
+ * code on the stack may go on using it.
+ */
+
+#include <poll.h>
+#include <stdlib.h>
+
+#include "daemon/api/session.h"
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+#define PARTIAL_TIMEOUT_USEC (10 * USEC_PER_SEC)
+#define HANG_UP_POLL_USEC (500 * USEC_PER_MSEC)
+
+static void client_free_deferred(void *userdata)
+{
+        Client *c = userdata;
+
+        c->query = audit_query_free(c->query);
+        if (c->has_call)
+                conn_message_done(&c->call);
+        c->timer = loop_timer_free(c->timer);
+        c->conn = conn_free(c->conn);
+        free(c->wait_ids);
+        free(c);
+}
+
+void client_close(Client *c)
+{
+        PrivClientClosed closed = { .connection = c->peer.connection };
+
+        if (c->is_closing)
+                return;
+        c->is_closing = true;
+        list_unlink(&c->link);
+        c->io = loop_io_free(c->io);
+        loop_timer_stop(c->timer);
+        c->wait = WAIT_NONE;
+        sessions_client_gone(c->api, c->peer.connection);
+        (void) priv_link_send(c->api->launcher, PRIV_API_CLIENT_CLOSED, &closed, sizeof(closed), NULL, 0);
+        /* Without memory it leaks rather than being freed under somebody's feet. */
+        (void) loop_defer(c->api->loop, client_free_deferred, c);
+}
+
+Client *client_find(Api *api, uint64_t connection)
+{
+        if (connection == 0)
+                return NULL;
+        LIST_FOREACH(c, &api->clients, Client, link) {
+                if (c->peer.connection == connection)
+                        return c;
+        }
+        return NULL;
+}
+
+static void update_events(Client *c)
+{
+        unsigned events;
+
+        if (c->is_closing)
+                return;
+        if (c->is_drained_close && !conn_has_call(c->conn) && !conn_wants_write(c->conn)) {
+                client_close(c);
+                return;
+        }
+        events = (conn_wants_read(c->conn) ? LOOP_READ : 0U) | (conn_wants_write(c->conn) ? LOOP_WRITE : 0U);
+        if (loop_io_set_events(c->io, events) < 0)
+                client_close(c);
+}
+
+static void flush(Client *c)
+{
+        if (c->is_closing)
+                return;
+        if (conn_wants_write(c->conn) && conn_write(c->conn) < 0) {
+                client_close(c);
+                return;
+        }
+        update_events(c);
+}
+
+static void dispatch_waiting(Client *c);
+
+static void continue_deferred(void *userdata)
+{
+        dispatch_waiting(userdata);
+}
+
+/* The open call has been answered. */
+static void call_finished(Client *c)
+{
+        c->wait = WAIT_NONE;
+        free(c->wait_ids);
+        c->wait_ids = NULL;
+        c->n_wait_ids = 0;
+        if (c->is_in_use)
+                return;
+        if (c->has_call)
+                conn_message_done(&c->call);
+        c->has_call = false;
+        if (loop_defer(c->api->loop, continue_deferred, c) < 0)
+                client_close(c);
+}
+
+void client_reply(Client *c, Json *take_parameters, bool has_continues, const int *fds, size_t n_fds)
+{
+        _cleanup_json_ Json *parameters = take_parameters;
+
+        if (c->is_closing)
+                return;
+        if (conn_reply(c->conn, parameters, has_continues, fds, n_fds) < 0) {
+                client_close(c);
+                return;
+        }
+        flush(c);
+        if (!has_continues && !c->is_closing)
+                call_finished(c);
+}
+
+void client_error(Client *c, const char *error, Json *take_parameters)
+{
+        _cleanup_json_ Json *parameters = take_parameters;
+
+        if (c->is_closing)
+                return;
+        if (conn_reply_error(c->conn, error, parameters) < 0) {
+                client_close(c);
+                return;
+        }
+        flush(c);
+        if (!c->is_closing)
+                call_finished(c);
+}
+
+void client_error_string(Client *c, const char *error, const char *key, const char *value)
+{
+        _cleanup_json_ Json *p = NULL;
+
+        if (json_new_object(&p) < 0 || json_set_string(p, key, value) < 0) {
+                client_close(c);
+                return;
+        }
+        client_error(c, error, TAKE_PTR(p));
+}
+
+void client_invalid(Client *c, const char *field)
+{
+        client_error_string(c, SERVICE_ERROR "InvalidParameter", "parameter", field);
+}
+
+void client_failure(Client *c, int r)
+{
+        _cleanup_json_ Json *p = NULL;
+
+        if (json_new_object(&p) < 0 || json_set_string(p, "origin", "linux") < 0 ||
+            json_set_integer(p, "errno", -(int64_t) r) < 0 ||
+            json_set_string(p, "errnoName", error_name(r)) < 0) {
+                client_close(c);
+                return;
+        }
+        client_error(c, "io.systemd.System", TAKE_PTR(p));
+}
+
+static void refuse_over_quota(Client *c)
+{
+        _cleanup_json_ Json *p = NULL;
+
+        c->is_drained_close = true;
+        if (json_new_object(&p) < 0 || json_set_string(p, "resource", "connections") < 0 ||
+            json_set_integer(p, "limit", c->api->start.settings.connections_per_user_max) < 0) {
+                client_close(c);
+                return;
+        }
+        client_error(c, SESSION_ERROR "QuotaExceeded", TAKE_PTR(p));
+}
+
+/* 1: go on; 0: answered or closed. */
+static int check_call(Client *c, const IdlMember *member)
+{
+        const ConnMessage *m = &c->call;
+        char field[IDL_FIELD_SIZE];
+
+        if ((m->n_fds > 0 || m->has_lost_fds) && (!member || !(member->flags & IDL_TAKES_FDS))) {
+                client_close(c);
+                return 0;
+        }
+        if (!member)
+                client_error_string(c, SERVICE_ERROR "MethodNotFound", "method", m->method);
+        else if (!method_find(m->method))
+                client_error_string(c, SERVICE_ERROR "MethodNotImplemented", "method", m->method);
+        else if (m->has_lost_fds)
+                client_invalid(c, "fileDescriptors");
+        else if ((member->flags & IDL_REQUIRES_MORE) && !m->is_more)
+                client_error(c, SERVICE_ERROR "ExpectedMore", NULL);
+        else if ((member->flags & IDL_REQUIRES_UPGRADE) && !m->is_upgrade)
+                client_error(c, SERVICE_ERROR "ExpectedUpgrade", NULL);
+        else if (idl_check_parameters(member, m->parameters, field) < 0 ||
+                 idl_check_fds(member, m->parameters, m->n_fds, field) < 0)
+                client_invalid(c, field);
+        else
+                return 1;
+        return 0;
+}
+
+static void dispatch(Client *c)
+{
+        int r;
+
+        if (c->peer.is_over_quota) {
+                refuse_over_quota(c);
+                return;
+        }
+        if (check_call(c, idl_set_find_method(c->api->idl, c->call.method)) == 0)
+                return;
+        r = method_find(c->call.method)(c, c->call.parameters);
+        if (r < 0 && !c->is_closing && conn_has_call(c->conn))
+                client_failure(c, r);
+}
+
+static void dispatch_waiting(Client *c)
+{
+        while (!c->is_closing && !conn_has_call(c->conn)) {
+                int r;
+
+                r = conn_next(c->conn, &c->call);
+                if (r == 0)
+                        break;
+                if (r < 0) {
+                        client_close(c);
+                        return;
+                }
+                c->has_call = true;
+                c->is_in_use = true;
+                dispatch(c);
+                c->is_in_use = false;
+                if (c->is_closing)
+                        return;
+                if (!conn_has_call(c->conn)) {
+                        conn_message_done(&c->call);
+                        c->has_call = false;
+                }
+                loop_timer_stop(c->timer);
+        }
+        if (!c->is_closing && !conn_has_call(c->conn) && conn_has_partial(c->conn) &&
+            loop_timer_set(c->timer, PARTIAL_TIMEOUT_USEC) < 0)
+                client_close(c);
+        update_events(c);
+}
+
+/* No more input will come. What is open is answered as long as somebody may read it. */
+static void on_end_of_input(Client *c)
+{
+        c->is_drained_close = true;
+        dispatch_waiting(c);
+        if (!c->is_closing && loop_timer_set(c->timer, HANG_UP_POLL_USEC) < 0)
+                client_close(c);
+}
+
+static void on_timer(void *userdata)
+{
+        Client *c = userdata;
+        struct pollfd p = { .fd = conn_fd(c->conn) };
+
+        if (!c->is_drained_close || poll(&p, 1, 0) > 0) {
+                client_close(c);
+                return;
+        }
+        if (loop_timer_set(c->timer, HANG_UP_POLL_USEC) < 0)
+                client_close(c);
+}
+
+static void on_client_io(void *userdata, _unused_ int fd, unsigned events)
+{
+        Client *c = userdata;
+        bool had_partial = conn_has_partial(c->conn);
+        int r = 0;
+
+        if (events & LOOP_WRITE) {
+                flush(c);
+                if (!c->is_closing && c->query && !conn_wants_write(c->conn))
+                        audit_query_resume(c->query);
+        }
+        if (c->is_closing || !(events & LOOP_READ))
+                return;
+        r = conn_read(c->conn);
+        if (r == -EPIPE) {
+                on_end_of_input(c);
+                return;
+        }
+        if (r < 0) {
+                client_close(c);
+                return;
+        }
+        /* The time of a message runs from its first byte. */
+        if (had_partial && conn_has_partial(c->conn) && !conn_has_call(c->conn)) {
+                update_events(c);
+                return;
+        }
+        dispatch_waiting(c);
+}
+
+int client_new(Api *api, const PrivClient *peer, int take_fd)
+{
+        Client *c = calloc(1, sizeof(*c));
+        int r;
+
+        if (!c) {
+                (void) fd_close(take_fd);
+                return -ENOMEM;
+        }
+        *c = (Client) { .api = api, .peer = *peer };
+        list_init(&c->link);
+        r = conn_new(take_fd, /* is_server= */ true, &c->conn);
+        if (r >= 0)
+                r = loop_timer_new(api->loop, on_timer, c, &c->timer);
+        if (r >= 0)
+                r = loop_io_new(api->loop, conn_fd(c->conn), LOOP_READ, on_client_io, c, &c->io);
+        if (r < 0) {
+                client_free_deferred(c);
+                return r;
+        }
+        list_append(&api->clients, &c->link);
+        return 0;
+}

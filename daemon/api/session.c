@@ -1,0 +1,502 @@
+/*
+ * A session's life here: STARTING until the launcher answers, RUNNING while commands may start, STOPPING from the
+ * moment somebody wants its end, EXITED when the launcher has torn it down. Only the launcher's word ends it.
+ */
+
+#include "daemon/api/session.h"
+
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+#define RETENTION_USEC (3600 * USEC_PER_SEC)
+#define ADOPT_GRACE_USEC (30 * USEC_PER_SEC)
+
+static const char *const states[] = {
+        [SESSION_STARTING] = "starting",
+        [SESSION_RUNNING] = "running",
+        [SESSION_STOPPING] = "stopping",
+        [SESSION_EXITED] = "exited",
+};
+ASSERT_TABLE(states, _SESSION_STATE_MAX);
+
+const char *session_state_to_string(const Session *s)
+{
+        return s->state == SESSION_EXITED && s->end_reason == END_SETUP_FAILED ? "failed" : states[s->state];
+}
+
+bool session_has_ended(const Session *s)
+{
+        return s->state == SESSION_EXITED;
+}
+
+int session_new(Api *api, Session **ret)
+{
+        _cleanup_(session_freep) Session *s = NULL;
+        int r;
+
+        s = calloc(1, sizeof(*s));
+        if (!s)
+                return -ENOMEM;
+        *s = (Session) { .api = api, .init_pidfd = -EBADF, .next_process = 1 };
+        list_init(&s->link);
+        list_init(&s->processes);
+        r = json_new_array(&s->warnings);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(s);
+        return 0;
+}
+
+static void count(Session *s, bool is_there)
+{
+        size_t *n = session_has_ended(s) ? &s->api->n_ended : &s->api->n_sessions;
+
+        *n = is_there ? *n + 1 : *n - 1;
+}
+
+void session_add(Session *s)
+{
+        list_append(&s->api->sessions, &s->link);
+        count(s, true);
+}
+
+static void stop_timers(Session *s)
+{
+        s->runtime_timer = loop_timer_free(s->runtime_timer);
+        s->idle_timer = loop_timer_free(s->idle_timer);
+        s->grace_timer = loop_timer_free(s->grace_timer);
+}
+
+Session *session_free(Session *s)
+{
+        if (!s)
+                return NULL;
+        if (!list_is_empty(&s->link)) {
+                list_unlink(&s->link);
+                count(s, false);
+        }
+        while (!list_is_empty(&s->processes))
+                process_free(list_entry(s->processes.next, Process, link));
+        stop_timers(s);
+        s->init = priv_link_free(s->init);
+        s->init_pidfd = fd_close(s->init_pidfd);
+        s->context = json_unref(s->context);
+        s->warnings = json_unref(s->warnings);
+        s->environment = json_unref(s->environment);
+        free(s->workspace);
+        free(s->working_directory);
+        free(s);
+        return NULL;
+}
+
+Session *session_find_id(Api *api, const Id *id)
+{
+        LIST_FOREACH(s, &api->sessions, Session, link) {
+                if (s->state != SESSION_STARTING && id_equal(&s->id, id))
+                        return s;
+        }
+        return NULL;
+}
+
+/* Also one that is still starting: names are unique from the first moment. */
+Session *session_find_name(Api *api, const char *name)
+{
+        LIST_FOREACH(s, &api->sessions, Session, link) {
+                if (s->name[0] && str_equal(s->name, name))
+                        return s;
+        }
+        return NULL;
+}
+
+Session *session_find(Api *api, const char *id_or_name)
+{
+        Session *s;
+        Id id;
+
+        if (id_parse(id_or_name, &id) >= 0)
+                return session_find_id(api, &id);
+        s = *id_or_name ? session_find_name(api, id_or_name) : NULL;
+        return s && s->state != SESSION_STARTING ? s : NULL;
+}
+
+Session *session_find_token(Api *api, uint64_t token)
+{
+        LIST_FOREACH(s, &api->sessions, Session, link) {
+                if (s->state == SESSION_STARTING && s->token == token)
+                        return s;
+        }
+        return NULL;
+}
+
+void session_warn(Session *s, const char *code, const char *message)
+{
+        _cleanup_json_ Json *w = NULL;
+
+        if (json_n(s->warnings) >= 64 || json_new_object(&w) < 0 || json_set_string(w, "code", code) < 0 ||
+            json_set_escaped(w, "message", message, strlen(message)) < 0)
+                return;
+        (void) json_append(s->warnings, TAKE_PTR(w));
+}
+
+/* ---- ending ---- */
+
+void session_end(Session *s, EndReason reason)
+{
+        PrivSessionEnd end = { .session = s->id, .reason = reason };
+
+        if (s->is_ending || s->state == SESSION_STARTING || session_has_ended(s))
+                return;
+        s->is_ending = true;
+        s->state = SESSION_STOPPING;
+        if (!s->has_end_reason)
+                s->end_reason = reason;
+        s->has_end_reason = true;
+        end.reason = s->end_reason;
+        stop_timers(s);
+        (void) priv_link_send(s->api->launcher, PRIV_SESSION_TERMINATE, &end, sizeof(end), NULL, 0);
+}
+
+static bool has_live_process(const Session *s)
+{
+        LIST_FOREACH(p, &s->processes, Process, link) {
+                if (!process_has_ended(p))
+                        return true;
+        }
+        return false;
+}
+
+static void on_grace_over(void *userdata)
+{
+        session_end(userdata, END_TERMINATED);
+}
+
+void session_terminate(Session *s, uint64_t grace_usec)
+{
+        PrivExecSignal signal_all = { .signal = 15, .scope = SIGNAL_ALL };
+
+        if (s->is_ending || s->state == SESSION_STARTING || session_has_ended(s))
+                return;
+        if (!s->has_end_reason)
+                s->end_reason = END_TERMINATED;
+        s->has_end_reason = true;
+        if (grace_usec == 0 || !s->init || !has_live_process(s)) {
+                session_end(s, END_TERMINATED);
+                return;
+        }
+        s->state = SESSION_STOPPING;
+        (void) priv_link_send(s->init, PRIV_EXEC_SIGNAL, &signal_all, sizeof(signal_all), NULL, 0);
+        s->grace_timer = loop_timer_free(s->grace_timer);
+        if (loop_timer_new(s->api->loop, on_grace_over, s, &s->grace_timer) < 0 ||
+            loop_timer_set(s->grace_timer, grace_usec) < 0)
+                session_end(s, END_TERMINATED);
+}
+
+static void on_runtime_over(void *userdata)
+{
+        session_end(userdata, END_RUNTIME);
+}
+
+static void on_idle_over(void *userdata)
+{
+        session_end(userdata, END_IDLE);
+}
+
+void session_update_idle(Session *s)
+{
+        bool is_busy = has_live_process(s);
+
+        if (s->state == SESSION_STOPPING && !is_busy) {
+                session_end(s, s->end_reason);
+                return;
+        }
+        if (s->idle_usec == 0 || s->state != SESSION_RUNNING)
+                return;
+        if (!s->idle_timer && loop_timer_new(s->api->loop, on_idle_over, s, &s->idle_timer) < 0)
+                return;
+        if (is_busy)
+                loop_timer_stop(s->idle_timer);
+        else if (loop_timer_set(s->idle_timer, s->idle_usec) < 0)
+                session_end(s, END_IDLE);
+}
+
+static int start_life(Session *s)
+{
+        uint64_t age = clock_realtime_usec() - s->created_usec;
+        int r;
+
+        if (s->runtime_usec > 0) {
+                r = loop_timer_new(s->api->loop, on_runtime_over, s, &s->runtime_timer);
+                if (r >= 0)
+                        r = loop_timer_set(s->runtime_timer, age < s->runtime_usec ? s->runtime_usec - age : 0);
+                if (r < 0)
+                        return r;
+        }
+        session_update_idle(s);
+        return 0;
+}
+
+/* ---- the launcher's answers ---- */
+
+/* One warning for each optional path that was absent. */
+static void warn_missing(Session *s, const char *missing)
+{
+        const char *p = missing;
+
+        while (*p) {
+                size_t n = strcspn(p, "\n");
+                char path[PRIV_TEXT_SIZE * 4], text[PRIV_TEXT_SIZE * 4 + 32];
+
+                if (n > 0 && n < sizeof(path)) {
+                        memcpy(path, p, n);
+                        path[n] = '\0';
+                        if (str_printf(text, sizeof(text), "does not exist: %s", path) >= 0)
+                                session_warn(s, "path-missing", text);
+                }
+                p += n + (p[n] == '\n');
+        }
+}
+
+static bool created_is_sound(const PrivSessionCreated *m)
+{
+        return PRIV_STRING_OK(m->step) && PRIV_STRING_OK(m->detail) && PRIV_STRING_OK(m->cgroup) &&
+               PRIV_STRING_OK(m->missing) && PRIV_STRING_OK(m->claims.name) && PRIV_STRING_OK(m->claims.profile) &&
+               PRIV_STRING_OK(m->claims.workspace) && PRIV_STRING_OK(m->claims.agent) &&
+               PRIV_STRING_OK(m->claims.agent_session);
+}
+
+static int open_session(Session *s, const PrivSessionCreated *m, Imsg *message)
+{
+        int r;
+
+        s->id = m->session;
+        id_format(&s->id, s->id_text);
+        memcpy(s->cgroup, m->cgroup, sizeof(s->cgroup));
+        s->init_pid = m->init_pid;
+        s->created_usec = m->created_usec;
+        s->state = SESSION_RUNNING;
+        s->init_pidfd = TAKE_FD(message->fds[1]);
+        r = priv_link_new(s->api->loop, TAKE_FD(message->fds[0]), CHANNEL_API_INIT, ROLE_API, &s->init);
+        if (r < 0)
+                return r;
+        priv_link_set_handler(s->init, on_init_message, on_init_closed, s);
+        priv_link_set_phase(s->init, PHASE_RUN);
+        warn_missing(s, m->missing);
+        return start_life(s);
+}
+
+static void answer_refused(Session *s, const PrivSessionCreated *m)
+{
+        Client *c = client_find(s->api, s->connection);
+        _cleanup_json_ Json *p = NULL;
+        const char *error = SESSION_ERROR "SetupFailed";
+        int r;
+
+        if (!c || c->wait != WAIT_CREATE)
+                return;
+        r = json_new_object(&p);
+        if (r < 0)
+                goto fail;
+        if (str_has_prefix(m->step, "workspace")) {
+                error = SESSION_ERROR "PathRefused";
+                r = json_set_string(p, "path", s->workspace ? s->workspace : "");
+        } else if (str_has_prefix(m->step, "audit")) {
+                error = SESSION_ERROR "AuditUnavailable";
+        } else if (m->error == -EDQUOT) {
+                error = SESSION_ERROR "QuotaExceeded";
+                r = json_set_string(p, "resource", "sessions");
+        } else if ((r = json_set_escaped(p, "step", m->step, strlen(m->step))) >= 0) {
+                r = json_set_string(p, "errnoName", error_name(m->error));
+        }
+        if (r >= 0 && m->error != -EDQUOT && m->detail[0])
+                r = json_set_escaped(p, "message", m->detail, strlen(m->detail));
+        else if (r >= 0 && m->error != -EDQUOT)
+                r = json_set_string(p, "message", error_name(m->error));
+        if (r < 0)
+                goto fail;
+        client_error(c, error, TAKE_PTR(p));
+        return;
+fail:
+        client_failure(c, r);
+}
+
+static void answer_created(Session *s, Client *c)
+{
+        _cleanup_json_ Json *p = NULL, *runtime = NULL;
+        int r;
+
+        r = json_new_object(&p);
+        if (r >= 0)
+                r = json_set_string(p, "id", s->id_text);
+        if (r >= 0)
+                r = session_runtime(s, /* is_full= */ true, &runtime);
+        if (r >= 0)
+                r = json_set(p, "runtime", TAKE_PTR(runtime));
+        if (r < 0) {
+                client_failure(c, r);
+                return;
+        }
+        client_reply(c, TAKE_PTR(p), false, NULL, 0);
+}
+
+/* Spawn(): the command, now that there is something to run it in. */
+static void spawn_command(Session *s, Client *c)
+{
+        const Json *parameters = c->call.parameters;
+        int r;
+
+        r = session_exec(s, c, parameters, get_value(parameters, "command"), c->call.fds);
+        if (r < 0) {
+                client_failure(c, r);
+                session_end(s, END_SETUP_FAILED);
+        }
+}
+
+int session_on_created(Api *api, Imsg *m)
+{
+        const PrivSessionCreated *created = m->body;
+        Session *s = session_find_token(api, created->token);
+        Client *c;
+        int r;
+
+        if (!s || !created_is_sound(created) || (created->error == 0 && m->n_fds != 2))
+                return -EPROTO;
+        if (created->error != 0) {
+                answer_refused(s, created);
+                session_free(s);
+                return 0;
+        }
+        c = client_find(api, s->connection);
+        r = open_session(s, created, m);
+        if (r < 0) {
+                session_end(s, END_SETUP_FAILED);
+                if (c)
+                        client_failure(c, r);
+        } else if (!c && (!s->is_detached || s->is_spawn)) {
+                session_end(s, END_CLIENT_GONE);
+        } else if (c && s->is_spawn) {
+                spawn_command(s, c);
+        } else if (c) {
+                answer_created(s, c);
+        }
+        return 0;
+}
+
+static void on_adopt_grace_over(void *userdata)
+{
+        Session *s = userdata;
+
+        LIST_FOREACH(c, &s->api->clients, Client, link) {
+                if ((c->wait == WAIT_SESSION || c->wait == WAIT_PROCESS) && id_equal(&c->wait_session, &s->id)) {
+                        s->connection = c->peer.connection;
+                        return;
+                }
+        }
+        session_end(s, END_CLIENT_GONE);
+}
+
+static int adopt(Session *s, const PrivSessionCreated *m, Imsg *message)
+{
+        uint64_t age_msec;
+        int r;
+
+        r = str_copy(s->name, sizeof(s->name), m->claims.name);
+        if (r >= 0)
+                r = str_copy(s->profile, sizeof(s->profile), m->claims.profile);
+        if (r >= 0 && m->claims.workspace[0])
+                r = str_dup(m->claims.workspace, &s->workspace);
+        if (r >= 0)
+                r = str_dup(s->workspace ? s->workspace : "/", &s->working_directory);
+        if (r >= 0)
+                r = json_new_object(&s->context);
+        if (r >= 0)
+                r = json_new_array(&s->environment);
+        if (r >= 0)
+                r = open_session(s, m, message);
+        if (r < 0)
+                return r;
+        s->is_detached = m->claims.is_detached != 0;
+        /* Numbers are never used twice, and nobody started more than a command a millisecond. */
+        age_msec = (clock_realtime_usec() - s->created_usec) / USEC_PER_MSEC;
+        s->next_process = (uint32_t) (age_msec & 0x3fffffff) + 2;
+        if (s->is_detached)
+                return 0;
+        r = loop_timer_new(s->api->loop, on_adopt_grace_over, s, &s->grace_timer);
+        return r < 0 ? r : loop_timer_set(s->grace_timer, ADOPT_GRACE_USEC);
+}
+
+int session_on_adopt(Api *api, Imsg *m)
+{
+        _cleanup_(session_freep) Session *s = NULL;
+        const PrivSessionCreated *created = m->body;
+        int r;
+
+        if (!created_is_sound(created))
+                return -EPROTO;
+        r = session_new(api, &s);
+        if (r >= 0)
+                r = adopt(s, created, m);
+        if (r < 0)
+                return r;
+        session_add(TAKE_PTR(s));
+        return 0;
+}
+
+int session_on_ended(Api *api, const PrivSessionEnd *end)
+{
+        Session *s = session_find_id(api, &end->session);
+
+        if (!s || session_has_ended(s) || !end_reason_to_string(end->reason))
+                return s ? -EPROTO : 0;
+        if (!s->has_end_reason)
+                s->end_reason = end->reason;
+        count(s, false);
+        s->state = SESSION_EXITED;
+        count(s, true);
+        s->ended_usec = clock_realtime_usec();
+        stop_timers(s);
+        s->init = priv_link_free(s->init);
+        s->init_pidfd = fd_close(s->init_pidfd);
+        processes_session_ended(s);
+        answer_spawn(s);
+        answer_session_end(s);
+        if (s->has_remove_on_exit)
+                session_free(s);
+        else
+                (void) sessions_prune(api, UINT64_MAX);
+        return 0;
+}
+
+/* ---- the table ---- */
+
+void sessions_client_gone(Api *api, uint64_t connection)
+{
+        LIST_FOREACH(s, &api->sessions, Session, link) {
+                if (s->connection != connection)
+                        continue;
+                s->connection = 0;
+                if (!s->is_detached)
+                        session_end(s, END_CLIENT_GONE);
+        }
+}
+
+size_t sessions_prune(Api *api, uint64_t older_than_usec)
+{
+        uint64_t now = clock_realtime_usec();
+        size_t n = 0;
+
+        LIST_FOREACH(s, &api->sessions, Session, link) {
+                uint64_t age;
+
+                if (!session_has_ended(s))
+                        continue;
+                age = now > s->ended_usec ? now - s->ended_usec : 0;
+                if (age < older_than_usec && age < RETENTION_USEC && api->n_ended <= API_ENDED_SESSIONS_MAX)
+                        continue;
+                session_free(s);
+                n++;
+        }
+        return n;
+}

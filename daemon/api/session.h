@@ -1,0 +1,74 @@
+#pragma once
+
+/* Sessions and their commands, as the worker knows them. */
+
+#include "daemon/api/api.h"
+
+int session_new(Api *api, Session **ret) _must_check_;
+Session *session_free(Session *s);
+DEFINE_CLEANUP(Session *, session_free)
+/* Into the table; the session is the table's from now on. */
+void session_add(Session *s);
+
+/* By id or name; NULL: no such session, also while it is starting. */
+Session *session_find(Api *api, const char *id_or_name);
+Session *session_find_name(Api *api, const char *name);
+Session *session_find_id(Api *api, const Id *id);
+Session *session_find_token(Api *api, uint64_t token);
+
+bool session_has_ended(const Session *s);
+const char *session_state_to_string(const Session *s);
+
+/* The launcher's answers. */
+int session_on_created(Api *api, Imsg *m) _must_check_;
+int session_on_adopt(Api *api, Imsg *m) _must_check_;
+int session_on_ended(Api *api, const PrivSessionEnd *end) _must_check_;
+
+/* Asks the launcher to end it now; later calls do nothing. */
+void session_end(Session *s, EndReason reason);
+/* SIGTERM to all, and the end after the grace time. */
+void session_terminate(Session *s, uint64_t grace_usec);
+/* The last command is over, or one began. */
+void session_update_idle(Session *s);
+void session_warn(Session *s, const char *code, const char *message);
+
+/* What the owner's client sees of it. */
+int session_runtime(const Session *s, bool is_full, Json **ret) _must_check_;
+
+/* A client has gone: what lives and dies with it. */
+void sessions_client_gone(Api *api, uint64_t connection);
+/* Drops ended ones beyond what is kept; older_than_usec UINT64_MAX: only what retention says. Returns how many. */
+size_t sessions_prune(Api *api, uint64_t older_than_usec);
+
+/* ---- process.c ---- */
+
+Process *process_free(Process *p);
+DEFINE_CLEANUP(Process *, process_free)
+Process *process_find(const Session *s, uint32_t number);
+Process *process_last(const Session *s);
+bool process_has_ended(const Process *p);
+int process_result(const Process *p, Json **ret) _must_check_;
+int process_describe(const Process *p, Json **ret) _must_check_;
+void process_number_text(uint32_t number, char text[16]);
+
+/* exec.c: starts a command on behalf of a client, which is answered in any case (also on return < 0: by the
+ * caller). fds are borrowed. */
+int session_exec(Session *s, Client *c, const Json *parameters, const Json *command, const int *fds)
+        _must_check_;
+/* Checks all of a command that needs no session; answers the client and returns 0 where it is unsound, else 1. */
+int command_check(Client *c, const Json *parameters, const Json *command) _must_check_;
+
+int on_recorded(Api *api, const PrivRecorded *m) _must_check_;
+/* Audit is gone: what waits for a row will not run. */
+void processes_audit_lost(Api *api);
+int on_init_message(void *owner, PrivLink *link, Imsg *m) _must_check_;
+void on_init_closed(void *owner, PrivLink *link, int reason);
+/* The session is over: so are its commands. */
+void processes_session_ended(Session *s);
+
+/* ---- answer.c: whoever waits ---- */
+
+void answer_process_end(Process *p);
+void answer_session_end(Session *s);
+/* Spawn(): the session is over and carries the result of its command. */
+void answer_spawn(Session *s);
