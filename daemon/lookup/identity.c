@@ -1,0 +1,166 @@
+/* Users and groups, from whatever name service the machine has. */
+
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <string.h>
+
+#include "daemon/lookup/lookup.h"
+#include "proto/base/str.h"
+
+#define NSS_BUFFER_SIZE (64U * 1024U)
+#define NSS_GROUPS_MAX 65536
+
+static int find_user_id(uint32_t uid, struct passwd *pw, char *buffer, const struct passwd **ret)
+{
+        struct passwd *found = NULL;
+        int r;
+
+        r = getpwuid_r((uid_t) uid, pw, buffer, NSS_BUFFER_SIZE, &found);
+        if (r != 0 && r != ENOENT && r != ESRCH)
+                return -r;
+        *ret = found;
+        return 0;
+}
+
+static int set_unknown(uint32_t uid, PrivIdentity *to)
+{
+        int r;
+
+        to->gid = uid;
+        r = str_printf(to->user, sizeof(to->user), "%u", uid);
+        if (r >= 0)
+                r = str_copy(to->group, sizeof(to->group), to->user);
+        if (r >= 0)
+                r = str_copy(to->home, sizeof(to->home), "/nonexistent");
+        return r < 0 ? r : str_copy(to->shell, sizeof(to->shell), "/bin/sh");
+}
+
+static int set_group_name(PrivIdentity *to, char *buffer)
+{
+        struct group gr, *found = NULL;
+
+        if (getgrgid_r((gid_t) to->gid, &gr, buffer, NSS_BUFFER_SIZE, &found) == 0 && found &&
+            str_copy(to->group, sizeof(to->group), found->gr_name) >= 0)
+                return 0;
+        return str_printf(to->group, sizeof(to->group), "%u", to->gid);
+}
+
+/* More groups than a message carries: the session opens paths with fewer rights, never with more. */
+static int set_groups(const struct passwd *pw, PrivIdentity *to)
+{
+        _cleanup_free_ gid_t *groups = NULL;
+        int n = NSS_GROUPS_MAX;
+
+        groups = calloc(NSS_GROUPS_MAX, sizeof(*groups));
+        if (!groups)
+                return -ENOMEM;
+        if (getgrouplist(pw->pw_name, pw->pw_gid, groups, &n) < 0)
+                n = NSS_GROUPS_MAX;
+        for (int i = 0; i < n && to->n_groups < PRIV_GROUPS_MAX; i++)
+                to->groups[to->n_groups++] = (uint32_t) groups[i];
+        return 0;
+}
+
+int lookup_identity(uint32_t uid, PrivIdentity *ret)
+{
+        _cleanup_free_ char *buffer = NULL;
+        PrivIdentity to = { .uid = uid };
+        const struct passwd *found = NULL;
+        struct passwd pw;
+        int r;
+
+        buffer = malloc(NSS_BUFFER_SIZE);
+        if (!buffer)
+                return -ENOMEM;
+        r = find_user_id(uid, &pw, buffer, &found);
+        if (r < 0)
+                return r;
+        if (!found) {
+                r = set_unknown(uid, &to);
+        } else {
+                to.gid = (uint32_t) found->pw_gid;
+                r = str_copy(to.user, sizeof(to.user), found->pw_name);
+                if (r >= 0)
+                        r = str_copy(to.home, sizeof(to.home), found->pw_dir[0] == '/' ? found->pw_dir : "/nonexistent");
+                if (r >= 0)
+                        r = str_copy(to.shell, sizeof(to.shell), found->pw_shell[0] == '/' ? found->pw_shell : "/bin/sh");
+                if (r >= 0)
+                        r = set_groups(found, &to);
+                if (r >= 0)
+                        r = set_group_name(&to, buffer);
+        }
+        if (r < 0)
+                return r;
+        *ret = to;
+        return 0;
+}
+
+static int find_account(const char *name, uint32_t *ret_uid, uint32_t *ret_gid)
+{
+        _cleanup_free_ char *buffer = NULL;
+        struct passwd pw, *found = NULL;
+        int r;
+
+        buffer = malloc(NSS_BUFFER_SIZE);
+        if (!buffer)
+                return -ENOMEM;
+        r = getpwnam_r(name, &pw, buffer, NSS_BUFFER_SIZE, &found);
+        if (r != 0 && r != ENOENT && r != ESRCH)
+                return -r;
+        if (!found || found->pw_uid == 0 || found->pw_gid == 0)
+                return -ENOENT;
+        *ret_uid = (uint32_t) found->pw_uid;
+        *ret_gid = (uint32_t) found->pw_gid;
+        return 0;
+}
+
+static int find_group(const char *name, uint32_t *ret_gid)
+{
+        _cleanup_free_ char *buffer = NULL;
+        struct group gr, *found = NULL;
+        int r;
+
+        buffer = malloc(NSS_BUFFER_SIZE);
+        if (!buffer)
+                return -ENOMEM;
+        r = getgrnam_r(name, &gr, buffer, NSS_BUFFER_SIZE, &found);
+        if (r != 0 && r != ENOENT && r != ESRCH)
+                return -r;
+        *ret_gid = found ? (uint32_t) found->gr_gid : UINT32_MAX;
+        return 0;
+}
+
+int lookup_workers(PrivWorkerIds *ret, const char **ret_missing)
+{
+        PrivWorkerIds to = { 0 };
+        const struct {
+                const char *name;
+                uint32_t *uid;
+                uint32_t *gid;
+        } accounts[] = {
+                { "sandboxd-api", &to.api_uid, &to.api_gid },
+                { "sandboxd-audit", &to.audit_uid, &to.audit_gid },
+                { "sandboxd-dialer", &to.dialer_uid, &to.dialer_gid },
+                { "sandboxd-egress", &to.egress_uid, &to.egress_gid },
+        };
+        int r;
+
+        for (size_t i = 0; i < ELEMENTSOF(accounts); i++) {
+                r = find_account(accounts[i].name, accounts[i].uid, accounts[i].gid);
+                if (r < 0) {
+                        *ret_missing = accounts[i].name;
+                        return r;
+                }
+        }
+        *ret_missing = "sandboxd-admins";
+        r = find_group("sandboxd-admins", &to.admins_gid);
+        if (r >= 0) {
+                *ret_missing = "sandboxd-auditors";
+                r = find_group("sandboxd-auditors", &to.auditors_gid);
+        }
+        if (r < 0)
+                return r;
+        *ret = to;
+        return 0;
+}

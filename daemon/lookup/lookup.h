@@ -1,0 +1,16 @@
+#pragma once
+
+/* What the one-shot child can be asked; each answer is one struct of privsep.h. */
+
+#include "proto/base/buf.h"
+#include "proto/idl/privsep.h"
+
+/* Of a uid that no database knows: user is the number, home "/nonexistent", gid the uid. */
+int lookup_identity(uint32_t uid, PrivIdentity *ret) _must_check_;
+/* -ENOENT: an account is missing; *ret_missing (static) is its name. */
+int lookup_workers(PrivWorkerIds *ret, const char **ret_missing) _must_check_;
+
+/* The servers of a resolv.conf text; lines that say nothing of use are skipped. */
+void lookup_servers(const char *text, size_t size, PrivResolver *ret);
+/* A hosts text as canonical lines "ADDRESS NAME". */
+int lookup_hosts(const char *text, size_t size, Buf *b) _must_check_;

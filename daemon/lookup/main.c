@@ -1,0 +1,215 @@
+/*
+ * sandboxd-lookup: a question, an answer, the end. The launcher starts it where a name service or a parser is
+ * needed; started as root it first becomes the user that --uid and --gid name. Standard output carries one struct,
+ * standard error one line per complaint.
+ */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "daemon/lookup/lookup.h"
+#include "daemon/policy/policy.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/parse.h"
+#include "proto/base/str.h"
+
+#define EXTRA_FD 3
+#define SETTINGS_BYTES_MAX (1U << 20)
+#define RESOLVER_BYTES_MAX (1U << 20)
+#define HOSTS_BYTES_MAX (8U << 20)
+
+static int drop_privileges(uint32_t uid, uint32_t gid)
+{
+        if (geteuid() == 0) {
+                if (uid == 0 || gid == 0)
+                        return log_error(-EPERM, "started as root without --uid and --gid of an ordinary user");
+                if (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0)
+                        return log_error(neg_errno(), "cannot become uid %u", uid);
+                if (setresuid(0, 0, 0) == 0)
+                        return log_error(-EPERM, "privileges came back");
+        }
+        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+                return log_error(neg_errno(), "cannot set no_new_privs");
+        return 0;
+}
+
+static int answer(const void *data, size_t size)
+{
+        int r = fd_write_all(STDOUT_FILENO, data, size);
+
+        return r < 0 ? log_error(r, "cannot write the answer") : 0;
+}
+
+static int run_identity(const char *argument)
+{
+        PrivIdentity identity;
+        uint32_t uid;
+        int r;
+
+        r = argument ? parse_u32(argument, &uid) : -EINVAL;
+        if (r < 0)
+                return log_error(r, "identity: expected a uid");
+        r = lookup_identity(uid, &identity);
+        return r < 0 ? log_error(r, "cannot look up uid %u", uid) : answer(&identity, sizeof(identity));
+}
+
+static int run_workers(const char *argument)
+{
+        const char *missing = "";
+        PrivWorkerIds ids;
+        int r;
+
+        (void) argument;
+        r = lookup_workers(&ids, &missing);
+        if (r < 0)
+                return log_error(r, "cannot find the account %s; the package creates it", missing);
+        return answer(&ids, sizeof(ids));
+}
+
+static void print_diagnostics(PolicyDiagnostics *d)
+{
+        LIST_FOREACH(g, &d->list, PolicyDiagnostic, link) {
+                _cleanup_free_ char *message = NULL;
+
+                if (str_escape(g->message, strlen(g->message), &message) < 0)
+                        continue;
+                (void) fprintf(stderr, "%s:%u:%u: %s%s%s\n", g->source, g->line, g->column, g->key,
+                               g->key[0] ? ": " : "", message);
+        }
+}
+
+static int parse_settings(const char *text, size_t size, PrivSettings *ret)
+{
+        _cleanup_(policy_freep) Policy *p = NULL;
+        PolicyDiagnostics d;
+        int r;
+
+        policy_diagnostics_init(&d);
+        r = policy_parse(POLICY_SETTINGS, "sandboxd.json", text, size, &d, &p);
+        print_diagnostics(&d);
+        policy_diagnostics_done(&d);
+        if (r < 0)
+                return r;
+        policy_settings(p, ret);
+        return 0;
+}
+
+static int run_settings(const char *argument)
+{
+        _cleanup_free_ char *text = NULL;
+        PrivSettings settings;
+        size_t size = 0;
+        int r;
+
+        (void) argument;
+        policy_settings_default(&settings);
+        /* No descriptor: there is no such file. */
+        if (fcntl(EXTRA_FD, F_GETFD) < 0)
+                return answer(&settings, sizeof(settings));
+        r = fd_read_all(EXTRA_FD, SETTINGS_BYTES_MAX, &text, &size);
+        if (r < 0)
+                return log_error(r, "cannot read the settings");
+        r = parse_settings(text, size, &settings);
+        return r < 0 ? r : answer(&settings, sizeof(settings));
+}
+
+/* An absent file is an empty one. */
+static int read_file(const char *path, size_t size_max, char **ret, size_t *ret_size)
+{
+        _cleanup_close_ int fd = -EBADF;
+        int r;
+
+        fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+        if (fd < 0) {
+                r = neg_errno();
+                if (r == -ENOENT)
+                        return str_dup("", ret);
+                return log_error(r, "cannot open %s", path);
+        }
+        r = fd_read_all(fd, size_max, ret, ret_size);
+        return r < 0 ? log_error(r, "cannot read %s", path) : 0;
+}
+
+static int write_hosts(void)
+{
+        _cleanup_(buf_done) Buf b = BUF_INIT(HOSTS_BYTES_MAX);
+        _cleanup_free_ char *text = NULL;
+        size_t size = 0;
+        int r;
+
+        r = read_file("/etc/hosts", HOSTS_BYTES_MAX / 2, &text, &size);
+        if (r < 0)
+                return r;
+        r = lookup_hosts(text, size, &b);
+        if (r >= 0)
+                r = fd_write_all(EXTRA_FD, buf_front(&b), buf_size(&b));
+        return r < 0 ? log_error(r, "cannot write the hosts table") : 0;
+}
+
+static int run_resolver(const char *argument)
+{
+        _cleanup_free_ char *text = NULL;
+        PrivResolver resolver;
+        size_t size = 0;
+        int r;
+
+        (void) argument;
+        r = read_file("/etc/resolv.conf", RESOLVER_BYTES_MAX, &text, &size);
+        if (r < 0)
+                return r;
+        lookup_servers(text, size, &resolver);
+        if (fcntl(EXTRA_FD, F_GETFD) >= 0) {
+                r = write_hosts();
+                if (r < 0)
+                        return r;
+        }
+        return answer(&resolver, sizeof(resolver));
+}
+
+static const struct {
+        const char *name;
+        int (*run)(const char *argument);
+} questions[] = {
+        { "identity", run_identity },
+        { "workers", run_workers },
+        { "settings", run_settings },
+        { "resolver", run_resolver },
+};
+
+static int ask(const char *name, const char *argument)
+{
+        for (size_t i = 0; i < ELEMENTSOF(questions); i++)
+                if (str_equal(questions[i].name, name))
+                        return questions[i].run(argument);
+        return log_error(-EINVAL, "no such question: %s", name);
+}
+
+int main(int argc, char **argv)
+{
+        uint32_t uid = 0, gid = 0;
+        int i = 1;
+
+        log_open("sandboxd-lookup");
+        for (; i + 1 < argc && str_has_prefix(argv[i], "--"); i += 2) {
+                uint32_t *to = str_equal(argv[i], "--uid") ? &uid : str_equal(argv[i], "--gid") ? &gid : NULL;
+
+                if (!to || parse_u32(argv[i + 1], to) < 0) {
+                        (void) log_error(-EINVAL, "bad option %s", argv[i]);
+                        return 1;
+                }
+        }
+        if (i >= argc) {
+                (void) log_error(-EINVAL, "expected identity UID, workers, settings or resolver");
+                return 1;
+        }
+        if (drop_privileges(uid, gid) < 0)
+                return 1;
+        return ask(argv[i], i + 1 < argc ? argv[i + 1] : NULL) < 0 ? 1 : 0;
+}
