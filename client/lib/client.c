@@ -1,6 +1,7 @@
 /*
- * The client of one connection: what conn.h does without blocking, with poll() around it. Who listens is checked
- * before a byte is sent: a program that sits on the address in the daemon's place gets no descriptor and no text.
+ * The client of one connection: what conn.h does without blocking, with poll() around it. Who listens is
+ * checked before a byte is sent: a program that sits on the address in the daemon's place gets no descriptor
+ * and no text.
  */
 
 #include <errno.h>
@@ -19,7 +20,7 @@
 
 _Static_assert(SANDBOXD_FDS_MAX == CONN_FDS_MAX, "descriptors of a reply");
 _Static_assert((int) SANDBOXD_MORE == (int) CONN_MORE && (int) SANDBOXD_ONEWAY == (int) CONN_ONEWAY &&
-                       (int) SANDBOXD_UPGRADE == (int) CONN_UPGRADE,
+                               (int) SANDBOXD_UPGRADE == (int) CONN_UPGRADE,
                "flags of a call");
 
 struct SandboxdClient {
@@ -124,7 +125,8 @@ static int wait_for(SandboxdClient *c, short events)
         return 0;
 }
 
-/* The daemon may close (it refuses, it is full) before it has read all: its last reply can still be there. */
+/* The daemon may close (it refuses, it is full) before it has read all: its last reply can still be there.
+ */
 static int flush(SandboxdClient *c)
 {
         int r;
@@ -144,8 +146,8 @@ static int flush(SandboxdClient *c)
         return 0;
 }
 
-int sandboxd_send(SandboxdClient *c, const char *method, const Json *parameters, unsigned flags, const int *fds,
-                  size_t n_fds)
+int sandboxd_send(SandboxdClient *c, const char *method, const Json *parameters, unsigned flags,
+                  const int *fds, size_t n_fds)
 {
         int r;
 
@@ -158,11 +160,11 @@ int sandboxd_send(SandboxdClient *c, const char *method, const Json *parameters,
 /* Moves what the message owns into the reply. */
 static void take_message(ConnMessage *m, SandboxdReply *ret)
 {
-        *ret = (SandboxdReply) { .error = m->error,
-                                 .parameters = m->parameters,
-                                 .has_more = m->has_continues,
-                                 .n_fds = m->n_fds,
-                                 .json = TAKE_PTR(m->json) };
+        *ret = (SandboxdReply){ .error = m->error,
+                                .parameters = m->parameters,
+                                .has_more = m->has_continues,
+                                .n_fds = m->n_fds,
+                                .json = TAKE_PTR(m->json) };
         memcpy(ret->fds, m->fds, m->n_fds * sizeof(int));
         m->n_fds = 0;
 }
@@ -215,8 +217,8 @@ int sandboxd_next(SandboxdClient *c, SandboxdReply *ret)
         }
 }
 
-int sandboxd_call_fds(SandboxdClient *c, const char *method, const Json *parameters, const int *fds, size_t n_fds,
-                      SandboxdReply *ret)
+int sandboxd_call_fds(SandboxdClient *c, const char *method, const Json *parameters, const int *fds,
+                      size_t n_fds, SandboxdReply *ret)
 {
         int r;
 

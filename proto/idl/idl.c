@@ -65,7 +65,7 @@ int idl_set_new(IdlSet **ret)
         s = malloc(sizeof(*s));
         if (!s)
                 return -ENOMEM;
-        *s = (IdlSet) { .methods = MAP_INIT };
+        *s = (IdlSet){ .methods = MAP_INIT };
         s->interfaces = calloc(idl_n_texts, sizeof(*s->interfaces));
         if (!s->interfaces)
                 return -ENOMEM;

@@ -1,9 +1,9 @@
 #pragma once
 
 /*
- * The interfaces as data. The .varlink texts are the source of truth: they are embedded in the program, parsed
- * once at start, and calls are validated straight from what was parsed. Nothing here is kept in globals: a process
- * makes one IdlSet and passes it on.
+ * The interfaces as data. The .varlink texts are the source of truth: they are embedded in the program,
+ * parsed once at start, and calls are validated straight from what was parsed. Nothing here is kept in
+ * globals: a process makes one IdlSet and passes it on.
  */
 
 #include <stdbool.h>
@@ -15,7 +15,7 @@
 
 /* Longest path of a field that a check reports, with its NUL; longer ones are cut at an element. */
 #define IDL_FIELD_SIZE 256U
-#define IDL_DEPTH_MAX 16U
+#define IDL_DEPTH_MAX  16U
 
 typedef enum IdlKind {
         IDL_BOOL = 0,
@@ -24,11 +24,11 @@ typedef enum IdlKind {
         IDL_STRING,
         IDL_OBJECT, /* any JSON object */
         IDL_ANY,
-        IDL_NAMED,  /* a type of the same interface: see target */
+        IDL_NAMED, /* a type of the same interface: see target */
         IDL_STRUCT,
         IDL_ENUM,
         IDL_ARRAY,
-        IDL_MAP,    /* [string]T */
+        IDL_MAP, /* [string]T */
         _IDL_KIND_MAX,
 } IdlKind;
 
@@ -58,10 +58,10 @@ typedef struct IdlField {
 struct IdlType {
         IdlKind kind;
         bool is_nullable;
-        char *name;            /* IDL_NAMED */
-        IdlType *target;       /* IDL_NAMED, borrowed: a struct or an enum */
-        IdlType *element;      /* IDL_ARRAY, IDL_MAP */
-        IdlField *fields;      /* IDL_STRUCT, IDL_ENUM */
+        char *name;       /* IDL_NAMED */
+        IdlType *target;  /* IDL_NAMED, borrowed: a struct or an enum */
+        IdlType *element; /* IDL_ARRAY, IDL_MAP */
+        IdlField *fields; /* IDL_STRUCT, IDL_ENUM */
         size_t n_fields;
         size_t mark; /* of the parser */
 };
@@ -109,15 +109,16 @@ const IdlMember *idl_set_find_method(const IdlSet *s, const char *full_name);
 
 /* ---- checks; 0, or -EINVAL with the path of the first bad field ("context.mounts[2].source") ---- */
 
-/* Unknown fields, types, missing or null where it may not be, enum values, ranges (ports, limits, uids), strings
- * above JSON_STRING_MAX that are no policy text. */
-int idl_check_parameters(const IdlMember *method, const Json *parameters, char ret_field[IDL_FIELD_SIZE])
-        _must_check_;
+/* Unknown fields, types, missing or null where it may not be, enum values, ranges (ports, limits, uids),
+ * strings above JSON_STRING_MAX that are no policy text. */
+int idl_check_parameters(const IdlMember *method, const Json *parameters,
+                         char ret_field[IDL_FIELD_SIZE]) _must_check_;
 
 /* Every ...FileDescriptor names a descriptor of the message, none twice, and none is left over
  * ("fileDescriptors"). After idl_check_parameters(). */
-int idl_check_fds(const IdlMember *method, const Json *parameters, size_t n_fds, char ret_field[IDL_FIELD_SIZE])
-        _must_check_;
+int idl_check_fds(const IdlMember *method, const Json *parameters, size_t n_fds,
+                  char ret_field[IDL_FIELD_SIZE]) _must_check_;
 
 /* What goes out, for tests and debug messages: the same without ranges. */
-int idl_check_reply(const IdlMember *method, const Json *parameters, char ret_field[IDL_FIELD_SIZE]) _must_check_;
+int idl_check_reply(const IdlMember *method, const Json *parameters,
+                    char ret_field[IDL_FIELD_SIZE]) _must_check_;

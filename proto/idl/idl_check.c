@@ -1,6 +1,6 @@
 /*
- * Values against an interface. The path of the field at hand is kept as a chain of frames on the stack and becomes
- * text only for the first bad field.
+ * Values against an interface. The path of the field at hand is kept as a chain of frames on the stack and
+ * becomes text only for the first bad field.
  */
 
 #include <errno.h>
@@ -241,7 +241,8 @@ static int check_value(const Check *c, const IdlType *t, const Json *v, const Fr
         }
 }
 
-/* ---- integers that have to be in a range, descriptors that have to exist: a walk over all of the input ---- */
+/* ---- integers that have to be in a range, descriptors that have to exist: a walk over all of the input
+ * ---- */
 
 typedef struct Walk {
         const Check *check;
@@ -270,7 +271,8 @@ static int walk(Walk *w, WalkVisit visit, const IdlType *t, const Json *v, const
                 }
                 return r;
         }
-        while (r == 0 && (t->kind == IDL_STRUCT || t->kind == IDL_MAP) && json_next(v, &cursor, &key, &value)) {
+        while (r == 0 && (t->kind == IDL_STRUCT || t->kind == IDL_MAP) &&
+               json_next(v, &cursor, &key, &value)) {
                 const IdlField *field = t->kind == IDL_STRUCT ? find_field(t, key) : NULL;
                 const IdlType *type = field ? field->type : t->element;
                 Frame inner = { .parent = f, .name = key };
@@ -323,7 +325,8 @@ int idl_check_parameters(const IdlMember *method, const Json *parameters, char r
         return walk(&w, visit_range, method->type, parameters, NULL);
 }
 
-int idl_check_fds(const IdlMember *method, const Json *parameters, size_t n_fds, char ret_field[IDL_FIELD_SIZE])
+int idl_check_fds(const IdlMember *method, const Json *parameters, size_t n_fds,
+                  char ret_field[IDL_FIELD_SIZE])
 {
         Frame left_over = { .name = "fileDescriptors" };
         Check c = { .is_input = true, .field = ret_field };

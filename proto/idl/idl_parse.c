@@ -1,9 +1,10 @@
 /*
- * Parser of interface descriptions: recursive descent over the bytes, one token of look-ahead, depth-limited. The
- * texts are our own, but the parser does not rely on that: it is tested and fuzzed with others'.
+ * Parser of interface descriptions: recursive descent over the bytes, one token of look-ahead,
+ * depth-limited. The texts are our own, but the parser does not rely on that: it is tested and fuzzed with
+ * others'.
  *
- * Grammar: see the varlink specification. Comments go to the end of the line; those right before a member are its
- * doc, from which the flags of methods are read (the language has no syntax for them).
+ * Grammar: see the varlink specification. Comments go to the end of the line; those right before a member
+ * are its doc, from which the flags of methods are read (the language has no syntax for them).
  */
 
 #include <errno.h>
@@ -13,9 +14,9 @@
 #include "proto/idl/idl.h"
 
 #define NAME_MAX_SIZE 255U
-#define MEMBERS_MAX 1024U
-#define FIELDS_MAX 256U
-#define DOC_MAX (16U * 1024U)
+#define MEMBERS_MAX   1024U
+#define FIELDS_MAX    256U
+#define DOC_MAX       (16U * 1024U)
 
 typedef struct Parser {
         const char *p;
@@ -225,7 +226,7 @@ static int parse_field(Parser *p, IdlType *t)
                 if (r < 0)
                         return r;
         }
-        r = add_field(t, &(IdlField) { .name = name, .type = type });
+        r = add_field(t, &(IdlField){ .name = name, .type = type });
         if (r < 0)
                 return r;
         name = NULL;
@@ -381,7 +382,7 @@ static int parse_member(Parser *p, IdlInterface *i)
         IdlMember *m = &i->members[i->n_members];
         int r;
 
-        *m = (IdlMember) { .interface = i };
+        *m = (IdlMember){ .interface = i };
         i->n_members++;
         m->doc = strndup(p->doc.data ? buf_front(&p->doc) : "", buf_size(&p->doc));
         if (!m->doc)
@@ -486,7 +487,8 @@ static bool has_fd_field(IdlType *t, size_t mark)
         if (has_fd_field(t->element, mark) || has_fd_field(t->target, mark))
                 return true;
         for (size_t k = 0; k < t->n_fields; k++) {
-                if (str_has_suffix(t->fields[k].name, "FileDescriptor") || has_fd_field(t->fields[k].type, mark))
+                if (str_has_suffix(t->fields[k].name, "FileDescriptor") ||
+                    has_fd_field(t->fields[k].type, mark))
                         return true;
         }
         return false;

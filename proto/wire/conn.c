@@ -1,11 +1,11 @@
 /*
- * Framing: a message is JSON and one NUL byte. The input buffer holds at most one message of the largest size; what
- * has no NUL by then is oversize. scanned remembers how far the search for a NUL went, so that a byte at a time
- * costs no more than one read.
+ * Framing: a message is JSON and one NUL byte. The input buffer holds at most one message of the largest
+ * size; what has no NUL by then is oversize. scanned remembers how far the search for a NUL went, so that a
+ * byte at a time costs no more than one read.
  *
- * Descriptors: the kernel ends a read behind the packet that carried some, but glues earlier packets without any in
- * front of it. Hence the rule: what comes with descriptors must begin at a message boundary and begin no second
- * message, else it cannot be said which message they belong to, and the connection is closed.
+ * Descriptors: the kernel ends a read behind the packet that carried some, but glues earlier packets without
+ * any in front of it. Hence the rule: what comes with descriptors must begin at a message boundary and begin
+ * no second message, else it cannot be said which message they belong to, and the connection is closed.
  */
 
 #include <errno.h>
@@ -21,8 +21,8 @@
 #include "proto/wire/conn_impl.h"
 
 /* The kernel passes at most 253 at once: room for all, so that too many show as such. */
-#define FDS_ROOM 253U
-#define READ_SIZE (64U * 1024U)
+#define FDS_ROOM                253U
+#define READ_SIZE               (64U * 1024U)
 #define ERROR_INVALID_PARAMETER "org.varlink.service.InvalidParameter"
 
 /* ---- life ---- */
@@ -39,10 +39,10 @@ int conn_new(int take_fd, bool is_server, Conn **ret)
         c = malloc(sizeof(*c));
         if (!c)
                 return -ENOMEM;
-        *c = (Conn) { .fd = TAKE_FD(fd),
-                      .is_server = is_server,
-                      .input = BUF_INIT((is_server ? CONN_MESSAGE_MAX : CONN_OUTPUT_MAX) + 1),
-                      .output = BUF_INIT(CONN_OUTPUT_MAX) };
+        *c = (Conn){ .fd = TAKE_FD(fd),
+                     .is_server = is_server,
+                     .input = BUF_INIT((is_server ? CONN_MESSAGE_MAX : CONN_OUTPUT_MAX) + 1),
+                     .output = BUF_INIT(CONN_OUTPUT_MAX) };
         list_init(&c->groups);
         *ret = c;
         return 0;
@@ -124,10 +124,9 @@ static int receive(int fd, char *to, size_t room, Chunk *chunk)
                 char space[CMSG_SPACE(sizeof(int) * FDS_ROOM)];
         } control;
         struct iovec iov = { .iov_base = to, .iov_len = room };
-        struct msghdr m = { .msg_iov = &iov,
-                            .msg_iovlen = 1,
-                            .msg_control = &control,
-                            .msg_controllen = sizeof(control) };
+        struct msghdr m = {
+                .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+        };
         ssize_t n;
 
         do
@@ -226,8 +225,8 @@ bool conn_has_partial(const Conn *c)
 
 /* ---- messages ---- */
 
-/* Sound, but more than a tree may hold: there is no call to hand out, so it is answered here. Only parameters can
- * be answered for; a header like that is not a header. */
+/* Sound, but more than a tree may hold: there is no call to hand out, so it is answered here. Only
+ * parameters can be answered for; a header like that is not a header. */
 static int refuse_too_much(Conn *c, const char *text, size_t size)
 {
         static const char prefix[] = "parameters";
@@ -322,7 +321,7 @@ int conn_next(Conn *c, ConnMessage *ret)
         size_t size;
         int r;
 
-        *ret = (ConnMessage) { .n_fds = 0 };
+        *ret = (ConnMessage){ .n_fds = 0 };
         while (!c->has_call) {
                 r = find_message(c, &size);
                 if (r <= 0)

@@ -1,15 +1,15 @@
 #pragma once
 
 /*
- * A varlink connection, one end of it, without an event loop: bytes and descriptors in, calls or replies out. The
- * owner polls the descriptor and calls conn_read() and conn_write().
+ * A varlink connection, one end of it, without an event loop: bytes and descriptors in, calls or replies
+ * out. The owner polls the descriptor and calls conn_read() and conn_write().
  *
- * Server side: one call is handled at a time; what is pipelined behind it waits in the input buffer, which holds
- * one message of the largest size, and then in the socket (back-pressure). Reading goes on that far so that the
- * end of the connection is noticed while a call is open. Limits: message 256 KiB without its NUL, 8 descriptors a
- * message, output 1 MiB (also the longest reply that a client takes). A chunk that carries descriptors must begin
- * at a message boundary and hold the start of at most one message; MSG_CTRUNC: what came is closed and the call
- * answered with an error.
+ * Server side: one call is handled at a time; what is pipelined behind it waits in the input buffer, which
+ * holds one message of the largest size, and then in the socket (back-pressure). Reading goes on that far so
+ * that the end of the connection is noticed while a call is open. Limits: message 256 KiB without its NUL, 8
+ * descriptors a message, output 1 MiB (also the longest reply that a client takes). A chunk that carries
+ * descriptors must begin at a message boundary and hold the start of at most one message; MSG_CTRUNC: what
+ * came is closed and the call answered with an error.
  */
 
 #include <stdbool.h>
@@ -19,22 +19,22 @@
 #include "proto/wire/json.h"
 
 #define CONN_MESSAGE_MAX (256U * 1024U)
-#define CONN_OUTPUT_MAX (1024U * 1024U)
-#define CONN_FDS_MAX 8U
+#define CONN_OUTPUT_MAX  (1024U * 1024U)
+#define CONN_FDS_MAX     8U
 
 typedef struct Conn Conn;
 
 /* A call as it came, or a reply. Strings and values live until conn_message_done(). */
 typedef struct ConnMessage {
         Json *json;
-        const char *method;       /* call */
-        const char *error;        /* reply: NULL for none */
-        const Json *parameters;   /* never NULL: an empty object where there were none */
+        const char *method;     /* call */
+        const char *error;      /* reply: NULL for none */
+        const Json *parameters; /* never NULL: an empty object where there were none */
         bool is_oneway;
         bool is_more;
         bool is_upgrade;
-        bool has_continues;       /* reply */
-        bool has_lost_fds;        /* MSG_CTRUNC: answer with an error */
+        bool has_continues; /* reply */
+        bool has_lost_fds;  /* MSG_CTRUNC: answer with an error */
         int fds[CONN_FDS_MAX];
         size_t n_fds;
 } ConnMessage;
@@ -48,8 +48,8 @@ DEFINE_CLEANUP(Conn *, conn_free)
 int conn_fd(const Conn *c);
 
 /* Reads what is there (one recvmsg). -EPIPE: end of file (half-closed peers are still answered while output
- * drains, and conn_next() still yields what came whole); -ECONNRESET: the peer is gone and reads no more either;
- * -EBADMSG: unsound, close. 0: nothing new; 1: bytes came. */
+ * drains, and conn_next() still yields what came whole); -ECONNRESET: the peer is gone and reads no more
+ * either; -EBADMSG: unsound, close. 0: nothing new; 1: bytes came. */
 int conn_read(Conn *c) _must_check_;
 
 /* False after the end of file and while the input buffer is full: then do not poll for input. */
@@ -64,10 +64,11 @@ bool conn_has_partial(const Conn *c);
 
 /* ---- server ---- */
 
-/* Sends a reply of the open call; parameters may be NULL. With has_continues the call stays open, and it must have
- * asked for more. Nothing is sent for a oneway call. fds are borrowed (duplicated). -ENOBUFS: the peer does not
- * read: close. */
-int conn_reply(Conn *c, const Json *parameters, bool has_continues, const int *fds, size_t n_fds) _must_check_;
+/* Sends a reply of the open call; parameters may be NULL. With has_continues the call stays open, and it
+ * must have asked for more. Nothing is sent for a oneway call. fds are borrowed (duplicated). -ENOBUFS: the
+ * peer does not read: close. */
+int conn_reply(Conn *c, const Json *parameters, bool has_continues, const int *fds,
+               size_t n_fds) _must_check_;
 int conn_reply_error(Conn *c, const char *error, const Json *parameters) _must_check_;
 
 /* The open call is answered (conn_reply and conn_reply_error do it for the last reply). */
@@ -83,11 +84,11 @@ enum ConnFlags {
 };
 
 /* At most one flag; parameters may be NULL; fds are borrowed. */
-int conn_call(Conn *c, const char *method, const Json *parameters, unsigned flags, const int *fds, size_t n_fds)
-        _must_check_;
+int conn_call(Conn *c, const char *method, const Json *parameters, unsigned flags, const int *fds,
+              size_t n_fds) _must_check_;
 
-/* After the reply to an upgraded call: the bytes that came behind it, and the descriptor, which the caller owns
- * from now on (the connection is then of no further use). */
+/* After the reply to an upgraded call: the bytes that came behind it, and the descriptor, which the caller
+ * owns from now on (the connection is then of no further use). */
 int conn_take_fd(Conn *c);
 Buf *conn_input(Conn *c);
 

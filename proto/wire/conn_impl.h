@@ -19,7 +19,7 @@ struct Conn {
         bool is_eof;
 
         Buf input;
-        size_t scanned; /* bytes of input known to hold no NUL */
+        size_t scanned;        /* bytes of input known to hold no NUL */
         int fds[CONN_FDS_MAX]; /* of the message at the front of input, or of the next one */
         size_t n_fds;
         bool has_lost_fds;

@@ -1,6 +1,6 @@
 /*
- * Output: bytes in one buffer. Descriptors go with the first byte of their message; each group of them waits for its
- * offset, counted from the first byte ever put.
+ * Output: bytes in one buffer. Descriptors go with the first byte of their message; each group of them waits
+ * for its offset, counted from the first byte ever put.
  */
 
 #include <errno.h>
@@ -24,7 +24,7 @@ static void fd_group_free(Conn *c, FdGroup *g)
 
 void conn_drop_output(Conn *c)
 {
-        LIST_FOREACH(g, &c->groups, FdGroup, link)
+        LIST_FOREACH (g, &c->groups, FdGroup, link)
                 fd_group_free(c, g);
         buf_done(&c->output);
 }
@@ -41,7 +41,7 @@ static int put_fds(Conn *c, uint64_t at, size_t size, const int *fds, size_t n_f
         g = malloc(sizeof(*g));
         if (!g)
                 return -ENOMEM;
-        *g = (FdGroup) { .at = at, .size = size };
+        *g = (FdGroup){ .at = at, .size = size };
         list_append(&c->groups, &g->link);
         c->n_groups++;
         for (; g->n_fds < n_fds; g->n_fds++) {
@@ -165,7 +165,8 @@ static int set_flags(Json *message, unsigned flags)
         return json_set_boolean(message, key, true);
 }
 
-int conn_call(Conn *c, const char *method, const Json *parameters, unsigned flags, const int *fds, size_t n_fds)
+int conn_call(Conn *c, const char *method, const Json *parameters, unsigned flags, const int *fds,
+              size_t n_fds)
 {
         _cleanup_json_ Json *message = NULL;
         int r;
@@ -190,8 +191,8 @@ bool conn_wants_write(const Conn *c)
         return buf_size(&c->output) > 0;
 }
 
-/* How much may go in one send, and the descriptors that go with it: never past the message they belong to, so
- * that the receiver finds no second message in the same chunk. */
+/* How much may go in one send, and the descriptors that go with it: never past the message they belong to,
+ * so that the receiver finds no second message in the same chunk. */
 static size_t next_send(Conn *c, FdGroup **ret_group)
 {
         size_t size = buf_size(&c->output);
@@ -218,9 +219,9 @@ static ssize_t send_bytes(int fd, char *data, size_t size, const FdGroup *g)
         ssize_t n;
 
         if (g) {
-                control.header = (struct cmsghdr) { .cmsg_len = CMSG_LEN(sizeof(int) * g->n_fds),
-                                                    .cmsg_level = SOL_SOCKET,
-                                                    .cmsg_type = SCM_RIGHTS };
+                control.header = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int) * g->n_fds),
+                                                   .cmsg_level = SOL_SOCKET,
+                                                   .cmsg_type = SCM_RIGHTS };
                 memcpy(CMSG_DATA(&control.header), g->fds, sizeof(int) * g->n_fds);
                 m.msg_control = &control;
                 m.msg_controllen = CMSG_SPACE(sizeof(int) * g->n_fds);

@@ -1,9 +1,9 @@
 /*
- * The tree behind the gate. json-c keeps a JSON null as a NULL pointer, which cannot be told from "no such member";
- * here a null is a value of its own, the address of null_value, translated at this border.
+ * The tree behind the gate. json-c keeps a JSON null as a NULL pointer, which cannot be told from "no such
+ * member"; here a null is a value of its own, the address of null_value, translated at this border.
  *
- * json-c lets later duplicates of a key win and cuts keys at a NUL: both show as fewer members in the tree than the
- * gate counted, and the text is refused.
+ * json-c lets later duplicates of a key win and cuts keys at a NUL: both show as fewer members in the tree
+ * than the gate counted, and the text is refused.
  */
 
 #include "proto/wire/json.h"

@@ -1,9 +1,9 @@
 #pragma once
 
 /*
- * JSON as a daemon may read it. A gate of our own checks the bytes (RFC 8259, UTF-8, no duplicate keys, integers
- * in int64, finite doubles, depth, number of values, string length) before json-c sees them; the accessors never
- * coerce. json-c is used in json.c and nowhere else.
+ * JSON as a daemon may read it. A gate of our own checks the bytes (RFC 8259, UTF-8, no duplicate keys,
+ * integers in int64, finite doubles, depth, number of values, string length) before json-c sees them; the
+ * accessors never coerce. json-c is used in json.c and nowhere else.
  *
  * A Json is reference counted; accessors return borrowed values.
  */
@@ -15,7 +15,7 @@
 #include "proto/base/buf.h"
 #include "proto/base/macro.h"
 
-#define JSON_DEPTH_MAX 16U
+#define JSON_DEPTH_MAX  16U
 #define JSON_VALUES_MAX 16384U
 #define JSON_STRING_MAX (64U * 1024U)
 #define JSON_PLACE_SIZE 256U
@@ -38,14 +38,15 @@ typedef enum JsonVerdict {
         JSON_TOO_MUCH, /* sound, but too deep, too many values, too long a string */
 } JsonVerdict;
 
-/* The gate alone: never allocates. string_max: JSON_STRING_MAX, or more where policy texts travel. *ret_members:
- * number of object members, to compare with the tree. */
+/* The gate alone: never allocates. string_max: JSON_STRING_MAX, or more where policy texts travel.
+ * *ret_members: number of object members, to compare with the tree. */
 JsonVerdict json_gate(const char *text, size_t size, size_t string_max, size_t *ret_members);
 
 /* What the gate saw beside its verdict. */
 typedef struct JsonGate {
         size_t n_members;
-        /* JSON_TOO_MUCH: path of the first value that is ("parameters.context.mounts[2]"), cut at an element */
+        /* JSON_TOO_MUCH: path of the first value that is ("parameters.context.mounts[2]"), cut at an element
+         */
         char place[JSON_PLACE_SIZE];
         /* the member "oneway" of the top level is true: for calls that are refused without a tree */
         bool is_oneway;
@@ -63,7 +64,7 @@ DEFINE_CLEANUP(Json *, json_unref)
 JsonType json_type(const Json *j);
 bool json_boolean(const Json *j);
 int64_t json_integer(const Json *j);
-double json_real(const Json *j); /* also of an integer */
+double json_real(const Json *j);        /* also of an integer */
 const char *json_string(const Json *j); /* never holds a NUL */
 size_t json_n(const Json *j);           /* elements of an array, members of an object */
 const Json *json_at(const Json *array, size_t i);

@@ -1,10 +1,11 @@
 /*
- * The gate in front of the JSON library: RFC 8259 to the letter, and less than that where a daemon must not be
- * clever. It allocates nothing, does not recurse, and looks at each byte once.
+ * The gate in front of the JSON library: RFC 8259 to the letter, and less than that where a daemon must not
+ * be clever. It allocates nothing, does not recurse, and looks at each byte once.
  *
- * Two kinds of no: text that is not sound ends the connection, text that is sound but too much (depth, values,
- * strings, numbers that no int64 or double holds) is answered. To tell them apart the scan goes on after the first
- * excess; only a nesting beyond NEST_MAX, for which there is no room to remember the brackets, is taken as unsound.
+ * Two kinds of no: text that is not sound ends the connection, text that is sound but too much (depth,
+ * values, strings, numbers that no int64 or double holds) is answered. To tell them apart the scan goes on
+ * after the first excess; only a nesting beyond NEST_MAX, for which there is no room to remember the
+ * brackets, is taken as unsound.
  */
 
 #include <errno.h>
@@ -15,7 +16,7 @@
 #include "proto/base/str.h"
 #include "proto/wire/json.h"
 
-#define NEST_MAX 2048U
+#define NEST_MAX   2048U
 #define NUMBER_MAX 120U
 
 typedef struct Level {
@@ -99,7 +100,7 @@ static int enter(Scan *s, bool object)
         if (i >= JSON_DEPTH_MAX)
                 too_much(s);
         else
-                s->levels[i] = (Level) { .key = NULL };
+                s->levels[i] = (Level){ .key = NULL };
         s->objects[i / 8] = (uint8_t) (object ? s->objects[i / 8] | bit : s->objects[i / 8] & ~bit);
         s->depth++;
         return 0;
@@ -120,7 +121,8 @@ static int scan_hex4(Scan *s, unsigned *ret)
         return 0;
 }
 
-/* Behind \u. A NUL would end the string early for whoever uses strlen(); a lone surrogate is no character. */
+/* Behind \u. A NUL would end the string early for whoever uses strlen(); a lone surrogate is no character.
+ */
 static int scan_unicode(Scan *s, size_t *ret_size)
 {
         unsigned c, low;
@@ -284,7 +286,8 @@ static bool key_is(const Scan *s, const char *key)
 {
         const Level *l = &s->levels[0];
 
-        return s->depth == 1 && l->key && l->key_size == strlen(key) && memcmp(l->key, key, l->key_size) == 0;
+        return s->depth == 1 && l->key && l->key_size == strlen(key) &&
+               memcmp(l->key, key, l->key_size) == 0;
 }
 
 static int scan_value(Scan *s, Expect *ret_next)
@@ -330,7 +333,7 @@ static int scan_key(Scan *s)
         if (r < 0)
                 return r;
         if (s->depth <= JSON_DEPTH_MAX)
-                s->levels[s->depth - 1] = (Level) { .key = begin, .key_size = (size_t) (s->p - 1 - begin) };
+                s->levels[s->depth - 1] = (Level){ .key = begin, .key_size = (size_t) (s->p - 1 - begin) };
         s->result->n_members++;
         skip_space(s);
         return scan_byte(s, ':') ? 0 : -EBADMSG;
@@ -390,7 +393,7 @@ JsonVerdict json_gate_examine(const char *text, size_t size, size_t string_max, 
         Scan s = { .p = text, .end = text + size, .string_max = string_max, .result = ret };
         Expect expect = EXPECT_VALUE;
 
-        *ret = (JsonGate) { .n_members = 0 };
+        *ret = (JsonGate){ .n_members = 0 };
         skip_space(&s);
         if (s.p >= s.end || *s.p != '{')
                 return JSON_UNSOUND;

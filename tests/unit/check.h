@@ -1,19 +1,22 @@
 #pragma once
 
-/* cmocka with its includes in the order it wants, and what most tests need. */
+/* cmocka with the includes that it needs and does not name, and what most tests need. */
 
+/* clang-format off */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+/* clang-format on */
+
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define ASSERT_OK(expr) assert_int_equal((expr), 0)
+#define ASSERT_OK(expr)       assert_int_equal((expr), 0)
 #define ASSERT_ERROR(expr, e) assert_int_equal((expr), -(e))
 
 /* Open descriptors of this process: the same before and after, or something leaks. */

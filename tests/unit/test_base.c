@@ -1,7 +1,5 @@
 /* proto/base: buffers, numbers, strings, map, list, descriptors, ids. */
 
-#include "tests/unit/check.h"
-
 #include <sys/mman.h>
 
 #include "proto/base/buf.h"
@@ -13,6 +11,7 @@
 #include "proto/base/list.h"
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
+#include "tests/unit/check.h"
 
 static void buf_keeps_order_and_limit(void **state _unused_)
 {
@@ -51,7 +50,9 @@ static void buf_prints_long_text(void **state _unused_)
 
 static void numbers_are_whole_strings(void **state _unused_)
 {
-        static const char *const bad[] = { "", " 1", "1 ", "+1", "0x1", "1e3", "-", "--1", "1a", "\xd9\xa1" };
+        static const char *const bad[] = {
+                "", " 1", "1 ", "+1", "0x1", "1e3", "-", "--1", "1a", "\xd9\xa1"
+        };
         uint64_t u;
         int64_t i;
 
@@ -96,11 +97,28 @@ static void ports_sizes_durations(void **state _unused_)
 
 static void utf8_after_table_3_7(void **state _unused_)
 {
-        static const char *const good[] = { "", "a", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf",
-                                            "\xee\x80\x80", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf" };
-        static const char *const bad[] = { "\x80", "\xc0\x80", "\xc1\xbf", "\xc2", "\xe0\x9f\xbf", "\xe0\xa0",
-                                           "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80",
-                                           "\xf5\x80\x80\x80", "\xff", "a\xe2\x82z" };
+        static const char *const good[] = { "",
+                                            "a",
+                                            "\xc2\x80",
+                                            "\xdf\xbf",
+                                            "\xe0\xa0\x80",
+                                            "\xed\x9f\xbf",
+                                            "\xee\x80\x80",
+                                            "\xf0\x90\x80\x80",
+                                            "\xf4\x8f\xbf\xbf" };
+        static const char *const bad[] = { "\x80",
+                                           "\xc0\x80",
+                                           "\xc1\xbf",
+                                           "\xc2",
+                                           "\xe0\x9f\xbf",
+                                           "\xe0\xa0",
+                                           "\xed\xa0\x80",
+                                           "\xed\xbf\xbf",
+                                           "\xf0\x8f\xbf\xbf",
+                                           "\xf4\x90\x80\x80",
+                                           "\xf5\x80\x80\x80",
+                                           "\xff",
+                                           "a\xe2\x82z" };
 
         for (size_t i = 0; i < ELEMENTSOF(good); i++)
                 assert_true(str_is_utf8(good[i], strlen(good[i])));
@@ -138,7 +156,7 @@ static void strings_never_cut(void **state _unused_)
         assert_string_equal(to, "");
         assert_true(str_has_suffix("x.sock", ".sock"));
         assert_false(str_has_suffix("k", "sock"));
-        str_hex((char[5]) { 0 }, "\x01\xfe", 2);
+        str_hex((char[5]){ 0 }, "\x01\xfe", 2);
 }
 
 /* Against a plain array, with removals in between: linear probing closes its holes rightly. */
@@ -163,7 +181,8 @@ static void map_follows_a_model(void **state _unused_)
                         n += !present[i];
                         present[i] = true;
                 } else {
-                        assert_ptr_equal(map_remove(&m, &keys[i], sizeof(keys[i])), present[i] ? &keys[i] : NULL);
+                        assert_ptr_equal(map_remove(&m, &keys[i], sizeof(keys[i])),
+                                         present[i] ? &keys[i] : NULL);
                         n -= present[i];
                         present[i] = false;
                 }
@@ -204,11 +223,11 @@ static void list_survives_removal_in_a_walk(void **state _unused_)
                 items[i].number = i;
                 list_append(&head, &items[i].link);
         }
-        LIST_FOREACH(item, &head, Item, link) {
+        LIST_FOREACH (item, &head, Item, link) {
                 if (item->number % 2 == 0)
                         list_unlink(&item->link);
         }
-        LIST_FOREACH(item, &head, Item, link)
+        LIST_FOREACH (item, &head, Item, link)
                 sum = sum * 10 + item->number;
         assert_int_equal(sum, 13);
         list_unlink(&items[0].link);
@@ -240,7 +259,8 @@ static void sealed_memory(void **state _unused_)
 
 static void stdio_is_no_socket(void **state _unused_)
 {
-        int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC), zero_fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+        int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC),
+            zero_fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
         int path_fd = open("/dev/null", O_PATH | O_CLOEXEC), dir_fd = open("/", O_RDONLY | O_CLOEXEC);
         int pipe_fds[2], sockets[2];
 
@@ -253,7 +273,7 @@ static void stdio_is_no_socket(void **state _unused_)
         assert_false(fd_is_stdio(dir_fd));
         assert_false(fd_is_stdio(sockets[0]));
         assert_false(fd_is_stdio(-EBADF));
-        fd_close_many((int[]) { null_fd, zero_fd, path_fd, dir_fd }, 4);
+        fd_close_many((int[]){ null_fd, zero_fd, path_fd, dir_fd }, 4);
         fd_close_many(pipe_fds, 2);
         fd_close_many(sockets, 2);
 }

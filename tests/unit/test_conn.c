@@ -1,12 +1,11 @@
 /* The varlink connection, one end of it against raw bytes, and both ends against each other. */
 
-#include "tests/unit/check.h"
-
 #include <sys/resource.h>
 
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 #include "proto/wire/conn.h"
+#include "tests/unit/check.h"
 
 #define PING "{\"method\":\"a.b.Ping\"}"
 
@@ -32,9 +31,9 @@ static void send_fds(int fd, const char *data, size_t size, const int *fds, size
         struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
 
         if (n_fds > 0) {
-                control.header = (struct cmsghdr) { .cmsg_len = CMSG_LEN(sizeof(int) * n_fds),
-                                                    .cmsg_level = SOL_SOCKET,
-                                                    .cmsg_type = SCM_RIGHTS };
+                control.header = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int) * n_fds),
+                                                   .cmsg_level = SOL_SOCKET,
+                                                   .cmsg_type = SCM_RIGHTS };
                 memcpy(CMSG_DATA(&control.header), fds, sizeof(int) * n_fds);
                 m.msg_control = &control;
                 m.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
@@ -302,8 +301,9 @@ static void oversize(void **state _unused_)
 
 static void too_much_is_answered(void **state _unused_)
 {
-        static const char text[] = "{\"method\":\"a.B\",\"parameters\":{\"limits\":{\"x\":9223372036854775808}}}\0"
-                                   "{\"method\":\"a.B\",\"oneway\":true,\"parameters\":{\"x\":1e999}}\0" PING;
+        static const char text[] =
+                        "{\"method\":\"a.B\",\"parameters\":{\"limits\":{\"x\":9223372036854775808}}}\0"
+                        "{\"method\":\"a.B\",\"oneway\":true,\"parameters\":{\"x\":1e999}}\0" PING;
         int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC), fd;
         unsigned before = count_fds();
         ConnMessage m;
@@ -339,7 +339,7 @@ static void descriptors_go_to_their_message(void **state _unused_)
         assert_int_equal(m.n_fds, 0);
         conn_message_done(&m);
         ASSERT_OK(conn_reply(c, NULL, false, NULL, 0));
-        send_fds(fd, PING, sizeof(PING), (int[]) { null_fd, null_fd }, 2);
+        send_fds(fd, PING, sizeof(PING), (int[]){ null_fd, null_fd }, 2);
         send_fds(fd, PING, sizeof(PING), NULL, 0);
         assert_int_equal(pump(c, &m), 1);
         assert_int_equal(m.n_fds, 2);
@@ -361,7 +361,8 @@ static void ambiguous_descriptors_close(void **state _unused_)
         int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
         for (int variant = 0; variant < 4; variant++) {
-                int fd, many[9] = { null_fd, null_fd, null_fd, null_fd, null_fd, null_fd, null_fd, null_fd, null_fd };
+                int fd, many[9] = { null_fd, null_fd, null_fd, null_fd, null_fd,
+                                    null_fd, null_fd, null_fd, null_fd };
                 unsigned before = count_fds();
                 ConnMessage m;
                 Conn *c = new_server(&fd);
@@ -394,9 +395,9 @@ static void lost_descriptors_are_told(void **state _unused_)
         Conn *c = new_server(&fd);
         unsigned before = count_fds();
 
-        send_fds(fd, PING, sizeof(PING), (int[]) { null_fd, null_fd, null_fd }, 3);
+        send_fds(fd, PING, sizeof(PING), (int[]){ null_fd, null_fd, null_fd }, 3);
         assert_int_equal(getrlimit(RLIMIT_NOFILE, &saved), 0);
-        tight = (struct rlimit) { .rlim_cur = (rlim_t) null_fd + 4, .rlim_max = saved.rlim_max };
+        tight = (struct rlimit){ .rlim_cur = (rlim_t) null_fd + 4, .rlim_max = saved.rlim_max };
         assert_int_equal(setrlimit(RLIMIT_NOFILE, &tight), 0);
         assert_int_equal(pump(c, &m), 1);
         assert_int_equal(setrlimit(RLIMIT_NOFILE, &saved), 0);

@@ -1,9 +1,8 @@
 /* The embedded interfaces: they parse, survive being formatted, and judge parameters. */
 
-#include "tests/unit/check.h"
-
 #include "proto/base/str.h"
 #include "proto/idl/idl.h"
+#include "tests/unit/check.h"
 
 static IdlSet *set;
 
@@ -146,12 +145,15 @@ static void bad_parameters_have_a_path(void **state _unused_)
         assert_check(create, "{\"context\":{\"labels\":[]}}", "context.labels");
         assert_check(create, "{\"context\":{\"read\":\"x\"}}", "context.read");
         assert_check(create, "{\"context\":{\"read\":[\"a\",null]}}", "context.read[1]");
-        assert_check(create, "{\"context\":{\"mounts\":[{},{},{\"source\":7}]}}", "context.mounts[2].source");
+        assert_check(create, "{\"context\":{\"mounts\":[{},{},{\"source\":7}]}}",
+                     "context.mounts[2].source");
         assert_check(create, "{\"context\":{\"mounts\":[{\"mode\":\"x\"}]}}", "context.mounts[0].mode");
-        assert_check(create, "{\"context\":{\"limits\":{\"memoryMaxBytes\":0}}}", "context.limits.memoryMaxBytes");
+        assert_check(create, "{\"context\":{\"limits\":{\"memoryMaxBytes\":0}}}",
+                     "context.limits.memoryMaxBytes");
         assert_check(create, "{\"context\":{\"limits\":{\"tasksMax\":-1}}}", "context.limits.tasksMax");
         assert_check(create, "{\"context\":{\"limits\":{\"tasksMax\":1.0}}}", "context.limits.tasksMax");
-        assert_check(create, "{\"context\":{\"limits\":{\"swapMaxBytes\":-1}}}", "context.limits.swapMaxBytes");
+        assert_check(create, "{\"context\":{\"limits\":{\"swapMaxBytes\":-1}}}",
+                     "context.limits.swapMaxBytes");
         assert_check(create, "{\"context\":{\"publish\":[80,0]}}", "context.publish[1]");
         assert_check("io.sandboxd.Audit.Stats", "{\"limit\":1001}", "limit");
         assert_check("io.sandboxd.Session.Forward", "{\"id\":\"x\",\"port\":65536}", "port");
@@ -166,7 +168,8 @@ static void long_strings_only_in_policy_texts(void **state _unused_)
 
         memset(filler, 'x', JSON_STRING_MAX + 1);
         for (size_t i = 0; i < ELEMENTSOF(fields); i++) {
-                ASSERT_OK(str_printf(text, sizeof(text), "{\"context\":{\"%s\":\"%s\"}}", fields[i], filler));
+                ASSERT_OK(str_printf(text, sizeof(text), "{\"context\":{\"%s\":\"%s\"}}", fields[i],
+                                     filler));
                 assert_check("io.sandboxd.Session.Create", text, i == 0 ? NULL : "context.workspace");
         }
 }
@@ -198,7 +201,8 @@ static void descriptors_are_each_named_once(void **state _unused_)
         assert_fds("{\"context\":{},\"command\":{},\"standardInputFileDescriptor\":0,"
                    "\"standardOutputFileDescriptor\":0}",
                    1, "standardOutputFileDescriptor");
-        assert_fds("{\"context\":{},\"command\":{},\"standardInputFileDescriptor\":1}", 2, "fileDescriptors");
+        assert_fds("{\"context\":{},\"command\":{},\"standardInputFileDescriptor\":1}", 2,
+                   "fileDescriptors");
         assert_fds("{\"context\":{\"mounts\":[{\"sourceFileDescriptor\":0},{\"sourceFileDescriptor\":1}]},"
                    "\"command\":{}}",
                    2, NULL);
@@ -228,15 +232,33 @@ static void wrong_texts_are_refused(void **state _unused_)
                 "# c\ninterface a.b # c\n\n# c\nmethod M () -> () # c",
         };
         static const char *const bad[] = {
-                "", "interface", "interface a", "interface a.", "interface .b", "interface 1a.b", "interface a_b.c",
-                "interface a.b\ntype t (a: int)", "interface a.b\ntype T", "interface a.b\ntype T (a: int,)",
-                "interface a.b\ntype T (a: ??int)", "interface a.b\ntype T (a: Missing)",
-                "interface a.b\ntype T (a: int, a: int)", "interface a.b\ntype T (a: int)\nerror T ()",
-                "interface a.b\ntype T (a, b: int)", "interface a.b\ntype T (a: int, b)",
-                "interface a.b\nmethod M ()", "interface a.b\nmethod M () -> (x, y)", "interface a.b\nerror E",
-                "interface a.b\ntype T (a__b: int)", "interface a.b\ntype T (a_: int)", "interface a.b\nfoo X ()",
-                "interface a.b\ntype T (a: [int]string)", "interface a.b\ntype T (a: int", "interface a.b\ntype T (a: )",
-                "interface a.b\ntype T (a: lower)", "interface a.b x",
+                "",
+                "interface",
+                "interface a",
+                "interface a.",
+                "interface .b",
+                "interface 1a.b",
+                "interface a_b.c",
+                "interface a.b\ntype t (a: int)",
+                "interface a.b\ntype T",
+                "interface a.b\ntype T (a: int,)",
+                "interface a.b\ntype T (a: ??int)",
+                "interface a.b\ntype T (a: Missing)",
+                "interface a.b\ntype T (a: int, a: int)",
+                "interface a.b\ntype T (a: int)\nerror T ()",
+                "interface a.b\ntype T (a, b: int)",
+                "interface a.b\ntype T (a: int, b)",
+                "interface a.b\nmethod M ()",
+                "interface a.b\nmethod M () -> (x, y)",
+                "interface a.b\nerror E",
+                "interface a.b\ntype T (a__b: int)",
+                "interface a.b\ntype T (a_: int)",
+                "interface a.b\nfoo X ()",
+                "interface a.b\ntype T (a: [int]string)",
+                "interface a.b\ntype T (a: int",
+                "interface a.b\ntype T (a: )",
+                "interface a.b\ntype T (a: lower)",
+                "interface a.b x",
         };
         unsigned line = 0;
 

@@ -1,10 +1,9 @@
 /* The private protocol: what the table permits passes, everything else ends the channel. */
 
-#include "tests/unit/check.h"
-
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 #include "proto/wire/imsg.h"
+#include "tests/unit/check.h"
 
 /* As on the wire; the sender of these tests does not keep the rules. */
 typedef struct RawHeader {
@@ -26,9 +25,9 @@ static void send_raw(int fd, const RawHeader *h, const void *body, size_t size, 
         struct msghdr m = { .msg_iov = iov, .msg_iovlen = 2 };
 
         if (n_fds > 0) {
-                control.header = (struct cmsghdr) { .cmsg_len = CMSG_LEN(sizeof(int) * n_fds),
-                                                    .cmsg_level = SOL_SOCKET,
-                                                    .cmsg_type = SCM_RIGHTS };
+                control.header = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int) * n_fds),
+                                                   .cmsg_level = SOL_SOCKET,
+                                                   .cmsg_type = SCM_RIGHTS };
                 memcpy(CMSG_DATA(&control.header), fds, sizeof(int) * n_fds);
                 m.msg_control = &control;
                 m.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
@@ -100,21 +99,21 @@ static void assert_refused(PrivPhase phase, const RawHeader *h, size_t size, siz
 static void everything_else_is_refused(void **state _unused_)
 {
         /* unknown type, and one of another channel */
-        assert_refused(PHASE_SETUP, &(RawHeader) { .type = 9999 }, 0, 0);
-        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_EGRESS_READY }, 0, 0);
+        assert_refused(PHASE_SETUP, &(RawHeader){ .type = 9999 }, 0, 0);
+        assert_refused(PHASE_SETUP, &(RawHeader){ .type = PRIV_EGRESS_READY }, 0, 0);
         /* a message that only the launcher sends */
-        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_AUDIT_ATTACH }, 0, 1);
+        assert_refused(PHASE_SETUP, &(RawHeader){ .type = PRIV_DIALER_AUDIT_ATTACH }, 0, 1);
         /* twice: the first one ended the phase */
-        assert_refused(PHASE_RUN, &(RawHeader) { .type = PRIV_DIALER_READY }, 0, 0);
+        assert_refused(PHASE_RUN, &(RawHeader){ .type = PRIV_DIALER_READY }, 0, 0);
         /* sizes: longer than the table says, and a header that lies */
-        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_READY, .size = 8 }, 8, 0);
-        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_READY, .size = 0 }, 8, 0);
-        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_READY, .size = 0xfffffff0U }, 0, 0);
+        assert_refused(PHASE_SETUP, &(RawHeader){ .type = PRIV_DIALER_READY, .size = 8 }, 8, 0);
+        assert_refused(PHASE_SETUP, &(RawHeader){ .type = PRIV_DIALER_READY, .size = 0 }, 8, 0);
+        assert_refused(PHASE_SETUP, &(RawHeader){ .type = PRIV_DIALER_READY, .size = 0xfffffff0U }, 0, 0);
         /* descriptors: one, and more than the receiver has room for */
-        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_READY }, 0, 1);
-        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_READY }, 0, 16);
+        assert_refused(PHASE_SETUP, &(RawHeader){ .type = PRIV_DIALER_READY }, 0, 1);
+        assert_refused(PHASE_SETUP, &(RawHeader){ .type = PRIV_DIALER_READY }, 0, 16);
         /* a gap in the sequence */
-        assert_refused(PHASE_SETUP, &(RawHeader) { .type = PRIV_DIALER_READY, .sequence = 1 }, 0, 0);
+        assert_refused(PHASE_SETUP, &(RawHeader){ .type = PRIV_DIALER_READY, .sequence = 1 }, 0, 0);
 }
 
 static void short_packets_are_refused(void **state _unused_)

@@ -1,13 +1,15 @@
 /* The gate and the tree behind it. The vectors are what json-c alone accepts and a daemon must not. */
 
-#include "tests/unit/check.h"
-
 #include <stdio.h>
 
 #include "proto/base/str.h"
 #include "proto/wire/json.h"
+#include "tests/unit/check.h"
 
-#define TEXT(s) { s, sizeof(s) - 1 }
+#define TEXT(s)                  \
+        {                        \
+                s, sizeof(s) - 1 \
+        }
 
 typedef struct Text {
         const char *text;
@@ -225,7 +227,8 @@ static void limits_values(void **state _unused_)
 /* No prefix of a sound text is sound; no read behind the end (the copy has exactly that size). */
 static void every_prefix_is_unsound(void **state _unused_)
 {
-        static const char text[] = "{\"a\":[1,-2.5e3,true,null,\"\\ud83d\\ude00\xc3\xa9\"],\"b\":{\"c\":false}}";
+        static const char text[] =
+                        "{\"a\":[1,-2.5e3,true,null,\"\\ud83d\\ude00\xc3\xa9\"],\"b\":{\"c\":false}}";
 
         for (size_t n = 0; n < sizeof(text) - 1; n++) {
                 char *copy = malloc(n ? n : 1);
@@ -249,7 +252,8 @@ static void notices_oneway(void **state _unused_)
 
 static void accessors_do_not_coerce(void **state _unused_)
 {
-        static const char text[] = "{\"s\":\"42\",\"i\":42,\"r\":4.5,\"b\":true,\"n\":null,\"a\":[1,null],\"o\":{\"k\":1}}";
+        static const char text[] =
+                        "{\"s\":\"42\",\"i\":42,\"r\":4.5,\"b\":true,\"n\":null,\"a\":[1,null],\"o\":{\"k\":1}}";
         const Json *value;
         const char *key;
         void *cursor = NULL;
@@ -292,8 +296,9 @@ static void makes_one_line(void **state _unused_)
         ASSERT_OK(json_set_boolean(j, "yes", true));
         ASSERT_OK(json_format(j, &b));
         ASSERT_OK(buf_put(&b, "", 1));
-        assert_string_equal(buf_front(&b), "{\"list\":[\"a/b\\n\\\"\\u0001\",-9223372036854775808],\"bad\":\"x\\\\xff\","
-                                           "\"esc\":\"\\\\x5c\\\\x00z\",\"yes\":true}");
+        assert_string_equal(buf_front(&b),
+                            "{\"list\":[\"a/b\\n\\\"\\u0001\",-9223372036854775808],\"bad\":\"x\\\\xff\","
+                            "\"esc\":\"\\\\x5c\\\\x00z\",\"yes\":true}");
         assert_int_equal(gate(buf_front(&b), buf_size(&b) - 1), JSON_OK);
         buf_done(&b);
         j = json_unref(j);
