@@ -1,0 +1,141 @@
+#pragma once
+
+/*
+ * The audit worker: it decides about requests and writes down what happened, in that order of effect: a row is
+ * committed before anybody hears of the decision.
+ *
+ * Handlers only queue rows (queue.h). At the end of each turn of the loop all of them go into one transaction; after
+ * the commit the answers are sent. If the commit fails, everybody who waits is denied, and rows of what has happened
+ * already (exits, ends, closes) stay queued.
+ *
+ * Who speaks is known from the channel. What it says are claims: an api worker writes for sessions of its own uid, an
+ * egress worker for its one session, the dialer about connections that are open.
+ */
+
+#include "daemon/audit/row.h"
+#include "daemon/audit/store.h"
+#include "daemon/loop/link.h"
+#include "daemon/policy/compiled.h"
+#include "proto/base/hash.h"
+#include "proto/base/list.h"
+
+typedef struct Audit Audit;
+typedef struct Readers Readers;
+
+typedef struct Session {
+        Id id;
+        char id_text[ID_TEXT_SIZE];
+        unsigned n_refs;            /* the table, queued rows, open connections */
+        RowSession row;             /* its strings are in text */
+        RowPolicy policy_row;
+        const PolicyBlock *policy;  /* NULL: known from the last run only */
+        struct Egress *egress;
+        unsigned n_batch;           /* rows of it in the commit under way */
+        uint64_t batch;
+        uint64_t ended_usec;        /* CLOCK_MONOTONIC; 0: lives */
+        bool is_leftover;           /* of the last run: ends unless the launcher knows it */
+        char *text;
+} Session;
+
+typedef struct Api {
+        ListLink link;
+        Audit *audit;
+        PrivLink *channel;
+        uint32_t uid;
+        bool sees_all;
+} Api;
+
+typedef struct Egress {
+        ListLink link;
+        Audit *audit;
+        PrivLink *channel;
+        Session *session;
+        uint64_t number;      /* never used twice: its requests are not those of its successor */
+        unsigned n_undecided;
+} Egress;
+
+/* From the commit of an allowed connect to its close or refuse row. */
+typedef struct Connection {
+        uint64_t sequence;
+        uint64_t since_usec;  /* CLOCK_REALTIME */
+        uint64_t request;
+        uint64_t egress;      /* number of the one that asked */
+        Session *session;
+        int64_t port;
+        const char *entry;    /* static */
+        const char *protocol; /* static */
+        const char *host;     /* NULL: a literal; else in text */
+        char text[];
+} Connection;
+
+struct Audit {
+        Loop *loop;
+        Store *store;
+        Readers *readers;
+        PrivLink *launcher;
+        PrivLink *dialer;
+        Map sessions;
+        Map connections;
+        ListLink apis;
+        ListLink egresses;
+        ListLink reports;   /* rows of what happened, starts and execs: first */
+        ListLink decisions; /* in the order they came */
+        ListLink committing; /* the batch under way */
+        size_t n_reports;
+        uint64_t batch;
+        uint64_t n_egresses; /* ever attached: numbers them */
+        LoopTimer *retry;
+        LoopTimer *sweep;
+        bool is_sweep_set;
+        uint64_t started_usec;  /* CLOCK_MONOTONIC */
+        uint64_t n_lost;        /* rows dropped, and decisions denied without a row, since the last gap row */
+        uint64_t lost_first_usec;
+        uint64_t lost_last_usec;
+        char gap_detail[PRIV_TEXT_SIZE];
+        bool is_failing;
+};
+
+typedef struct AuditSpec {
+        StoreSpec store;
+        int launcher_fd;          /* taken */
+        uint64_t leftover_usec;   /* how long the launcher has to name sessions of the last run that live on */
+} AuditSpec;
+
+/* Opens the store, recovers, commits the first row, says AUDIT_READY, and serves until the launcher's channel closes.
+ * readers: taken. */
+int audit_run(const AuditSpec *spec, Readers *take_readers) _must_check_;
+
+/* session.c. The reference that comes back is the table's; *claims have been checked. */
+int session_new(Audit *a, const PrivSessionOpen *open, int policy_fd, Session **ret) _must_check_;
+int session_new_leftover(Audit *a, const RowSession *row, Session **ret) _must_check_;
+Session *session_find(Audit *a, const Id *id);
+Session *session_ref(Session *s);
+Session *session_unref(Session *s);
+DEFINE_CLEANUP(Session *, session_unref)
+
+/* Takes it out of the table. */
+void session_drop(Audit *a, Session *s);
+
+/* decide.c */
+int egress_attach(Audit *a, Session *s, int take_fd) _must_check_;
+Egress *egress_free(Egress *e);
+int dialer_attach(Audit *a, int take_fd) _must_check_;
+void dialer_lose(Audit *a);
+
+/* After the commit of a decision: makes the connection and tells dialer and egress. */
+struct Pending;
+void decision_release(Audit *a, struct Pending *p);
+void decision_fail(struct Pending *p);
+void refuse_release(struct Pending *p);
+
+/* record.c */
+int api_attach(Audit *a, const PrivApiAttach *attach, int take_fd) _must_check_;
+Api *api_free(Api *api);
+void record_release(struct Pending *p, int error);
+void read_release(Audit *a, struct Pending *p, int error);
+
+/* launcher.c */
+int launcher_attach(Audit *a, int take_fd) _must_check_;
+void start_release(Audit *a, struct Pending *p, int error);
+int sweep_arm(Audit *a, uint64_t after_usec) _must_check_;
+int session_end(Audit *a, Session *s, uint32_t reason) _must_check_;

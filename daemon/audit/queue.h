@@ -1,0 +1,59 @@
+#pragma once
+
+/* Rows on their way to the disk, and who waits for them. */
+
+#include "daemon/audit/audit.h"
+
+typedef enum PendingType {
+        PENDING_REPORT = 0, /* nobody waits: kept and tried again when the disk does not take it */
+        PENDING_REFUSE,     /* likewise, but egress hears of it afterwards */
+        PENDING_START,      /* the launcher waits */
+        PENDING_EXEC,       /* an api worker waits; token in request */
+        PENDING_READ,       /* likewise; query */
+        PENDING_DECISION,   /* an egress worker waits */
+} PendingType;
+
+typedef struct Pending {
+        ListLink link;
+        PendingType type;
+        Row row;
+        Session *session;   /* a reference; NULL: a row without one */
+        Api *api;           /* borrowed: forgotten when it goes */
+        Egress *egress;     /* likewise */
+        uint64_t queued_usec;
+        uint64_t request;
+        uint32_t protocol;
+        bool wants_connection;
+        DecisionReason reason;
+        const char *rule_reason;
+        PrivQuery *query;   /* owned */
+        size_t used;
+        size_t room;
+        char tail[];        /* what the row points to */
+} Pending;
+
+/* Room for the bytes that pending_put() copies. Takes a reference on the session. */
+int pending_new(PendingType type, const Row *row, Session *session, size_t room, Pending **ret) _must_check_;
+Pending *pending_free(Pending *p);
+DEFINE_CLEANUP(Pending *, pending_free)
+
+/* Copies into the tail, with a NUL behind; asserts the room. */
+const char *pending_put(Pending *p, const void *data, size_t size);
+
+/* Takes it. */
+void queue_put(Audit *a, Pending *take);
+
+/* A row for which nobody waits; strings of the row must be static or the session's, detail is copied. */
+int queue_report(Audit *a, const Row *row, Session *session, const char *detail) _must_check_;
+
+/* The close row of a connection, which is gone afterwards. bytes may be -1. */
+int queue_close(Audit *a, Connection *c, const PrivDialClosed *closed, CloseReason reason) _must_check_;
+
+/* The waiter is going: its rows are written, its undecided requests forgotten. */
+void queue_forget_api(Audit *a, const Api *api);
+void queue_forget_egress(Audit *a, const Egress *e);
+
+/* One transaction for what is queued; then the answers. For the end of each turn. */
+void queue_commit(void *audit);
+
+Connection *connection_free(Connection *c);

@@ -1,0 +1,195 @@
+#include "daemon/audit/audit.h"
+
+#include <errno.h>
+
+#include "daemon/audit/chain.h"
+#include "proto/base/clock.h"
+#include "proto/base/str.h"
+
+/* All strings of a session in one allocation: copies one and moves on. NULL and, where it is allowed, "" are none. */
+static const char *keep(char **at, const char *s, bool may_be_empty)
+{
+        size_t n;
+        char *to = *at;
+
+        if (!s || (!may_be_empty && s[0] == '\0'))
+                return NULL;
+        n = strlen(s) + 1;
+        memcpy(to, s, n);
+        *at += n;
+        return to;
+}
+
+static size_t size_of(const RowSession *row)
+{
+        const char *const all[] = { row->user,          row->name,      row->profile, row->agent,
+                                    row->agent_session, row->workspace, row->cgroup,  row->degraded };
+        size_t n = 0;
+
+        for (size_t i = 0; i < ELEMENTSOF(all); i++)
+                n += all[i] ? strlen(all[i]) + 1 : 0;
+        return n + 1;
+}
+
+static int session_alloc(const Id *id, const RowSession *row, Session **ret)
+{
+        _cleanup_(session_unrefp) Session *s = calloc(1, sizeof(*s));
+        char *at;
+
+        if (!s)
+                return -ENOMEM;
+        *s = (Session) { .id = *id, .n_refs = 1 };
+        id_format(id, s->id_text);
+        s->text = at = malloc(size_of(row));
+        if (!s->text)
+                return -ENOMEM;
+        s->row = (RowSession) {
+                .id = s->id_text,
+                .uid = row->uid,
+                .user = keep(&at, row->user, /* may_be_empty= */ true),
+                .name = keep(&at, row->name, false),
+                .profile = keep(&at, row->profile, /* may_be_empty= */ true),
+                .agent = keep(&at, row->agent, false),
+                .agent_session = keep(&at, row->agent_session, false),
+                .workspace = keep(&at, row->workspace, false),
+                .cgroup = keep(&at, row->cgroup, false),
+                .degraded = keep(&at, row->degraded, /* may_be_empty= */ true),
+                .started_usec = row->started_usec,
+        };
+        *ret = TAKE_PTR(s);
+        return 0;
+}
+
+/* The block comes from an api worker: that its digest is that of its text is for us to see, since the log promises
+ * it. */
+static int open_policy(Session *s, int policy_fd)
+{
+        _cleanup_(chain_freep) Chain *chain = NULL;
+        uint8_t digest[DIGEST_SIZE];
+        const char *text;
+        int r;
+
+        r = policy_block_open(policy_fd, &s->policy);
+        if (r >= 0)
+                r = chain_new(&chain);
+        if (r < 0)
+                return r;
+        text = policy_block_text(s->policy);
+        r = chain_digest(chain, text, strlen(text), digest);
+        if (r < 0)
+                return r;
+        if (memcmp(digest, policy_block_digest(s->policy), sizeof(digest)) != 0 ||
+            !str_is_utf8(text, strlen(text)) || policy_block_generation(s->policy) > INT64_MAX)
+                return -EBADMSG;
+        s->policy_row = (RowPolicy) { .digest = policy_block_digest(s->policy),
+                                      .name = policy_block_name(s->policy),
+                                      .source = "session",
+                                      .text = text,
+                                      .generation = policy_block_generation(s->policy),
+                                      .by_uid = s->row.uid };
+        return 0;
+}
+
+static int check_open(const PrivSessionOpen *o)
+{
+        const struct {
+                const char *text;
+                size_t size;
+                bool is_text;
+        } all[] = {
+                { o->user, sizeof(o->user), true },
+                { o->cgroup, sizeof(o->cgroup), true },
+                { o->degraded, sizeof(o->degraded), true },
+                { o->claims.name, sizeof(o->claims.name), true },
+                { o->claims.profile, sizeof(o->claims.profile), true },
+                { o->claims.agent, sizeof(o->claims.agent), true },
+                { o->claims.agent_session, sizeof(o->claims.agent_session), true },
+                { o->claims.workspace, sizeof(o->claims.workspace), false },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(all); i++) {
+                const char *nul = memchr(all[i].text, '\0', all[i].size);
+
+                if (!nul)
+                        return -EPROTO;
+                if (all[i].is_text && !str_is_utf8(all[i].text, (size_t) (nul - all[i].text)))
+                        return -EINVAL;
+        }
+        return 0;
+}
+
+int session_new(Audit *a, const PrivSessionOpen *o, int policy_fd, Session **ret)
+{
+        _cleanup_(session_unrefp) Session *s = NULL;
+        RowSession row = { .uid = o->uid,
+                           .user = o->user,
+                           .name = o->claims.name,
+                           .profile = o->claims.profile,
+                           .agent = o->claims.agent,
+                           .agent_session = o->claims.agent_session,
+                           .workspace = o->claims.workspace,
+                           .cgroup = o->cgroup,
+                           .degraded = o->degraded,
+                           .started_usec = clock_realtime_usec() };
+        int r;
+
+        r = check_open(o);
+        if (r >= 0)
+                r = session_alloc(&o->session, &row, &s);
+        if (r >= 0)
+                r = open_policy(s, policy_fd);
+        if (r >= 0)
+                r = map_put(&a->sessions, &s->id, sizeof(s->id), s);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(s);
+        return 0;
+}
+
+int session_new_leftover(Audit *a, const RowSession *row, Session **ret)
+{
+        _cleanup_(session_unrefp) Session *s = NULL;
+        Id id;
+        int r;
+
+        if (!row->id || !row->user || !row->profile || !row->degraded || id_parse(row->id, &id) < 0)
+                return -EBADMSG;
+        r = session_alloc(&id, row, &s);
+        if (r >= 0)
+                r = map_put(&a->sessions, &s->id, sizeof(s->id), s);
+        if (r < 0)
+                return r;
+        s->is_leftover = true;
+        *ret = TAKE_PTR(s);
+        return 0;
+}
+
+Session *session_find(Audit *a, const Id *id)
+{
+        return map_get(&a->sessions, id, sizeof(*id));
+}
+
+Session *session_ref(Session *s)
+{
+        s->n_refs++;
+        return s;
+}
+
+Session *session_unref(Session *s)
+{
+        if (!s || --s->n_refs > 0)
+                return NULL;
+        (void) policy_block_close(s->policy);
+        free(s->text);
+        free(s);
+        return NULL;
+}
+
+void session_drop(Audit *a, Session *s)
+{
+        if (map_get(&a->sessions, &s->id, sizeof(s->id)) != s)
+                return;
+        (void) map_remove(&a->sessions, &s->id, sizeof(s->id));
+        s->egress = egress_free(s->egress);
+        (void) session_unref(s);
+}
