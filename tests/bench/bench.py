@@ -1,0 +1,113 @@
+#!/usr/bin/python3
+"""`./dev bench [ROUNDS]`: sessions beside bubblewrap and a floor program in one run; writes docs/performance.md."""
+
+import datetime
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "support"))
+
+import machine  # noqa: E402
+import stubs  # noqa: E402
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+DOCUMENT = os.path.join(machine.TOP, "docs/performance.md")
+BWRAP = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "true"]
+
+
+def build(folder, name):
+    path = os.path.join(folder, name)
+    subprocess.run(["gcc", "-O2", "-D_GNU_SOURCE", "-o", path, os.path.join(HERE, name + ".c")], check=True)
+    return path
+
+
+def measure(user, rounds, commands, count, warm, instance, cwd):
+    argv = [rounds, str(count), str(warm)]
+    for number, command in enumerate(commands):
+        argv += (["---"] if number else []) + command
+    done = user.run(argv, cwd=cwd, timeout=1800, env=user.environment(SANDBOXD_ADDRESS=instance.address))
+    lines = done.stdout.strip().splitlines()
+    found = [sorted(int(word) for word in line.split()) for line in lines[-len(commands):]] if done.returncode == 0 else []
+    if len(found) != len(commands):
+        raise SystemExit(f"bench: {done.stderr.strip()}")
+    return found
+
+
+def machine_line():
+    with open("/proc/cpuinfo", encoding="utf-8") as f:
+        models = [line.split(":", 1)[1].strip() for line in f if line.startswith("model name")]
+    kernel = os.uname()
+    bwrap = subprocess.run(["bwrap", "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    model = models[0] if models else kernel.machine
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE") / 2**30
+    return f"{len(models)} x {model}, {memory:.0f} GiB, Linux {kernel.release}, {bwrap}"
+
+
+def verdict(ratio, bound):
+    if bound is None:
+        return ""
+    return f"{'reached' if ratio <= bound else 'missed'} (<= {bound})"
+
+
+def main():
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    folder = tempfile.mkdtemp(prefix="sbxt-bench-", dir="/var/tmp")
+    os.chmod(folder, 0o755)
+    dns = stubs.DnsStub({})
+    try:
+        rounds, floor = build(folder, "rounds"), build(folder, "floor")
+        settings = {"resolver": {"servers": [f"127.0.0.1:{dns.port}"]}}
+        with machine.test_user("p") as user, machine.Instance(settings=settings) as instance:
+            work = user.workspace()
+            session = instance.create(user, cwd=work)
+            named = [
+                ("true", "fork and exec of /bin/true, nothing else", ["/bin/true"], None),
+                ("floor", "floor: the namespaces and mounts of a session, exec", [floor, work, "/bin/true"], None),
+                ("bwrap", "`" + " ".join(BWRAP) + "`", BWRAP, None),
+                ("exec", "`sandboxctl exec ID -- true`: own control group, audit rows",
+                 [machine.CTL, "exec", session, "--", "/bin/true"], 0.5),
+                ("run", "`sandboxctl run -- true`: create, exec, remove, all layers",
+                 [machine.CTL, "run", "-T", "--", "/bin/true"], 1.2),
+            ]
+            found = measure(user, rounds, [command for _, _, command, _ in named], count, 10, instance, work)
+            instance.ctl(user, "terminate", session)
+    finally:
+        dns.close()
+        shutil.rmtree(folder)
+    medians = {name: statistics.median(times) for (name, _, _, _), times in zip(named, found)}
+    table = ["| what | p50 µs | p90 µs | x bwrap | x floor | to reach |", "|---|---|---|---|---|---|"]
+    for (name, text, _, bound), times in zip(named, found):
+        ratio = medians[name] / medians["bwrap"]
+        table.append(f"| {text} | {medians[name] / 1000:.0f} | {times[int(len(times) * 0.9)] / 1000:.0f} | {ratio:.2f} | "
+                     f"{medians[name] / medians['floor']:.2f} | {verdict(ratio, bound)} |")
+    print("\n".join(table))
+    document = f"""# Performance
+
+What `./dev bench` printed, and nothing else: {count} rounds after 10 that do not count, the commands in turn within each
+round, all as one ordinary user, the times of whole processes as their parent sees them. Read the ratios; the times are
+those of one machine.
+
+{datetime.date.today().isoformat()}, {machine_line()}; audit store on {store_line()}.
+
+""" + "\n".join(table) + """
+
+The floor program (tests/bench/floor.c) makes the namespaces, mounts and masks of a session and starts the command: no
+filter, no control group, no audit row. The bubblewrap line has no private home, masks, filter or record either.
+"""
+    with open(DOCUMENT, "w", encoding="utf-8") as f:
+        f.write(document)
+    missed = [name for name, _, _, bound in named if bound and medians[name] / medians["bwrap"] > bound]
+    return 1 if missed else 0
+
+
+def store_line():
+    done = subprocess.run(["stat", "-f", "-c", "%T", "/run"], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
