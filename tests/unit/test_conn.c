@@ -375,7 +375,7 @@ static void ambiguous_descriptors_close(void **state _unused_)
                 } else if (variant == 2) { /* in the middle of a message */
                         send_fds(fd, PING, 5, NULL, 0);
                         assert_int_equal(pump(c, &m), 0);
-                        send_fds(fd, PING + 5, sizeof(PING) - 5, &null_fd, 1);
+                        send_fds(fd, &PING[5], sizeof(PING) - 5, &null_fd, 1);
                 } else { /* more than a message may have */
                         send_fds(fd, PING, sizeof(PING), many, ELEMENTSOF(many));
                 }
