@@ -1,0 +1,348 @@
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include "daemon/egress/egress.h"
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+
+#define HEAD_TIMEOUT_USEC (10 * USEC_PER_SEC)
+#define IDLE_TIMEOUT_USEC (60 * USEC_PER_SEC)
+#define VERDICT_TIMEOUT_USEC (6 * USEC_PER_SEC)
+#define CONNECT_TIMEOUT_USEC (20 * USEC_PER_SEC)
+#define ENDING_TIMEOUT_USEC (2 * USEC_PER_SEC)
+/* So many steps a turn, then the others have theirs. */
+#define STEPS_MAX 16U
+
+static void on_client_io(void *userdata, _unused_ int fd, _unused_ unsigned events)
+{
+        client_pump(userdata);
+}
+
+static void on_client_timer(void *userdata)
+{
+        Client *c = userdata;
+        int r = 0;
+
+        switch (c->state) {
+        case CLIENT_HEAD:
+                if (buf_size(&c->in) == 0) {
+                        client_close(c, CLOSE_IDLE);
+                        return;
+                }
+                c->is_last = true;
+                r = answer_error(c, 408, "the request head took too long");
+                break;
+        case CLIENT_DECIDING:
+        case CLIENT_CONNECTING:
+                request_on_timeout(c);
+                return;
+        case CLIENT_PEEK:
+        case CLIENT_EXCHANGE:
+        case CLIENT_TUNNEL:
+        case CLIENT_ENDING:
+                client_close(c, CLOSE_IDLE);
+                return;
+        }
+        if (r < 0)
+                client_close(c, CLOSE_IDLE);
+        else
+                client_pump(c);
+}
+
+int buf_send(int fd, Buf *buf)
+{
+        while (buf_size(buf) > 0) {
+                ssize_t n = send(fd, buf_front(buf), buf_size(buf), MSG_NOSIGNAL | MSG_DONTWAIT);
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n < 0 && errno == EAGAIN)
+                        return 0;
+                if (n < 0)
+                        return neg_errno();
+                buf_consume(buf, (size_t) n);
+        }
+        return 1;
+}
+
+int buf_receive(int fd, Buf *to, size_t n)
+{
+        ssize_t got;
+        char *tail;
+        int r = buf_reserve(to, n, &tail);
+
+        if (r < 0)
+                return r;
+        do
+                got = recv(fd, tail, n, MSG_DONTWAIT);
+        while (got < 0 && errno == EINTR);
+        if (got < 0)
+                return neg_errno();
+        buf_commit(to, (size_t) got);
+        return (int) got;
+}
+
+static uint64_t state_timeout(const Client *c)
+{
+        switch (c->state) {
+        case CLIENT_HEAD:
+        case CLIENT_PEEK:
+                return buf_size(&c->in) > 0 ? HEAD_TIMEOUT_USEC : IDLE_TIMEOUT_USEC;
+        case CLIENT_DECIDING:
+                return VERDICT_TIMEOUT_USEC;
+        case CLIENT_CONNECTING:
+                return CONNECT_TIMEOUT_USEC;
+        case CLIENT_ENDING:
+                return ENDING_TIMEOUT_USEC;
+        case CLIENT_EXCHANGE:
+        case CLIENT_TUNNEL:
+                return 0;
+        }
+        return 0;
+}
+
+void client_set_timeout(Client *c, uint64_t timeout_usec)
+{
+        int r = loop_timer_set(c->timer, timeout_usec);
+
+        if (r < 0)
+                (void) log_warning(r, "cannot set a time-out, ignoring");
+}
+
+void client_set_state(Client *c, ClientState state)
+{
+        uint64_t timeout;
+
+        c->state = state;
+        timeout = state_timeout(c);
+        if (timeout == 0)
+                loop_timer_stop(c->timer);
+        else
+                client_set_timeout(c, timeout);
+}
+
+void server_close(Client *c, CloseReason reason)
+{
+        Server *s = &c->server;
+        PrivConnectionDone done = { .sequence = s->sequence, .reason = reason };
+
+        if (s->fd < 0)
+                return;
+        s->io = loop_io_free(s->io);
+        s->fd = fd_close(s->fd);
+        buf_done(&s->in);
+        s->scanned = 0;
+        (void) priv_link_send(c->egress->dialer, PRIV_CONNECTION_DONE, &done, sizeof(done), NULL, 0);
+}
+
+void client_close(Client *c, CloseReason reason)
+{
+        Egress *e = c->egress;
+
+        if (c->is_closed)
+                return;
+        c->is_closed = true;
+        request_drop(c);
+        server_close(c, reason);
+        c->io = loop_io_free(c->io);
+        c->timer = loop_timer_free(c->timer);
+        c->fd = fd_close(c->fd);
+        list_unlink(&c->link);
+        list_append(&e->dead, &c->link);
+        e->n_clients--;
+        egress_update_listeners(e);
+}
+
+static void client_free(Client *c)
+{
+        list_unlink(&c->link);
+        buf_done(&c->in);
+        buf_done(&c->to_client);
+        buf_done(&c->to_server);
+        buf_done(&c->decide);
+        buf_done(&c->server.in);
+        free(c);
+}
+
+void egress_sweep(Egress *e)
+{
+        LIST_FOREACH(c, &e->dead, Client, link)
+                client_free(c);
+}
+
+int client_new(Egress *e, int take_fd)
+{
+        _cleanup_close_ int fd = take_fd;
+        Client *c = calloc(1, sizeof(*c));
+        int one = 1, r;
+
+        if (!c)
+                return -ENOMEM;
+        *c = (Client) { .egress = e,
+                        .fd = -EBADF,
+                        .server = { .fd = -EBADF, .in = BUF_INIT(HTTP_HEAD_MAX + 1) },
+                        .in = BUF_INIT(HTTP_HEAD_MAX + 1),
+                        .to_client = BUF_INIT(8U * EGRESS_SCRATCH_SIZE),
+                        .to_server = BUF_INIT(8U * EGRESS_SCRATCH_SIZE),
+                        .decide = BUF_INIT(PRIV_DECIDE_MAX) };
+        list_init(&c->waiting);
+        (void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+        r = loop_timer_new(e->loop, on_client_timer, c, &c->timer);
+        if (r >= 0)
+                r = loop_io_new(e->loop, fd, LOOP_READ, on_client_io, c, &c->io);
+        if (r < 0) {
+                c->timer = loop_timer_free(c->timer);
+                free(c);
+                return r;
+        }
+        c->fd = TAKE_FD(fd);
+        list_init(&c->link);
+        list_append(&e->clients, &c->link);
+        e->n_clients++;
+        client_set_state(c, CLIENT_HEAD);
+        return 0;
+}
+
+int client_fill(Client *c)
+{
+        size_t room = HTTP_HEAD_MAX - buf_size(&c->in);
+        bool was_empty = buf_size(&c->in) == 0;
+        int r;
+
+        if (c->is_eof || room == 0)
+                return 0;
+        r = buf_receive(c->fd, &c->in, MIN_OF(room, 16384U));
+        if (r == -EAGAIN)
+                return 0;
+        if (r < 0)
+                return r;
+        if (r == 0)
+                c->is_eof = true;
+        /* Slow heads: the clock runs from the first byte on. */
+        else if (was_empty && (c->state == CLIENT_HEAD || c->state == CLIENT_PEEK))
+                client_set_timeout(c, HEAD_TIMEOUT_USEC);
+        return r > 0;
+}
+
+/* Between requests a server has nothing to say: what it says, or its end, ends the connection. */
+static void watch_idle_server(Client *c)
+{
+        char byte;
+        ssize_t n;
+
+        if (c->server.fd < 0)
+                return;
+        n = recv(c->server.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+        if (n >= 0 || errno != EAGAIN)
+                server_close(c, n == 0 ? CLOSE_SERVER : CLOSE_ERROR);
+}
+
+/* The answer goes out, then our end closes; what the client still sends is read and dropped for a while, since a
+ * reset would take the answer away from it. */
+static int step_ending(Client *c)
+{
+        int r = buf_send(c->fd, &c->to_client);
+
+        if (r <= 0)
+                return r;
+        if (!c->is_shut) {
+                c->is_shut = true;
+                (void) shutdown(c->fd, SHUT_WR);
+        }
+        for (unsigned i = 0; i < STEPS_MAX; i++) {
+                ssize_t n = recv(c->fd, c->egress->scratch, EGRESS_SCRATCH_SIZE, MSG_DONTWAIT);
+
+                if (n < 0 && errno == EAGAIN)
+                        return 0;
+                if (n <= 0)
+                        return -EPIPE;
+        }
+        return 0;
+}
+
+static int step(Client *c)
+{
+        int r;
+
+        if (c->state == CLIENT_HEAD || c->state == CLIENT_DECIDING || c->state == CLIENT_CONNECTING ||
+            c->state == CLIENT_PEEK) {
+                r = client_fill(c);
+                if (r < 0)
+                        return r;
+        }
+        switch (c->state) {
+        case CLIENT_HEAD:
+                watch_idle_server(c);
+                r = buf_send(c->fd, &c->to_client);
+                return r <= 0 ? r : request_step_head(c);
+        case CLIENT_DECIDING:
+                if (!c->wants_connection)
+                        watch_idle_server(c);
+                return 0;
+        case CLIENT_CONNECTING:
+                return 0;
+        case CLIENT_EXCHANGE:
+                return exchange_step(c);
+        case CLIENT_PEEK:
+                return tunnel_step_peek(c);
+        case CLIENT_TUNNEL:
+                return tunnel_step(c);
+        case CLIENT_ENDING:
+                return step_ending(c);
+        }
+        return -EINVAL;
+}
+
+static bool wants_client_read(const Client *c)
+{
+        if (c->state == CLIENT_ENDING)
+                return buf_size(&c->to_client) == 0;
+        if (c->is_eof)
+                return false;
+        if (c->state == CLIENT_TUNNEL)
+                return buf_size(&c->to_server) == 0;
+        if (c->state == CLIENT_EXCHANGE && !c->request_body.is_done)
+                return buf_size(&c->to_server) == 0;
+        return buf_size(&c->in) < HTTP_HEAD_MAX;
+}
+
+static bool wants_server_read(const Client *c)
+{
+        if (c->server.is_eof || c->state == CLIENT_PEEK || (c->state == CLIENT_DECIDING && c->wants_connection))
+                return false;
+        return buf_size(&c->to_client) == 0;
+}
+
+/* is_busy: there is more to do without news from the sockets; a writable one calls us again. */
+static int update_events(Client *c, bool is_busy)
+{
+        int r = loop_io_set_events(c->io, (wants_client_read(c) ? LOOP_READ : 0U) |
+                                                  (is_busy || buf_size(&c->to_client) > 0 ? LOOP_WRITE : 0U));
+
+        if (r >= 0 && c->server.io) {
+                bool is_sending = (c->state == CLIENT_EXCHANGE || c->state == CLIENT_TUNNEL) &&
+                                  buf_size(&c->to_server) > 0;
+
+                r = loop_io_set_events(c->server.io, (wants_server_read(c) ? LOOP_READ : 0U) |
+                                                             (is_sending ? LOOP_WRITE : 0U));
+        }
+        return r;
+}
+
+void client_pump(Client *c)
+{
+        int r = 1;
+
+        for (unsigned i = 0; i < STEPS_MAX && r > 0 && !c->is_closed; i++)
+                r = step(c);
+        if (c->is_closed)
+                return;
+        if (r >= 0)
+                r = update_events(c, /* is_busy= */ r > 0);
+        if (r < 0)
+                client_close(c, c->state == CLIENT_TUNNEL && c->server.is_eof ? CLOSE_SERVER : CLOSE_CLIENT);
+}

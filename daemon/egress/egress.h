@@ -1,0 +1,166 @@
+#pragma once
+
+/*
+ * The egress worker of one session: an explicit HTTP proxy whose way out is other people's decision. Each request
+ * goes to audit; a connection comes, if at all, as a descriptor from the dialer.
+ *
+ * One Client per accepted connection, with at most one server connection, which serves one authority. Callbacks
+ * never free a client: client_close() takes it off the loop and puts it on the dead list, swept after the turn.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/egress/http.h"
+#include "daemon/loop/link.h"
+#include "daemon/loop/loop.h"
+#include "proto/base/buf.h"
+#include "proto/base/hash.h"
+#include "proto/base/list.h"
+
+#define EGRESS_CLIENTS_MAX 1024U
+#define EGRESS_UNDECIDED_MAX 64U /* further requests wait their turn: audit takes so many of a session at once */
+#define EGRESS_SCRATCH_SIZE (256U * 1024U)
+#define EGRESS_LISTENERS_MAX 6U
+
+typedef struct Egress Egress;
+
+typedef enum ClientState {
+        CLIENT_HEAD = 0,   /* a request head is awaited; an idle server connection may be kept */
+        CLIENT_DECIDING,   /* audit has been asked, or will be; nothing of the request has left */
+        CLIENT_CONNECTING, /* allowed; the dialer's answer is awaited */
+        CLIENT_EXCHANGE,   /* request to the server, response to the client */
+        CLIENT_PEEK,       /* CONNECT was answered; nothing goes to the server before its first bytes are known */
+        CLIENT_TUNNEL,     /* bytes in both directions */
+        CLIENT_ENDING,     /* the last answer is going out; what comes in is thrown away */
+} ClientState;
+
+/* Where a message body stands. */
+typedef struct BodyState {
+        HttpBody kind;
+        uint64_t left; /* with HTTP_BODY_LENGTH */
+        bool is_done;
+} BodyState;
+
+typedef struct Server {
+        int fd;
+        LoopIo *io;
+        uint64_t sequence;
+        Authority authority;
+        Buf in;         /* response bytes not yet understood */
+        size_t scanned; /* of `in`, for http_find_head() */
+        bool is_eof;
+        bool is_shut;   /* our direction has ended */
+        bool is_last;   /* serves no further request */
+} Server;
+
+typedef struct Client {
+        Egress *egress;
+        ListLink link;    /* of Egress.clients or .dead */
+        ListLink waiting; /* of Egress.waiting: asks audit when others were answered */
+        int fd;
+        LoopIo *io;
+        LoopTimer *timer;
+        ClientState state;
+        bool is_closed;
+        bool is_eof;  /* the client will send no more */
+        bool is_shut; /* we have ended our direction */
+        Buf in;
+        size_t scanned;
+        Buf to_client;
+        Buf to_server;
+
+        /* the request in hand */
+        uint64_t request; /* 0: none that audit or the dialer may still answer */
+        Buf decide;       /* PrivDecide and its tail, for asking again */
+        Authority authority;
+        bool is_connect;
+        bool is_head_method;
+        bool wants_connection; /* as audit was asked */
+        bool is_undecided;    /* counts in Egress.n_undecided */
+        bool is_last;         /* no further request on this connection */
+        bool is_old_client;   /* HTTP/1.0: knows no chunks */
+        bool has_answer_begun;
+        bool has_sent;        /* something of the request went to the server */
+        bool has_failed;      /* the dialer's answer came before the verdict */
+        uint32_t fail_reason; /* CloseReason */
+        uint32_t refuse_status; /* HTTP status of a request that is only recorded; 0: decided by policy */
+        HttpParser request_parser;
+        HttpParser response_parser;
+        BodyState request_body;
+        BodyState response_body;
+        bool has_response_head;
+
+        bool is_tunneled; /* HTTP inside CONNECT: requests in origin form for tunnel_authority */
+        Authority tunnel_authority;
+        Server server;
+} Client;
+
+struct Egress {
+        Loop *loop;
+        PrivLink *launcher;
+        PrivLink *audit;
+        PrivLink *dialer;
+        LoopIo *listeners[EGRESS_LISTENERS_MAX];
+        int listener_fds[EGRESS_LISTENERS_MAX];
+        size_t n_listeners;
+        bool is_offline;
+        bool is_accepting;
+        ListLink clients;
+        ListLink dead;
+        ListLink waiting;
+        size_t n_clients;
+        size_t n_undecided;
+        Map requests; /* id -> Client, until nothing more is to come for it */
+        uint64_t last_request;
+        char *scratch;
+};
+
+/* client.c */
+int client_new(Egress *e, int take_fd) _must_check_;
+void client_close(Client *c, CloseReason reason);
+/* Does what can be done now, then waits for what it needs. May close the client. */
+void client_pump(Client *c);
+/* Takes what the client has sent, while less than a head's worth waits. 1: something came; 0: nothing, or the end
+ * (is_eof). */
+int client_fill(Client *c) _must_check_;
+void client_set_timeout(Client *c, uint64_t timeout_usec);
+void client_set_state(Client *c, ClientState state);
+/* Closes the server connection, if there is one, and tells the dialer why. */
+void server_close(Client *c, CloseReason reason);
+void egress_sweep(Egress *e);
+void egress_update_listeners(Egress *e);
+
+/* Sends what is in `buf`. 1: empty now; 0: the socket is full; -EPIPE …: the peer is gone. */
+int buf_send(int fd, Buf *buf) _must_check_;
+/* What a socket holds, up to n bytes, into `to`. > 0: so many; 0: end; -EAGAIN: nothing now. */
+int buf_receive(int fd, Buf *to, size_t n) _must_check_;
+
+/* request.c: what one step did: 1: more may be possible; 0: wait; negative: the client must go */
+int request_step_head(Client *c) _must_check_;
+void request_on_verdict(Egress *e, const PrivVerdict *v);
+int request_on_connected(Egress *e, const PrivConnected *m, int take_fd) _must_check_;
+void request_on_failed(Egress *e, const PrivConnectFailed *m);
+void request_on_timeout(Client *c);
+/* Forgets the request: what still comes for it is nobody's. */
+void request_drop(Client *c);
+/* A row for what broke a rule inside a tunnel; nobody waits for its verdict. */
+void request_record_malformed(Client *c, const void *raw, size_t n_raw);
+
+/* exchange.c */
+int exchange_begin(Client *c) _must_check_;
+int exchange_step(Client *c) _must_check_;
+
+/* tunnel.c */
+int tunnel_begin(Client *c) _must_check_;
+int tunnel_step_peek(Client *c) _must_check_;
+int tunnel_step(Client *c) _must_check_;
+
+/* answer.c: an answer of ours in place of the server's. They end the connection where is_last says so. */
+typedef struct Denial {
+        const char *rule; /* "": none */
+        const char *text; /* the rule's reason */
+        uint32_t reason;  /* DecisionReason */
+} Denial;
+int answer_denied(Client *c, const Denial *d) _must_check_;
+int answer_error(Client *c, unsigned status, const char *text) _must_check_;

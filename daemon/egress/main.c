@@ -1,0 +1,236 @@
+#include <errno.h>
+#include <seccomp.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "daemon/egress/egress.h"
+#include "daemon/isolate/worker.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/parse.h"
+#include "proto/base/str.h"
+
+/*
+ * Started by the launcher with its channel as descriptor 3. Reads hostile bytes all its life, so it can do nothing
+ * but move bytes between descriptors that it was given: no socket(), no connect(), no file.
+ */
+
+#define LAUNCHER_FD 3
+#define ACCEPT_BATCH 64U
+#define FILES_MAX 4096U
+
+static const int egress_syscalls[] = {
+        SCMP_SYS(accept4), SCMP_SYS(brk), SCMP_SYS(clock_gettime), SCMP_SYS(close), SCMP_SYS(epoll_create1),
+        SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2), SCMP_SYS(epoll_wait),
+        SCMP_SYS(eventfd2), SCMP_SYS(fcntl), SCMP_SYS(futex), SCMP_SYS(getpid), SCMP_SYS(getrandom),
+        SCMP_SYS(getsockopt), SCMP_SYS(gettid), SCMP_SYS(gettimeofday), SCMP_SYS(madvise), SCMP_SYS(mmap),
+        SCMP_SYS(mremap), SCMP_SYS(munmap), SCMP_SYS(pipe2), SCMP_SYS(read), SCMP_SYS(recvfrom),
+        SCMP_SYS(recvmsg), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(sendmsg),
+        SCMP_SYS(sendto), SCMP_SYS(setsockopt), SCMP_SYS(shutdown), SCMP_SYS(tgkill),
+        SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime), SCMP_SYS(write), SCMP_SYS(writev),
+};
+
+static void on_accept(void *userdata, int fd, _unused_ unsigned events)
+{
+        Egress *e = userdata;
+
+        for (unsigned i = 0; i < ACCEPT_BATCH && e->is_accepting; i++) {
+                int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), r;
+
+                if (client < 0)
+                        return;
+                r = client_new(e, client);
+                if (r < 0)
+                        (void) log_warning(r, "cannot take a connection");
+                egress_update_listeners(e);
+        }
+}
+
+void egress_update_listeners(Egress *e)
+{
+        bool is_accepting = e->n_clients < EGRESS_CLIENTS_MAX;
+
+        if (is_accepting == e->is_accepting)
+                return;
+        e->is_accepting = is_accepting;
+        for (size_t i = 0; i < e->n_listeners; i++) {
+                int r = loop_io_set_events(e->listeners[i], is_accepting ? LOOP_READ : 0U);
+
+                if (r < 0)
+                        (void) log_warning(r, "cannot change what a listener waits for, ignoring");
+        }
+}
+
+static void on_turn_end(void *userdata)
+{
+        egress_sweep(userdata);
+}
+
+static void on_link_closed(void *owner, PrivLink *link, int reason)
+{
+        Egress *e = owner;
+
+        /* Without one of the three nothing can be decided or connected any more. */
+        if (link != e->launcher || reason != -EPIPE)
+                (void) log_warning(reason, "a private channel closed");
+        loop_stop(e->loop, link == e->launcher && reason == -EPIPE ? 0 : reason);
+}
+
+static int on_audit_message(void *owner, _unused_ PrivLink *link, Imsg *m)
+{
+        PrivVerdict v;
+
+        if (m->type != PRIV_VERDICT)
+                return -EPROTO;
+        memcpy(&v, m->body, sizeof(v));
+        if (v.verdict > VERDICT_ALLOW || v.reason >= _REASON_MAX || !PRIV_STRING_OK(v.rule) ||
+            !PRIV_STRING_OK(v.text))
+                return -EPROTO;
+        request_on_verdict(owner, &v);
+        return 0;
+}
+
+static int on_dialer_message(void *owner, _unused_ PrivLink *link, Imsg *m)
+{
+        if (m->type == PRIV_CONNECTED) {
+                PrivConnected body;
+
+                memcpy(&body, m->body, sizeof(body));
+                return request_on_connected(owner, &body, TAKE_FD(m->fds[0]));
+        }
+        if (m->type == PRIV_CONNECT_FAILED) {
+                PrivConnectFailed body;
+
+                memcpy(&body, m->body, sizeof(body));
+                if (body.reason >= _CLOSE_REASON_MAX)
+                        return -EPROTO;
+                request_on_failed(owner, &body);
+                return 0;
+        }
+        return -EPROTO;
+}
+
+static int take_listeners(Egress *e, Imsg *m, size_t n)
+{
+        for (size_t i = 0; i < n; i++) {
+                int r = fd_set_nonblock(m->fds[2 + i], true);
+
+                if (r < 0)
+                        return r;
+                e->listener_fds[i] = TAKE_FD(m->fds[2 + i]);
+                r = loop_io_new(e->loop, e->listener_fds[i], LOOP_READ, on_accept, e, &e->listeners[i]);
+                if (r < 0)
+                        return r;
+                e->n_listeners++;
+        }
+        e->is_accepting = true;
+        return 0;
+}
+
+static int on_start(Egress *e, Imsg *m)
+{
+        PrivEgressStart body;
+        int r;
+
+        memcpy(&body, m->body, sizeof(body));
+        if (e->audit || body.n_listeners > EGRESS_LISTENERS_MAX || m->n_fds != 2 + (size_t) body.n_listeners)
+                return -EPROTO;
+        e->is_offline = body.is_offline != 0;
+        r = priv_link_new(e->loop, TAKE_FD(m->fds[0]), CHANNEL_EGRESS_AUDIT, ROLE_EGRESS, &e->audit);
+        if (r >= 0)
+                r = priv_link_new(e->loop, TAKE_FD(m->fds[1]), CHANNEL_DIALER_EGRESS, ROLE_EGRESS, &e->dialer);
+        if (r < 0)
+                return r;
+        priv_link_set_handler(e->audit, on_audit_message, on_link_closed, e);
+        priv_link_set_handler(e->dialer, on_dialer_message, on_link_closed, e);
+        return take_listeners(e, m, body.n_listeners);
+}
+
+static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
+{
+        return m->type == PRIV_EGRESS_START ? on_start(owner, m) : -EPROTO;
+}
+
+static int serve(Egress *e)
+{
+        int r;
+
+        e->scratch = malloc(EGRESS_SCRATCH_SIZE);
+        if (!e->scratch)
+                return -ENOMEM;
+        r = loop_new(&e->loop);
+        if (r < 0)
+                return r;
+        loop_set_turn_end(e->loop, on_turn_end, e);
+        r = priv_link_new(e->loop, LAUNCHER_FD, CHANNEL_LAUNCHER_EGRESS, ROLE_EGRESS, &e->launcher);
+        if (r < 0)
+                return r;
+        priv_link_set_handler(e->launcher, on_launcher_message, on_link_closed, e);
+        r = priv_link_send(e->launcher, PRIV_EGRESS_READY, NULL, 0, NULL, 0);
+        if (r < 0)
+                return r;
+        priv_link_set_phase(e->launcher, PHASE_RUN);
+        return loop_run(e->loop);
+}
+
+static void egress_done(Egress *e)
+{
+        LIST_FOREACH(c, &e->clients, Client, link)
+                client_close(c, CLOSE_EGRESS_GONE);
+        egress_sweep(e);
+        for (size_t i = 0; i < e->n_listeners; i++) {
+                e->listeners[i] = loop_io_free(e->listeners[i]);
+                e->listener_fds[i] = fd_close(e->listener_fds[i]);
+        }
+        map_done(&e->requests);
+        e->audit = priv_link_free(e->audit);
+        e->dialer = priv_link_free(e->dialer);
+        e->launcher = priv_link_free(e->launcher);
+        e->loop = loop_free(e->loop);
+        free(e->scratch);
+}
+
+static int parse_arguments(int argc, char *argv[], WorkerSpec *spec)
+{
+        for (int i = 1; i + 1 < argc; i += 2) {
+                int r = -EINVAL;
+
+                if (str_equal(argv[i], "--uid"))
+                        r = parse_u32(argv[i + 1], &spec->uid);
+                else if (str_equal(argv[i], "--gid"))
+                        r = parse_u32(argv[i + 1], &spec->gid);
+                if (r < 0)
+                        return r;
+        }
+        return argc % 2 == 1 ? 0 : -EINVAL;
+}
+
+int main(int argc, char *argv[])
+{
+        Egress e = { .n_clients = 0 };
+        WorkerSpec spec = { .name = "sandboxd-egress",
+                            .syscalls = egress_syscalls,
+                            .n_syscalls = ELEMENTSOF(egress_syscalls),
+                            .files_max = FILES_MAX };
+        int r;
+
+        log_open("sandboxd-egress");
+        r = parse_arguments(argc, argv, &spec);
+        if (r < 0) {
+                (void) log_error(r, "usage: sandboxd-egress --uid N --gid N");
+                return EXIT_FAILURE;
+        }
+        /* Only root has something to give up. */
+        if (geteuid() == 0) {
+                r = worker_confine(&spec);
+                if (r < 0)
+                        return EXIT_FAILURE;
+        }
+        list_init(&e.clients);
+        list_init(&e.dead);
+        list_init(&e.waiting);
+        r = serve(&e);
+        egress_done(&e);
+        return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}

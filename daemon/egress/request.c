@@ -1,0 +1,380 @@
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include "daemon/egress/egress.h"
+#include "proto/base/fd.h"
+#include "proto/base/str.h"
+
+/* How much of what broke the grammar goes into its row. */
+#define RAW_MAX 1024U
+
+/* ---- asking ---- */
+
+static int ask(Client *c)
+{
+        Egress *e = c->egress;
+        PrivDecide *d = (PrivDecide *) (void *) buf_front(&c->decide);
+        int r;
+
+        if (e->n_undecided >= EGRESS_UNDECIDED_MAX) {
+                list_unlink(&c->waiting);
+                list_append(&e->waiting, &c->waiting);
+                return 0;
+        }
+        c->wants_connection = !d->is_malformed &&
+                              (c->server.fd < 0 || !authority_equal(&c->server.authority, &c->authority));
+        if (c->wants_connection)
+                server_close(c, CLOSE_DONE);
+        c->request = ++e->last_request;
+        d->request = c->request;
+        d->wants_connection = c->wants_connection;
+        r = map_put(&e->requests, &c->request, sizeof(c->request), c);
+        if (r < 0) {
+                c->request = 0;
+                return r;
+        }
+        c->is_undecided = true;
+        e->n_undecided++;
+        return priv_link_send(e->audit, PRIV_DECIDE, d, buf_size(&c->decide), NULL, 0);
+}
+
+static void release_turn(Client *c)
+{
+        Egress *e = c->egress;
+
+        if (!c->is_undecided)
+                return;
+        c->is_undecided = false;
+        e->n_undecided--;
+        while (!list_is_empty(&e->waiting) && e->n_undecided < EGRESS_UNDECIDED_MAX) {
+                Client *next = list_entry(e->waiting.next, Client, waiting);
+
+                list_unlink(&next->waiting);
+                if (ask(next) < 0)
+                        client_close(next, CLOSE_ERROR);
+        }
+}
+
+void request_drop(Client *c)
+{
+        list_unlink(&c->waiting);
+        if (c->request != 0) {
+                (void) map_remove(&c->egress->requests, &c->request, sizeof(c->request));
+                c->request = 0;
+        }
+        release_turn(c);
+}
+
+static int put_decide(Buf *to, PrivDecide *d, HttpSlice raw, HttpSlice path)
+{
+        int r;
+
+        d->n_raw = (uint32_t) MIN_OF(raw.size, RAW_MAX);
+        d->n_path = (uint32_t) path.size;
+        buf_consume(to, buf_size(to));
+        r = buf_put(to, d, sizeof(*d));
+        if (r >= 0)
+                r = buf_put(to, raw.data, d->n_raw);
+        if (r >= 0)
+                r = buf_put(to, path.data, d->n_path);
+        return r;
+}
+
+void request_record_malformed(Client *c, const void *raw, size_t n_raw)
+{
+        PrivDecide d = { .request = ++c->egress->last_request,
+                         .entry = c->is_connect || c->is_tunneled ? ENTRY_CONNECT : ENTRY_ABSOLUTE,
+                         .protocol = c->is_connect ? PROTOCOL_TLS : PROTOCOL_HTTP,
+                         .port = c->authority.port,
+                         .is_malformed = 1,
+                         .n_raw = (uint32_t) MIN_OF(n_raw, RAW_MAX) };
+
+        (void) priv_link_send_tail(c->egress->audit, PRIV_DECIDE, &d, sizeof(d), raw, d.n_raw, NULL, 0);
+}
+
+/* ---- heads ---- */
+
+static void reset_request(Client *c)
+{
+        buf_consume(&c->to_server, buf_size(&c->to_server));
+        c->authority = c->is_tunneled ? c->tunnel_authority : (Authority) { .port = 0 };
+        c->is_connect = c->is_head_method = c->is_last = c->is_old_client = false;
+        c->has_answer_begun = c->has_sent = c->has_failed = c->has_response_head = false;
+        c->refuse_status = 0;
+        c->request_body = c->response_body = (BodyState) { .kind = HTTP_BODY_NONE };
+}
+
+/* The refusal waits for its row as any other answer does. */
+static int refuse(Client *c, unsigned status, const char *method, HttpSlice raw)
+{
+        PrivDecide d = { .entry = c->is_connect || c->is_tunneled ? ENTRY_CONNECT : ENTRY_ABSOLUTE,
+                         .protocol = c->is_connect ? PROTOCOL_ANY : PROTOCOL_HTTP,
+                         .port = c->authority.port,
+                         .is_malformed = 1 };
+        int r;
+
+        c->refuse_status = status;
+        c->is_last = true;
+        c->request_body.kind = HTTP_BODY_NONE;
+        r = str_copy(d.method, sizeof(d.method), method);
+        if (r >= 0)
+                r = put_decide(&c->decide, &d, raw, (HttpSlice) { "", 0 });
+        if (r < 0)
+                return r;
+        client_set_state(c, CLIENT_DECIDING);
+        return ask(c);
+}
+
+static HttpSlice first_line(const char *data, size_t size)
+{
+        const char *end = memchr(data, '\r', size);
+
+        return (HttpSlice) { data, end ? (size_t) (end - data) : size };
+}
+
+static int decide(Client *c, const HttpHead *h, const HttpTarget *t)
+{
+        PrivDecide d = { .entry = t->is_connect || c->is_tunneled ? ENTRY_CONNECT : ENTRY_ABSOLUTE,
+                         .protocol = t->is_connect ? PROTOCOL_ANY : PROTOCOL_HTTP,
+                         .port = t->authority.port,
+                         .address = t->authority.address };
+        HttpSlice path = t->path;
+        int r;
+
+        c->authority = t->authority;
+        c->is_connect = t->is_connect;
+        c->is_last = h->wants_close || t->is_connect;
+        c->is_old_client = h->minor == 0;
+        c->is_head_method = str_equal(h->method, "HEAD");
+        c->request_body = (BodyState) { .kind = h->body, .left = h->length, .is_done = h->body == HTTP_BODY_NONE };
+        if (!t->is_connect) {
+                r = http_put_request(&c->to_server, h, t);
+                if (r < 0)
+                        return r;
+                if (path.size == 0)
+                        path = (HttpSlice) { "/", 1 };
+        }
+        /* Recorded, never matched: there is nothing that could be allowed. */
+        if (c->egress->is_offline)
+                c->refuse_status = 403;
+        d.is_malformed = c->egress->is_offline;
+        memcpy(d.host, t->authority.host, sizeof(d.host));
+        r = str_copy(d.method, sizeof(d.method), h->method);
+        if (r >= 0)
+                r = put_decide(&c->decide, &d, t->raw_host, path);
+        if (r < 0)
+                return r;
+        client_set_state(c, CLIENT_DECIDING);
+        return ask(c);
+}
+
+static int take_head(Client *c, size_t size)
+{
+        const char *data = buf_front(&c->in);
+        HttpHead h;
+        HttpTarget t;
+        int r = http_parse_request(&c->request_parser, data, size, &h);
+
+        if (r < 0)
+                r = refuse(c, 400, "", first_line(data, size));
+        else {
+                r = http_judge_request(&h, c->is_tunneled ? &c->tunnel_authority : NULL, &t);
+                if (r >= 0)
+                        r = decide(c, &h, &t);
+                else {
+                        c->is_connect = t.is_connect;
+                        r = refuse(c, r == -EPERM ? 403 : 400, h.method, t.raw_host);
+                }
+        }
+        if (r < 0)
+                return r;
+        buf_consume(&c->in, size);
+        c->scanned = 0;
+        return 1;
+}
+
+int request_step_head(Client *c)
+{
+        size_t size = 0;
+        int r;
+
+        if (c->is_tunneled && c->server.fd < 0)
+                return -EPIPE;
+        /* Old clients send a line end behind a body. */
+        if (c->scanned == 0 && buf_size(&c->in) >= 2 && memcmp(buf_front(&c->in), "\r\n", 2) == 0)
+                buf_consume(&c->in, 2);
+        if (buf_size(&c->in) == 0)
+                return c->is_eof ? -EPIPE : 0;
+        r = http_find_head(buf_front(&c->in), buf_size(&c->in), &c->scanned, &size);
+        if (r >= 0)
+                r = http_check_first_line(buf_front(&c->in), buf_size(&c->in)) < 0 ? -EBADMSG : r;
+        if (r == 0)
+                return c->is_eof ? -EPIPE : 0;
+        reset_request(c);
+        if (r > 0)
+                return take_head(c, size);
+        return refuse(c, r == -EMSGSIZE ? 431 : 400, "", first_line(buf_front(&c->in), buf_size(&c->in)));
+}
+
+/* ---- answers ---- */
+
+static void begin(Client *c)
+{
+        int r;
+
+        request_drop(c);
+        r = c->is_connect ? tunnel_begin(c) : exchange_begin(c);
+        if (r < 0)
+                client_close(c, CLOSE_ERROR);
+        else
+                client_pump(c);
+}
+
+static void finish(Client *c, int r)
+{
+        if (r < 0)
+                client_close(c, CLOSE_CLIENT);
+        else
+                client_pump(c);
+}
+
+static int answer_refused(Client *c)
+{
+        Denial d = { .rule = "", .text = "",
+                     .reason = c->egress->is_offline ? REASON_NO_NETWORK : REASON_MALFORMED };
+
+        if (c->refuse_status == 403)
+                return answer_denied(c, &d);
+        return answer_error(c, c->refuse_status, "malformed request");
+}
+
+static const char *failure_text(uint32_t reason)
+{
+        switch (reason) {
+        case CLOSE_RESOLVE:
+                return "the host name does not resolve";
+        case CLOSE_TIMEOUT:
+                return "the server did not answer in time";
+        case CLOSE_REFUSED:
+                return "the server refused the connection";
+        case CLOSE_UNREACHABLE:
+                return "the server cannot be reached";
+        default:
+                return "the connection could not be made";
+        }
+}
+
+static int answer_failed(Client *c, uint32_t reason)
+{
+        return answer_error(c, reason == CLOSE_TIMEOUT ? 504 : 502, failure_text(reason));
+}
+
+static void on_allowed(Client *c)
+{
+        if (!c->wants_connection) {
+                if (c->server.fd >= 0) {
+                        begin(c);
+                        return;
+                }
+                /* The server went while audit was asked; nothing has been sent, so ask for a new connection. */
+                request_drop(c);
+                finish(c, c->is_tunneled ? -EPIPE : ask(c));
+                return;
+        }
+        if (c->server.fd >= 0)
+                begin(c);
+        else if (c->has_failed) {
+                request_drop(c);
+                finish(c, answer_failed(c, c->fail_reason));
+        } else
+                client_set_state(c, CLIENT_CONNECTING);
+}
+
+void request_on_verdict(Egress *e, const PrivVerdict *v)
+{
+        Client *c = map_get(&e->requests, &v->request, sizeof(v->request));
+        Denial d = { .rule = v->rule, .text = v->text, .reason = v->reason };
+
+        if (!c)
+                return;
+        release_turn(c);
+        if (c->refuse_status != 0) {
+                request_drop(c);
+                finish(c, answer_refused(c));
+        } else if (v->verdict != VERDICT_ALLOW) {
+                request_drop(c);
+                if (c->wants_connection)
+                        server_close(c, CLOSE_POLICY);
+                finish(c, answer_denied(c, &d));
+        } else if (c->state == CLIENT_DECIDING)
+                on_allowed(c);
+}
+
+static void refuse_descriptor(Egress *e, uint64_t sequence)
+{
+        PrivConnectionDone done = { .sequence = sequence, .reason = CLOSE_UNUSED };
+
+        (void) priv_link_send(e->dialer, PRIV_CONNECTION_DONE, &done, sizeof(done), NULL, 0);
+}
+
+static void on_server_io(void *userdata, _unused_ int fd, _unused_ unsigned events)
+{
+        client_pump(userdata);
+}
+
+int request_on_connected(Egress *e, const PrivConnected *m, int take_fd)
+{
+        _cleanup_close_ int fd = take_fd;
+        Client *c = map_get(&e->requests, &m->request, sizeof(m->request));
+        int one = 1, r;
+
+        if (!c || !c->wants_connection || c->server.fd >= 0) {
+                refuse_descriptor(e, m->sequence);
+                return 0;
+        }
+        r = loop_io_new(e->loop, fd, 0, on_server_io, c, &c->server.io);
+        if (r < 0) {
+                refuse_descriptor(e, m->sequence);
+                client_close(c, CLOSE_ERROR);
+                return 0;
+        }
+        (void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+        c->server.fd = TAKE_FD(fd);
+        c->server.sequence = m->sequence;
+        c->server.authority = c->authority;
+        c->server.scanned = 0;
+        c->server.is_eof = c->server.is_shut = false;
+        /* The two channels are not in step: the verdict may still be on its way. */
+        if (c->state == CLIENT_CONNECTING)
+                begin(c);
+        return 0;
+}
+
+void request_on_failed(Egress *e, const PrivConnectFailed *m)
+{
+        Client *c = map_get(&e->requests, &m->request, sizeof(m->request));
+
+        if (!c || !c->wants_connection || c->server.fd >= 0)
+                return;
+        c->has_failed = true;
+        c->fail_reason = m->reason;
+        if (c->state == CLIENT_CONNECTING) {
+                request_drop(c);
+                finish(c, answer_failed(c, m->reason));
+        }
+}
+
+void request_on_timeout(Client *c)
+{
+        bool is_deciding = c->state == CLIENT_DECIDING;
+
+        request_drop(c);
+        server_close(c, CLOSE_TIMEOUT);
+        c->is_last = true;
+        if (is_deciding)
+                finish(c, answer_error(c, 503, "the decision could not be recorded in time"));
+        else
+                finish(c, answer_failed(c, CLOSE_TIMEOUT));
+}

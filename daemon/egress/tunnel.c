@@ -1,0 +1,152 @@
+#include <errno.h>
+#include <sys/socket.h>
+
+#include "daemon/egress/egress.h"
+#include "daemon/egress/sni.h"
+#include "daemon/policy/compiled.h"
+#include "proto/base/error.h"
+#include "proto/base/str.h"
+
+/*
+ * Behind CONNECT: the first bytes say what the tunnel is for. TLS must name the host that was allowed and is then
+ * relayed; HTTP goes on as requests in origin form, each with a decision of its own; all else is closed.
+ */
+
+#define RECORD_HANDSHAKE 0x16
+
+int tunnel_begin(Client *c)
+{
+        int r = buf_put_string(&c->to_client, "HTTP/1.1 200 Connection established\r\n\r\n");
+
+        if (r < 0)
+                return r;
+        c->tunnel_authority = c->authority;
+        c->has_answer_begun = true;
+        client_set_state(c, CLIENT_PEEK);
+        return 1;
+}
+
+static int end_tunnel(Client *c)
+{
+        c->is_last = true;
+        server_close(c, CLOSE_POLICY);
+        client_set_state(c, CLIENT_ENDING);
+        return 1;
+}
+
+static int refuse_tls(Client *c, const char *name, size_t n)
+{
+        static const char access_denied[] = { 0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 49 };
+        int r;
+
+        request_record_malformed(c, name, n);
+        r = buf_put(&c->to_client, access_denied, sizeof(access_denied));
+        return r < 0 ? r : end_tunnel(c);
+}
+
+static bool is_allowed_name(const Client *c, const char *name, size_t n)
+{
+        char canonical[PRIV_HOST_SIZE];
+
+        if (c->authority.address.family != 0)
+                return true;
+        if (n == 0 || policy_host_canonical(name, n, canonical) < 0)
+                return false;
+        return str_equal(canonical, c->authority.host);
+}
+
+static int peek_tls(Client *c)
+{
+        char name[SNI_NAME_SIZE];
+        size_t n = 0;
+        int r = sni_find(buf_front(&c->in), buf_size(&c->in), name, &n);
+
+        if (r == 0)
+                return c->is_eof ? -EPIPE : 0;
+        if (r < 0)
+                return refuse_tls(c, "", 0);
+        if (!is_allowed_name(c, name, n))
+                return refuse_tls(c, name, n);
+        r = buf_put(&c->to_server, buf_front(&c->in), buf_size(&c->in));
+        if (r < 0)
+                return r;
+        buf_done(&c->in);
+        client_set_state(c, CLIENT_TUNNEL);
+        return 1;
+}
+
+int tunnel_step_peek(Client *c)
+{
+        int r = buf_send(c->fd, &c->to_client);
+        char first;
+
+        if (r < 0)
+                return r;
+        if (buf_size(&c->in) == 0)
+                return c->is_eof ? -EPIPE : 0;
+        first = buf_front(&c->in)[0];
+        if (first == RECORD_HANDSHAKE)
+                return peek_tls(c);
+        if (first >= 'A' && first <= 'Z') {
+                c->is_tunneled = true;
+                client_set_state(c, CLIENT_HEAD);
+                return 1;
+        }
+        request_record_malformed(c, buf_front(&c->in), MIN_OF(buf_size(&c->in), (size_t) 64));
+        return end_tunnel(c);
+}
+
+/* One direction. Its end is passed on once all before it has been sent. */
+typedef struct Direction {
+        int from_fd;
+        int to_fd;
+        Buf *kept;
+        bool *is_eof;
+        bool *is_shut;
+} Direction;
+
+static int relay(Egress *e, const Direction *d)
+{
+        ssize_t n, sent;
+        int r = buf_send(d->to_fd, d->kept);
+
+        if (r <= 0)
+                return r;
+        if (*d->is_eof) {
+                if (!*d->is_shut)
+                        (void) shutdown(d->to_fd, SHUT_WR);
+                *d->is_shut = true;
+                return 0;
+        }
+        n = recv(d->from_fd, e->scratch, EGRESS_SCRATCH_SIZE, MSG_DONTWAIT);
+        if (n < 0)
+                return errno == EAGAIN || errno == EINTR ? 0 : neg_errno();
+        if (n == 0) {
+                *d->is_eof = true;
+                return 1;
+        }
+        sent = send(d->to_fd, e->scratch, (size_t) n, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (sent < 0 && errno != EAGAIN && errno != EINTR)
+                return neg_errno();
+        sent = MAX_OF(sent, (ssize_t) 0);
+        r = buf_put(d->kept, e->scratch + sent, (size_t) (n - sent));
+        return r < 0 ? r : 1;
+}
+
+int tunnel_step(Client *c)
+{
+        Direction up = { c->fd, c->server.fd, &c->to_server, &c->is_eof, &c->server.is_shut };
+        Direction down = { c->server.fd, c->fd, &c->to_client, &c->server.is_eof, &c->is_shut };
+        int sent = relay(c->egress, &up), received;
+
+        if (sent < 0)
+                return sent;
+        received = relay(c->egress, &down);
+        if (received < 0)
+                return received;
+        if (c->is_shut && c->server.is_shut) {
+                client_close(c, CLOSE_DONE);
+                return 0;
+        }
+        return sent | received;
+}
