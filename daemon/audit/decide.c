@@ -12,6 +12,7 @@
 #include "proto/base/str.h"
 
 #define UNDECIDED_MAX 256U
+#define RULE_TEXT_MAX 16384U /* it is hashed with every row */
 
 static bool is_address_ok(const PrivAddress *a)
 {
@@ -81,7 +82,7 @@ static void match(Pending *p, const PrivDecide *d)
         if (text_or_null(m.rule))
                 p->row.rule = (RowRule) { .layer = m.layer ? m.layer : "",
                                           .name = m.rule,
-                                          .text = m.rule_text ? m.rule_text : "" };
+                                          .text = strnlen(m.rule_text, RULE_TEXT_MAX) < RULE_TEXT_MAX ? m.rule_text : "" };
 }
 
 static void decide(Pending *p, const PrivDecide *d)

@@ -6,6 +6,8 @@
 #include "proto/base/clock.h"
 #include "proto/base/str.h"
 
+#define POLICY_TEXT_MAX (16U * 1024U * 1024U)
+
 /* All strings of a session in one allocation: copies one and moves on. NULL and, where it is allowed, "" are none. */
 static const char *keep(char **at, const char *s, bool may_be_empty)
 {
@@ -75,6 +77,8 @@ static int open_policy(Session *s, int policy_fd)
         if (r < 0)
                 return r;
         text = policy_block_text(s->policy);
+        if (strnlen(text, POLICY_TEXT_MAX) == POLICY_TEXT_MAX)
+                return -EFBIG;
         r = chain_digest(chain, text, strlen(text), digest);
         if (r < 0)
                 return r;
