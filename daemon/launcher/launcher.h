@@ -1,0 +1,122 @@
+#pragma once
+
+/*
+ * The launcher: accepts connections, reads the peer's identity from the kernel, routes to that user's api worker,
+ * makes sessions and workers, and keeps a small record of each. It parses nothing but fixed-size private messages.
+ *
+ * Ownership: Launcher owns users, sessions, services and the pool. A worker that is retired lives on by itself until
+ * it was reaped. Objects are freed from deferred calls only, never from their own callbacks.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/isolate/cgroup.h"
+#include "daemon/loop/link.h"
+#include "daemon/loop/loop.h"
+#include "proto/base/hash.h"
+#include "proto/base/list.h"
+#include "proto/idl/privsep.h"
+
+#define LAUNCHER_POOL_SIZE 2U
+#define LAUNCHER_USERS_MAX 4096U
+#define LAUNCHER_BLOCK_MAX (64LL * 1024 * 1024)
+
+typedef struct Launcher Launcher;
+typedef struct Lookup Lookup;
+typedef struct Session Session;
+typedef struct User User;
+typedef struct Worker Worker;
+
+typedef enum Program {
+        PROGRAM_API = 0,
+        PROGRAM_AUDIT,
+        PROGRAM_DIALER,
+        PROGRAM_EGRESS,
+        PROGRAM_LOOKUP,
+        PROGRAM_INIT,
+        _PROGRAM_MAX,
+} Program;
+
+typedef struct Config {
+        const char *config_dir;
+        const char *state_dir;
+        const char *runtime_dir;
+        const char *libexec_dir;
+        const char *policy_dir;
+        bool prints_ready;
+} Config;
+
+/* What is opened or made before the capabilities go. */
+typedef struct Kernel {
+        int program_fds[_PROGRAM_MAX];
+        int null_fd;
+        int network_fd;  /* our own network namespace */
+        int mount_fd;    /* our own mount namespace */
+        int template_fd; /* mount namespace that sessions copy */
+        int session_filter_fd;
+        int command_filter_fd;
+        CgroupBase *cgroups;
+        char degraded[PRIV_TEXT_SIZE * 2];
+} Kernel;
+
+/* So many restarts in so much time; more is a fault that restarting does not mend. */
+#define RESTARTS_MAX 5U
+#define RESTARTS_USEC (10U * USEC_PER_SEC)
+
+typedef struct RestartGuard {
+        uint64_t times_usec[RESTARTS_MAX];
+        unsigned next;
+} RestartGuard;
+
+/* False: too many. Counts this one. */
+bool restart_guard_permits(RestartGuard *g);
+
+struct Launcher {
+        Loop *loop;
+        const Config *config;
+        Kernel *kernel;
+        PrivWorkerIds ids;
+        PrivSettings settings;
+        PrivResolver resolver;
+        int hosts_fd;
+        Id instance;
+        Id state;
+        uint64_t started_usec;
+        Worker *audit;
+        Worker *dialer;
+        RestartGuard audit_guard;
+        RestartGuard dialer_guard;
+        RestartGuard pool_guard;
+        Worker *pool[LAUNCHER_POOL_SIZE];
+        Map users;    /* by uid */
+        Map sessions; /* by id */
+        uint64_t last_connection;
+        int listen_fd;
+        int reserve_fd;
+        int runtime_fd;
+        int lock_fd;
+        LoopIo *listen_io;
+        LoopTimer *accept_timer;
+        int watch_fd; /* inotify: resolv.conf and hosts */
+        LoopIo *watch_io;
+        LoopTimer *watch_timer;
+        LoopTimer *stop_timer;
+        LoopSignal *signals[2];
+        Lookup *resolver_lookup;
+        unsigned n_stop_rounds;
+        bool is_serving;
+        bool is_stopping;
+};
+
+/* start.c: the asynchronous part of the start, and its end. */
+int launcher_start(Launcher *l) _must_check_;
+/* Looks whether everything is there that serving needs; idempotent. */
+void launcher_maybe_serve(Launcher *l);
+void launcher_stop(Launcher *l, int result);
+
+/* resolver.c: the machine's resolvers and hosts table, again on change. */
+typedef void (*ResolverCallback)(Launcher *l, int error);
+int launcher_load_resolver(Launcher *l, ResolverCallback on_loaded) _must_check_;
+int launcher_watch_resolver(Launcher *l) _must_check_;
+void launcher_send_resolver(Launcher *l);

@@ -1,0 +1,174 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "daemon/launcher/launcher.h"
+#include "daemon/launcher/lookup.h"
+#include "daemon/launcher/worker.h"
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+/*
+ * A child reads resolv.conf and hosts; the launcher passes on what it says and looks again when one changed. The
+ * settings' servers, where there are any, replace those of the file.
+ */
+
+#define RESOLVER_SETTLE_USEC (200 * USEC_PER_MSEC)
+#define RESOLVER_DIRECTORY "/etc"
+
+static const char *const files[] = { "resolv.conf", "hosts" };
+
+typedef struct Request {
+        Launcher *launcher;
+        ResolverCallback on_loaded;
+        int hosts_fd; /* the child writes the table into it */
+} Request;
+
+static int take_result(Launcher *l, int *hosts_fd, const void *data, size_t size)
+{
+        PrivResolver resolver;
+
+        if (size != sizeof(resolver))
+                return -EPROTO;
+        memcpy(&resolver, data, sizeof(resolver));
+        if (resolver.n_servers > PRIV_RESOLVERS_MAX)
+                return -EPROTO;
+        /* An empty table is one line. */
+        if (lseek(*hosts_fd, 0, SEEK_END) == 0 && write(*hosts_fd, "\n", 1) != 1)
+                return neg_errno();
+        if (fcntl(*hosts_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0)
+                return neg_errno();
+        (void) fd_close(l->hosts_fd);
+        l->hosts_fd = TAKE_FD(*hosts_fd);
+        if (l->settings.n_servers > 0) {
+                resolver.n_servers = l->settings.n_servers;
+                memcpy(resolver.servers, l->settings.servers, sizeof(resolver.servers));
+        }
+        l->resolver = resolver;
+        return 0;
+}
+
+static Request *request_free(Request *request)
+{
+        if (request) {
+                request->hosts_fd = fd_close(request->hosts_fd);
+                free(request);
+        }
+        return NULL;
+}
+
+static void on_resolver(void *userdata, int error, const void *data, size_t size)
+{
+        Request *request = userdata;
+        Launcher *l = request->launcher;
+        int r = error;
+
+        l->resolver_lookup = NULL;
+        if (r >= 0)
+                r = take_result(l, &request->hosts_fd, data, size);
+        if (r >= 0)
+                launcher_send_resolver(l);
+        if (request->on_loaded)
+                request->on_loaded(l, r);
+        (void) request_free(request);
+}
+
+int launcher_load_resolver(Launcher *l, ResolverCallback on_loaded)
+{
+        Request *request;
+        int r;
+
+        if (l->resolver_lookup)
+                return -EALREADY;
+        request = malloc(sizeof(*request));
+        if (!request)
+                return -ENOMEM;
+        *request = (Request) { .launcher = l, .on_loaded = on_loaded };
+        request->hosts_fd = memfd_create("hosts", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        r = request->hosts_fd < 0 ? neg_errno() : 0;
+        if (r >= 0)
+                r = lookup_new(l, "resolver", NULL, request->hosts_fd, on_resolver, request, &l->resolver_lookup);
+        if (r < 0)
+                (void) request_free(request);
+        return r;
+}
+
+void launcher_send_resolver(Launcher *l)
+{
+        if (l->hosts_fd >= 0)
+                worker_send(l->dialer, PRIV_DIALER_RESOLVER, &l->resolver, sizeof(l->resolver), &l->hosts_fd, 1);
+}
+
+static void watch_files(Launcher *l)
+{
+        /* The file that the name leads to now: it may be changed in place, outside /etc. */
+        for (size_t i = 0; i < ELEMENTSOF(files); i++) {
+                char path[64];
+
+                if (str_printf(path, sizeof(path), RESOLVER_DIRECTORY "/%s", files[i]) >= 0)
+                        (void) inotify_add_watch(l->watch_fd, path, IN_CLOSE_WRITE | IN_MODIFY | IN_DELETE_SELF);
+        }
+}
+
+static void on_settled(void *userdata)
+{
+        Launcher *l = userdata;
+        int r;
+
+        watch_files(l);
+        r = launcher_load_resolver(l, NULL);
+        if (r == -EALREADY)
+                r = loop_timer_set(l->watch_timer, RESOLVER_SETTLE_USEC);
+        if (r < 0)
+                (void) log_warning(r, "cannot look up the resolvers again, keeping the old ones");
+}
+
+static bool concerns_us(const struct inotify_event *e)
+{
+        if (e->len == 0)
+                return !(e->mask & IN_IGNORED);
+        for (size_t i = 0; i < ELEMENTSOF(files); i++) {
+                if (str_equal(e->name, files[i]))
+                        return true;
+        }
+        return false;
+}
+
+static void on_change(void *userdata, int fd, _unused_ unsigned events)
+{
+        _Alignas(struct inotify_event) char data[4096];
+        Launcher *l = userdata;
+        bool is_concerned = false;
+        ssize_t n = read(fd, data, sizeof(data));
+
+        for (ssize_t at = 0; at < n;) {
+                const struct inotify_event *e = (const void *) (data + at);
+
+                is_concerned = is_concerned || concerns_us(e);
+                at += (ssize_t) (sizeof(*e) + e->len);
+        }
+        if (is_concerned)
+                (void) !loop_timer_set(l->watch_timer, RESOLVER_SETTLE_USEC);
+}
+
+int launcher_watch_resolver(Launcher *l)
+{
+        int r;
+
+        l->watch_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+        if (l->watch_fd < 0)
+                return neg_errno();
+        if (inotify_add_watch(l->watch_fd, RESOLVER_DIRECTORY,
+                              IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_ONLYDIR) < 0)
+                return neg_errno();
+        watch_files(l);
+        r = loop_timer_new(l->loop, on_settled, l, &l->watch_timer);
+        if (r >= 0)
+                r = loop_io_new(l->loop, l->watch_fd, LOOP_READ, on_change, l, &l->watch_io);
+        return r;
+}

@@ -1,0 +1,216 @@
+#include "daemon/launcher/service.h"
+
+#include <errno.h>
+
+#include "daemon/launcher/session.h"
+#include "daemon/launcher/user.h"
+#include "daemon/launcher/worker.h"
+#include "proto/base/clock.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+/*
+ * When audit or the dialer dies every egress worker goes: nothing passes that could not be recorded or judged. The
+ * dead one is started again, hears of all sessions, and each session gets a new egress worker on its old listeners.
+ * What dies too often ends the daemon: restarting does not mend it.
+ */
+
+static void start_audit(Launcher *l);
+static void start_dialer(Launcher *l);
+static void fill_pool(Launcher *l);
+
+bool service_is_up(const Launcher *l)
+{
+        return worker_is_ready(l->audit) && worker_is_ready(l->dialer);
+}
+
+/* Whoever of the two comes later brings them together. */
+static void connect_audit_dialer(Launcher *l)
+{
+        int pair[2];
+
+        if (!service_is_up(l) || imsg_pair(pair) < 0)
+                return;
+        worker_send(l->audit, PRIV_AUDIT_DIALER_ATTACH, NULL, 0, &pair[0], 1);
+        worker_send(l->dialer, PRIV_DIALER_AUDIT_ATTACH, NULL, 0, &pair[1], 1);
+        fd_close_many(pair, ELEMENTSOF(pair));
+        sessions_attach_egress(l);
+        launcher_maybe_serve(l);
+}
+
+static void on_audit_ready(void *owner, _unused_ Worker *w, _unused_ const Imsg *m)
+{
+        Launcher *l = owner;
+
+        sessions_reopen_audit(l);
+        users_attach_audit(l);
+        connect_audit_dialer(l);
+}
+
+static int on_audit_message(void *owner, _unused_ Worker *w, Imsg *m)
+{
+        if (m->type != PRIV_AUDIT_SESSION_OPENED)
+                return -EPROTO;
+        sessions_on_recorded(owner, m->body);
+        return 0;
+}
+
+static void on_audit_gone(void *owner, _unused_ Worker *w)
+{
+        Launcher *l = owner;
+
+        l->audit = NULL;
+        sessions_drop_egress(l);
+        sessions_lose_audit(l);
+        if (l->is_stopping) {
+                launcher_stop(l, 0);
+                return;
+        }
+        if (!restart_guard_permits(&l->audit_guard)) {
+                launcher_stop(l, log_error(-ECHILD, "the audit writer ends again and again: giving up"));
+                return;
+        }
+        start_audit(l);
+}
+
+static const WorkerEvents audit_events = { on_audit_ready, on_audit_message, on_audit_gone };
+
+static void start_audit(Launcher *l)
+{
+        int r = worker_new(l, WORKER_AUDIT, 0, &audit_events, l, &l->audit);
+
+        if (r < 0)
+                launcher_stop(l, log_error(r, "cannot start the audit writer"));
+}
+
+static void on_dialer_ready(void *owner, _unused_ Worker *w, _unused_ const Imsg *m)
+{
+        Launcher *l = owner;
+
+        launcher_send_resolver(l);
+        sessions_reopen_dialer(l);
+        connect_audit_dialer(l);
+}
+
+static void on_dialer_gone(void *owner, _unused_ Worker *w)
+{
+        Launcher *l = owner;
+
+        l->dialer = NULL;
+        sessions_drop_egress(l);
+        if (l->is_stopping)
+                return;
+        if (!restart_guard_permits(&l->dialer_guard)) {
+                launcher_stop(l, log_error(-ECHILD, "the dialer ends again and again: giving up"));
+                return;
+        }
+        start_dialer(l);
+}
+
+static const WorkerEvents dialer_events = { on_dialer_ready, NULL, on_dialer_gone };
+
+static void start_dialer(Launcher *l)
+{
+        int r = worker_new(l, WORKER_DIALER, 0, &dialer_events, l, &l->dialer);
+
+        if (r < 0)
+                launcher_stop(l, log_error(r, "cannot start the dialer"));
+}
+
+static void on_pool_ready(void *owner, _unused_ Worker *w, _unused_ const Imsg *m)
+{
+        sessions_attach_egress(owner);
+        launcher_maybe_serve(owner);
+}
+
+static void on_pool_gone(void *owner, Worker *w)
+{
+        Launcher *l = owner;
+
+        for (size_t i = 0; i < ELEMENTSOF(l->pool); i++) {
+                if (l->pool[i] == w)
+                        l->pool[i] = NULL;
+        }
+        if (l->is_stopping)
+                return;
+        if (!restart_guard_permits(&l->pool_guard)) {
+                launcher_stop(l, log_error(-ECHILD, "egress workers end before their use: giving up"));
+                return;
+        }
+        fill_pool(l);
+}
+
+static const WorkerEvents pool_events = { on_pool_ready, NULL, on_pool_gone };
+
+static void fill_pool(Launcher *l)
+{
+        for (size_t i = 0; i < ELEMENTSOF(l->pool); i++) {
+                int r;
+
+                if (l->pool[i])
+                        continue;
+                r = worker_new(l, WORKER_EGRESS, 0, &pool_events, l, &l->pool[i]);
+                if (r < 0) {
+                        /* The next taker tries again. */
+                        (void) log_error(r, "cannot start an egress worker");
+                        return;
+                }
+        }
+}
+
+bool service_pool_is_full(const Launcher *l)
+{
+        for (size_t i = 0; i < ELEMENTSOF(l->pool); i++) {
+                if (!worker_is_ready(l->pool[i]))
+                        return false;
+        }
+        return true;
+}
+
+Worker *service_take_egress(Launcher *l)
+{
+        Worker *w = NULL;
+
+        for (size_t i = 0; i < ELEMENTSOF(l->pool) && !w; i++) {
+                if (worker_is_ready(l->pool[i]))
+                        w = TAKE_PTR(l->pool[i]);
+        }
+        fill_pool(l);
+        return w;
+}
+
+int service_start(Launcher *l)
+{
+        start_audit(l);
+        start_dialer(l);
+        fill_pool(l);
+        return 0;
+}
+
+void service_report(Launcher *l, uint32_t kind, uint32_t uid, bool is_denial, const char *action,
+                    const char *detail)
+{
+        PrivReport body = { .kind = kind, .uid = uid, .is_denial = is_denial };
+
+        if (str_copy(body.action, sizeof(body.action), action) < 0)
+                return;
+        (void) !str_copy(body.detail, sizeof(body.detail), detail);
+        worker_send(l->audit, PRIV_AUDIT_REPORT, &body, sizeof(body), NULL, 0);
+}
+
+int service_report_of_user(Launcher *l, uint32_t uid, const PrivReport *claim)
+{
+        PrivReport body = *claim;
+
+        if (!PRIV_STRING_OK(body.action) || !PRIV_STRING_OK(body.reason) || !PRIV_STRING_OK(body.detail))
+                return -EPROTO;
+        if (body.kind != AUDIT_KIND_SESSION && body.kind != AUDIT_KIND_POLICY && body.kind != AUDIT_KIND_LIMIT &&
+            body.kind != AUDIT_KIND_ADMIN)
+                return -EPROTO;
+        body.uid = uid;
+        body.is_denial = body.is_denial != 0;
+        body.padding = 0;
+        worker_send(l->audit, PRIV_AUDIT_REPORT, &body, sizeof(body), NULL, 0);
+        return 0;
+}

@@ -1,0 +1,346 @@
+#include "daemon/launcher/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/stat.h>
+
+#include "daemon/init/plan.h"
+#include "daemon/isolate/spawn.h"
+#include "daemon/isolate/userns.h"
+#include "daemon/launcher/service.h"
+#include "daemon/launcher/worker.h"
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+/*
+ * Creation: everything that the kernel does at once happens here, in the order of the table below; then the session
+ * waits for init, for its row and for an egress worker, all at the same time. Whatever fails, session_fail() tears
+ * down by descriptor.
+ */
+
+#define SESSION_START_USEC (10 * USEC_PER_SEC)
+#define SESSION_TEXT(field) PRIV_STRING_OK(field)
+
+static void send_refusal(User *u, uint64_t token, int error, const char *step, const char *detail)
+{
+        PrivSessionCreated body = { .token = token, .error = error };
+
+        (void) !str_copy(body.step, sizeof(body.step), step);
+        (void) !str_copy(body.detail, sizeof(body.detail), detail);
+        service_report(u->launcher, AUDIT_KIND_SESSION, u->uid, /* is_denial= */ true, "refuse", detail);
+        user_send(u, PRIV_SESSION_CREATED, &body, sizeof(body), NULL, 0);
+}
+
+static bool is_sealed_block(int fd, off_t size_max)
+{
+        struct stat st;
+
+        return fd_is_sealed(fd) && fstat(fd, &st) >= 0 && st.st_size > 0 && st.st_size <= size_max;
+}
+
+static bool claims_are_sound(const PrivSessionClaims *c)
+{
+        return SESSION_TEXT(c->name) && SESSION_TEXT(c->profile) && SESSION_TEXT(c->agent) &&
+               SESSION_TEXT(c->agent_session) && SESSION_TEXT(c->workspace);
+}
+
+static int step_cgroup(Session *s)
+{
+        return cgroup_make(s->launcher->kernel->cgroups, &s->id, &s->limits, &s->cgroup_fd);
+}
+
+static int step_audit(Session *s)
+{
+        return session_open_audit(s, /* is_known= */ false);
+}
+
+static int step_dialer(Session *s)
+{
+        session_open_dialer(s);
+        return 0;
+}
+
+static int step_network(Session *s)
+{
+        return netns_new(s->launcher->kernel->network_fd, &s->network);
+}
+
+static int step_user_namespace(Session *s)
+{
+        int r = userns_new(s->uid, s->gid, &s->user_fd);
+
+        if (r >= 0 && s->caller.uid == 0)
+                r = userns_new_idmap(s->uid, s->gid, &s->idmap_fd);
+        return r;
+}
+
+static int spawn_init(Session *s, int channel_fd)
+{
+        static const char *const arguments[] = { "sandbox-init", NULL };
+        const Kernel *k = s->launcher->kernel;
+        int fds[] = { channel_fd, k->template_fd, s->network.fd, k->mount_fd };
+        SpawnSpec spec = { .program_fd = k->program_fds[PROGRAM_INIT],
+                           .arguments = (char *const *) (uintptr_t) arguments,
+                           .namespaces = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
+                           .cgroup_fd = s->cgroup_fd,
+                           .null_fd = k->null_fd,
+                           .output_fd = -EBADF,
+                           .fds = fds,
+                           .n_fds = ELEMENTSOF(fds) };
+
+        return spawn(&spec, &s->init_pid, &s->init_pidfd);
+}
+
+static int on_init_message(void *owner, _unused_ PrivLink *link, Imsg *m)
+{
+        Session *s = owner;
+        const PrivInitResult *result = m->body;
+
+        if (m->type != PRIV_INIT_RESULT || s->is_init_ready || s->state != SESSION_STARTING)
+                return -EPROTO;
+        if (!SESSION_TEXT(result->step) || !SESSION_TEXT(result->detail) || !SESSION_TEXT(result->missing))
+                return -EPROTO;
+        if (result->error != 0) {
+                session_fail(s, result->error < 0 ? result->error : -EPROTO, result->step, result->detail);
+                return 0;
+        }
+        memcpy(s->answer.missing, result->missing, sizeof(s->answer.missing));
+        s->is_init_ready = true;
+        session_maybe_answer(s);
+        return 0;
+}
+
+/* Until the answer this is a failed start; afterwards init has simply closed what it no longer needs. */
+static void on_init_closed(void *owner, _unused_ PrivLink *link, int reason)
+{
+        Session *s = owner;
+
+        if (!s->is_init_ready)
+                session_fail(s, reason, "init", "sandbox-init ended while it made the session");
+}
+
+static int step_init(Session *s)
+{
+        int pair[2], r;
+
+        r = imsg_pair(pair);
+        if (r < 0)
+                return r;
+        r = spawn_init(s, pair[1]);
+        pair[1] = fd_close(pair[1]);
+        if (r < 0) {
+                (void) fd_close(pair[0]);
+                return r;
+        }
+        r = priv_link_new(s->launcher->loop, pair[0], CHANNEL_LAUNCHER_INIT, ROLE_LAUNCHER, &s->init_link);
+        if (r < 0)
+                return r;
+        priv_link_set_handler(s->init_link, on_init_message, on_init_closed, s);
+        session_watch_init(s, &r);
+        /* Only now: to be born in the group needs its cgroup.procs, which is then the user's. */
+        return r < 0 ? r : cgroup_give(s->cgroup_fd, s->uid, s->gid);
+}
+
+static int step_start(Session *s)
+{
+        const Kernel *k = s->launcher->kernel;
+        PrivInitStart body = { .uid = s->uid,
+                               .gid = s->gid,
+                               .caller_uid = s->caller.uid,
+                               .caller_gid = s->caller.gid,
+                               .n_groups = s->caller.n_groups,
+                               .is_idmapped = s->idmap_fd >= 0 };
+        int pair[2], fds[7], r;
+        size_t n = 6;
+
+        memcpy(body.groups, s->caller.groups, sizeof(body.groups));
+        r = imsg_pair(pair);
+        if (r < 0)
+                return r;
+        s->api_fd = pair[0];
+        memcpy(fds, (int[]) { s->plan_fd, s->user_fd, s->cgroup_fd, k->session_filter_fd, k->command_filter_fd,
+                              pair[1] }, 6 * sizeof(int));
+        if (s->idmap_fd >= 0)
+                fds[n++] = s->idmap_fd;
+        r = priv_link_send(s->init_link, PRIV_INIT_START, &body, sizeof(body), fds, n);
+        (void) fd_close(pair[1]);
+        /* init has them, or the start fails. */
+        s->plan_fd = fd_close(s->plan_fd);
+        s->user_fd = fd_close(s->user_fd);
+        s->idmap_fd = fd_close(s->idmap_fd);
+        return r;
+}
+
+static int step_egress(Session *s)
+{
+        s->wants_egress = true;
+        session_attach_egress(s);
+        return 0;
+}
+
+static const struct {
+        const char *name;
+        const char *detail;
+        int (*run)(Session *s);
+} steps[] = {
+        { "audit", "the start cannot be recorded", step_audit },
+        { "dialer", "the dialer is not there", step_dialer },
+        { "cgroup", "the control group cannot be made, or a limit needs a controller that is missing", step_cgroup },
+        { "network", "the network namespace cannot be made", step_network },
+        { "user-namespace", "the user namespace cannot be made", step_user_namespace },
+        { "init", "sandbox-init cannot be started", step_init },
+        { "start", "sandbox-init cannot be told to start", step_start },
+        { "egress", "no egress worker can be had", step_egress },
+};
+
+static void run_steps(Session *s)
+{
+        for (size_t i = 0; i < ELEMENTSOF(steps) && s->state == SESSION_STARTING; i++) {
+                int r = steps[i].run(s);
+
+                if (r < 0) {
+                        session_fail(s, r, steps[i].name, steps[i].detail);
+                        return;
+                }
+        }
+}
+
+static void on_deadline(void *userdata);
+
+static Session *session_new(User *u)
+{
+        Session *s = calloc(1, sizeof(*s));
+
+        if (!s)
+                return NULL;
+        *s = (Session) { .launcher = u->launcher,
+                         .user = u,
+                         .plan_fd = -EBADF,
+                         .policy_fd = -EBADF,
+                         .cgroup_fd = -EBADF,
+                         .user_fd = -EBADF,
+                         .idmap_fd = -EBADF,
+                         .api_fd = -EBADF,
+                         .init_pidfd = -EBADF,
+                         .network = NETNS_INIT,
+                         .created_usec = clock_realtime_usec() };
+        if (id_random(&s->id) < 0 || loop_timer_new(u->launcher->loop, on_deadline, s, &s->timer) < 0) {
+                free(s);
+                return NULL;
+        }
+        if (map_put(&u->launcher->sessions, &s->id, sizeof(s->id), s) < 0 ||
+            loop_timer_set(s->timer, SESSION_START_USEC) < 0) {
+                (void) map_remove(&u->launcher->sessions, &s->id, sizeof(s->id));
+                s->timer = loop_timer_free(s->timer);
+                free(s);
+                return NULL;
+        }
+        u->n_sessions++;
+        user_check_idle(u);
+        return s;
+}
+
+static void fill(Session *s, const PrivSessionCreate *body, const Peer *caller, Imsg *m)
+{
+        char id[ID_TEXT_SIZE];
+
+        s->token = body->token;
+        s->has_no_network = body->has_no_network != 0;
+        s->limits = body->limits;
+        s->claims = body->claims;
+        s->caller = *caller;
+        s->uid = caller->uid ? caller->uid : s->launcher->settings.root_session_uid;
+        s->gid = caller->uid ? caller->gid : s->launcher->settings.root_session_uid;
+        s->plan_fd = TAKE_FD(m->fds[0]);
+        s->policy_fd = TAKE_FD(m->fds[1]);
+        id_format(&s->id, id);
+        s->answer = (PrivSessionCreated) { .token = s->token,
+                                           .session = s->id,
+                                           .created_usec = s->created_usec,
+                                           .claims = s->claims };
+        (void) !str_printf(s->answer.cgroup, sizeof(s->answer.cgroup), "%s/%s",
+                          cgroup_base_path(s->launcher->kernel->cgroups), id);
+}
+
+/* What stands in the way before anything was made; NULL: nothing. */
+static const char *find_objection(const User *u, const Peer *caller, int *ret_error)
+{
+        const Launcher *l = u->launcher;
+
+        *ret_error = -EAGAIN;
+        if (l->is_stopping)
+                return "the daemon is stopping";
+        if (!service_is_up(l))
+                return "the audit writer or the dialer is not ready";
+        *ret_error = -EDQUOT;
+        if (u->n_sessions >= l->settings.sessions_per_user_max)
+                return "this user has as many sessions as the daemon's settings permit";
+        *ret_error = -E2BIG;
+        if (caller->has_too_many_groups)
+                return "the caller is in more groups than a session can have";
+        *ret_error = -EPERM;
+        if (caller->uid == 0 && l->settings.root_session_uid == 0)
+                return "no user id is set for sessions of root";
+        return NULL;
+}
+
+int session_create(User *u, Imsg *m)
+{
+        const PrivSessionCreate *body = m->body;
+        const Connection *c = user_find_connection(u, body->connection);
+        const char *objection;
+        Session *s;
+        int error;
+
+        if (!claims_are_sound(&body->claims) || !is_sealed_block(m->fds[0], PLAN_SIZE_MAX) ||
+            !is_sealed_block(m->fds[1], LAUNCHER_BLOCK_MAX))
+                return -EPROTO;
+        /* It may have been closed while the message was under way: no fault of api's. */
+        if (!c) {
+                send_refusal(u, body->token, -ENOTCONN, "connection", "the connection is gone");
+                return 0;
+        }
+        objection = find_objection(u, &c->peer, &error);
+        if (objection) {
+                send_refusal(u, body->token, error, "launcher", objection);
+                return 0;
+        }
+        s = session_new(u);
+        if (!s) {
+                send_refusal(u, body->token, -ENOMEM, "launcher", "out of memory");
+                return 0;
+        }
+        fill(s, body, &c->peer, m);
+        run_steps(s);
+        return 0;
+}
+
+static void on_deadline(void *userdata)
+{
+        Session *s = userdata;
+
+        if (s->state == SESSION_STARTING)
+                session_fail(s, -ETIMEDOUT, !s->is_init_ready ? "init" : !s->is_recorded ? "audit" : "egress",
+                             "the session did not start in time");
+        else if (s->state == SESSION_RUNNING)
+                /* Nobody came back for a session that ends with its client. */
+                session_stop(s, END_CLIENT_GONE);
+        else
+                session_stop(s, s->reason);
+}
+
+int session_terminate(User *u, const PrivSessionEnd *body)
+{
+        Session *s = map_get(&u->launcher->sessions, &body->session, sizeof(body->session));
+
+        if (body->reason >= _END_REASON_MAX)
+                return -EPROTO;
+        /* A session that ended meanwhile is no fault; one of somebody else does not exist for this channel. */
+        if (s && s->user == u && s->state != SESSION_STOPPING)
+                session_stop(s, (EndReason) body->reason);
+        return 0;
+}

@@ -1,0 +1,80 @@
+#pragma once
+
+/* One session's record and the kernel objects that it consists of. */
+
+#include "daemon/isolate/netns.h"
+#include "daemon/launcher/launcher.h"
+#include "daemon/launcher/peer.h"
+#include "daemon/launcher/user.h"
+
+typedef enum SessionState {
+        /* Objects are being made; api waits for its answer. May become RUNNING or STOPPING. */
+        SESSION_STARTING = 0,
+        /* Answered: init serves api. Workers may die and be replaced. */
+        SESSION_RUNNING,
+        /* Killed; waits for init to be reaped and the group to be empty. No way back. */
+        SESSION_STOPPING,
+        _SESSION_STATE_MAX,
+} SessionState;
+
+struct Session {
+        Launcher *launcher;
+        User *user;
+        Id id;
+        SessionState state;
+        EndReason reason;
+        uint64_t token;
+        uint64_t created_usec;
+        PrivSessionClaims claims;
+        PrivLimits limits;
+        Peer caller;
+        uint32_t uid; /* of the session: never 0 */
+        uint32_t gid;
+        int plan_fd;
+        int policy_fd; /* kept for audit's and the dialer's successors */
+        int cgroup_fd;
+        int user_fd;  /* user namespace */
+        int idmap_fd; /* user namespace of the workspace of root's sessions */
+        int api_fd;   /* copy of api's end of its channel to init: for api's successors */
+        int init_pidfd;
+        pid_t init_pid;
+        NetworkNamespace network;
+        PrivLink *init_link;
+        LoopIo *init_io;
+        LoopTimer *timer; /* of the start, of the wait for the group, of api's return */
+        Worker *egress;
+        RestartGuard egress_guard;
+        unsigned n_polls;
+        bool has_no_network;
+        bool wants_egress;
+        bool had_egress; /* once answered, requests have somewhere to go */
+        bool is_row_asked;
+        bool is_recorded;
+        bool is_init_ready;
+        bool is_over;
+        PrivSessionCreated answer;
+};
+
+/* From api: answers with SESSION_CREATED, now or later. < 0: api broke a rule. Takes the descriptors. */
+int session_create(User *u, Imsg *m) _must_check_;
+int session_terminate(User *u, const PrivSessionEnd *body) _must_check_;
+
+/* session_life.c */
+void session_fail(Session *s, int error, const char *step, const char *detail);
+void session_stop(Session *s, EndReason reason);
+void session_watch_init(Session *s, int *ret_error);
+void session_maybe_answer(Session *s);
+void sessions_on_recorded(Launcher *l, const PrivSessionOpened *body);
+void sessions_adopt(User *u);
+void sessions_lose_api(User *u);
+void sessions_stop_all(Launcher *l);
+
+/* session_network.c: egress workers, and what audit and the dialer know of sessions */
+int session_open_audit(Session *s, bool is_known) _must_check_;
+void session_open_dialer(Session *s);
+void session_attach_egress(Session *s);
+void sessions_attach_egress(Launcher *l);
+void sessions_drop_egress(Launcher *l);
+void sessions_lose_audit(Launcher *l);
+void sessions_reopen_audit(Launcher *l);
+void sessions_reopen_dialer(Launcher *l);

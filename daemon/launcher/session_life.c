@@ -1,0 +1,242 @@
+#include <errno.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "daemon/isolate/spawn.h"
+#include "daemon/launcher/service.h"
+#include "daemon/launcher/session.h"
+#include "daemon/launcher/worker.h"
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+/*
+ * From the answer to the end. The end is always the same: the group is killed; when init was reaped its whole pid
+ * namespace is dead; when the group is empty too, the rest is closed. A session is freed from a deferred call.
+ */
+
+#define SESSION_POLL_USEC (2 * USEC_PER_MSEC)
+#define SESSION_POLLS_MAX 2500U
+#define SESSION_API_RETURN_USEC (30 * USEC_PER_SEC)
+
+static void session_free(Session *s)
+{
+        s->init_io = loop_io_free(s->init_io);
+        s->init_link = priv_link_free(s->init_link);
+        s->timer = loop_timer_free(s->timer);
+        worker_retire(s->egress);
+        s->plan_fd = fd_close(s->plan_fd);
+        s->policy_fd = fd_close(s->policy_fd);
+        s->cgroup_fd = fd_close(s->cgroup_fd);
+        s->user_fd = fd_close(s->user_fd);
+        s->idmap_fd = fd_close(s->idmap_fd);
+        s->api_fd = fd_close(s->api_fd);
+        s->init_pidfd = fd_close(s->init_pidfd);
+        netns_done(&s->network);
+        free(s);
+}
+
+static void send_end(Session *s)
+{
+        PrivSessionEnd end = { .session = s->id, .reason = s->reason };
+        PrivSessionRef ref = { .session = s->id };
+
+        if (s->is_row_asked)
+                worker_send(s->launcher->audit, PRIV_AUDIT_SESSION_END, &end, sizeof(end), NULL, 0);
+        worker_send(s->launcher->dialer, PRIV_DIALER_SESSION_CLOSE, &ref, sizeof(ref), NULL, 0);
+        if (s->answer.error != 0)
+                user_send(s->user, PRIV_SESSION_CREATED, &s->answer, sizeof(s->answer), NULL, 0);
+        else
+                user_send(s->user, PRIV_SESSION_ENDED, &end, sizeof(end), NULL, 0);
+}
+
+static void finish(void *userdata)
+{
+        Session *s = userdata;
+        Launcher *l = s->launcher;
+        User *u = s->user;
+        int r = 0;
+
+        worker_retire(TAKE_PTR(s->egress));
+        send_end(s);
+        if (s->cgroup_fd >= 0)
+                r = cgroup_remove(l->kernel->cgroups, &s->id);
+        if (r < 0)
+                (void) log_warning(r, "cannot remove a control group, leaving it to the next start");
+        (void) map_remove(&l->sessions, &s->id, sizeof(s->id));
+        session_free(s);
+        u->n_sessions--;
+        user_check_idle(u);
+        if (l->is_stopping && l->sessions.n == 0)
+                launcher_stop(l, 0);
+}
+
+static void finish_later(Session *s)
+{
+        if (s->is_over)
+                return;
+        s->is_over = true;
+        loop_timer_stop(s->timer);
+        if (loop_defer(s->launcher->loop, finish, s) < 0)
+                (void) log_error(-ENOMEM, "cannot end a session");
+}
+
+/* Once init was reaped: processes that somebody else put into the group would still be there. */
+static void wait_for_empty(Session *s)
+{
+        int r = s->cgroup_fd < 0 ? 0 : cgroup_is_populated(s->cgroup_fd);
+
+        if (r > 0 && s->n_polls++ < SESSION_POLLS_MAX) {
+                (void) !cgroup_kill(s->cgroup_fd);
+                if (loop_timer_set(s->timer, SESSION_POLL_USEC) >= 0)
+                        return;
+        }
+        if (r != 0)
+                (void) log_error(r, "the control group of a session does not become empty");
+        finish_later(s);
+}
+
+static void on_init_ended(void *userdata, int fd, _unused_ unsigned events)
+{
+        Session *s = userdata;
+        siginfo_t info = { 0 };
+
+        if (waitid(P_PIDFD, (id_t) fd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
+                return;
+        s->init_io = loop_io_free(s->init_io);
+        s->init_pidfd = fd_close(s->init_pidfd);
+        if (s->state == SESSION_STARTING)
+                session_fail(s, -ECHILD, "init",
+                             info.si_code == CLD_EXITED && info.si_status == 127 ?
+                                     "sandbox-init cannot be executed" :
+                                     "sandbox-init ended while it made the session");
+        else
+                session_stop(s, s->state == SESSION_RUNNING ? END_TERMINATED : s->reason);
+}
+
+void session_watch_init(Session *s, int *ret_error)
+{
+        *ret_error = loop_io_new(s->launcher->loop, s->init_pidfd, LOOP_READ, on_init_ended, s, &s->init_io);
+}
+
+static void kill_all(Session *s)
+{
+        int r = s->cgroup_fd >= 0 ? cgroup_kill(s->cgroup_fd) : 0;
+
+        if (r < 0)
+                (void) log_error(r, "cannot kill the control group of a session");
+        /* Its end takes the whole pid namespace along. */
+        if (s->init_pidfd >= 0)
+                (void) syscall(SYS_pidfd_send_signal, s->init_pidfd, SIGKILL, NULL, 0);
+}
+
+/* Again while stopping: goes on where it stands. */
+void session_stop(Session *s, EndReason reason)
+{
+        if (s->is_over)
+                return;
+        if (s->state != SESSION_STOPPING) {
+                s->state = SESSION_STOPPING;
+                s->reason = reason;
+                s->wants_egress = false;
+                loop_timer_stop(s->timer);
+                kill_all(s);
+        }
+        if (s->init_pidfd >= 0 && !s->init_io) {
+                /* Never watched: its start failed halfway. */
+                spawn_reap(TAKE_FD(s->init_pidfd));
+        }
+        if (s->init_pidfd < 0)
+                wait_for_empty(s);
+}
+
+void session_fail(Session *s, int error, const char *step, const char *detail)
+{
+        char id[ID_TEXT_SIZE];
+
+        if (s->state != SESSION_STARTING)
+                return;
+        id_format(&s->id, id);
+        (void) log_warning(error, "session %s of uid %u failed at %s (%s)", id, s->user->uid, step, detail);
+        s->answer.error = error < 0 ? error : -EPROTO;
+        (void) !str_copy(s->answer.step, sizeof(s->answer.step), step);
+        (void) !str_copy(s->answer.detail, sizeof(s->answer.detail), detail);
+        session_stop(s, END_SETUP_FAILED);
+}
+
+void session_maybe_answer(Session *s)
+{
+        int fds[2] = { s->api_fd, s->init_pidfd };
+
+        if (s->state != SESSION_STARTING || !s->is_init_ready || !s->is_recorded || !s->had_egress)
+                return;
+        s->state = SESSION_RUNNING;
+        loop_timer_stop(s->timer);
+        s->answer.init_pid = (uint32_t) s->init_pid;
+        user_send(s->user, PRIV_SESSION_CREATED, &s->answer, sizeof(s->answer), fds, 2);
+        s->answer.token = 0;
+}
+
+void sessions_on_recorded(Launcher *l, const PrivSessionOpened *body)
+{
+        Session *s = map_get(&l->sessions, &body->session, sizeof(body->session));
+
+        if (!s || s->state == SESSION_STOPPING)
+                return;
+        if (body->error != 0) {
+                if (s->state == SESSION_RUNNING)
+                        session_stop(s, END_TERMINATED);
+                else
+                        session_fail(s, body->error < 0 ? body->error : -EIO, "audit",
+                                     "the start could not be recorded");
+                return;
+        }
+        s->is_recorded = true;
+        session_maybe_answer(s);
+}
+
+/* The successor of an api worker gets what the first one got. */
+void sessions_adopt(User *u)
+{
+        Map *sessions = &u->launcher->sessions;
+        size_t cursor = 0;
+
+        for (Session *s = map_next(sessions, &cursor); s; s = map_next(sessions, &cursor)) {
+                int fds[2] = { s->api_fd, s->init_pidfd };
+
+                if (s->user != u || s->state != SESSION_RUNNING || s->init_pidfd < 0)
+                        continue;
+                loop_timer_stop(s->timer);
+                user_send(u, PRIV_API_ADOPT, &s->answer, sizeof(s->answer), fds, 2);
+                if (!s->claims.is_detached)
+                        (void) !loop_timer_set(s->timer, SESSION_API_RETURN_USEC);
+        }
+}
+
+/* A start that nobody waits for is given up; what runs goes on under its last policy. */
+void sessions_lose_api(User *u)
+{
+        Map *sessions = &u->launcher->sessions;
+        size_t cursor = 0;
+
+        for (Session *s = map_next(sessions, &cursor); s; s = map_next(sessions, &cursor)) {
+                if (s->user != u)
+                        continue;
+                if (s->state == SESSION_STARTING)
+                        session_fail(s, -EPIPE, "api", "the api worker is gone");
+                else if (s->state == SESSION_RUNNING && !s->claims.is_detached)
+                        (void) !loop_timer_set(s->timer, SESSION_API_RETURN_USEC);
+        }
+}
+
+void sessions_stop_all(Launcher *l)
+{
+        size_t cursor = 0;
+
+        for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor))
+                session_stop(s, END_TERMINATED);
+}

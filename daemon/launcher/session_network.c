@@ -1,0 +1,155 @@
+#include <errno.h>
+
+#include "daemon/launcher/service.h"
+#include "daemon/launcher/session.h"
+#include "daemon/launcher/worker.h"
+#include "proto/base/clock.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+/*
+ * A session's egress worker holds copies of its listeners; the launcher keeps the originals, so that a successor
+ * takes over what waits in their queues. Without both audit and dialer no egress worker is attached.
+ */
+
+int session_open_audit(Session *s, bool is_known)
+{
+        PrivSessionOpen body = { .session = s->id, .uid = s->user->uid, .is_known = is_known,
+                                 .claims = s->claims };
+
+        if (!worker_is_ready(s->launcher->audit))
+                return -EAGAIN;
+        memcpy(body.user, s->user->identity.user, sizeof(body.user));
+        memcpy(body.cgroup, s->answer.cgroup, sizeof(body.cgroup));
+        memcpy(body.degraded, s->launcher->kernel->degraded, sizeof(body.degraded));
+        s->is_row_asked = true;
+        worker_send(s->launcher->audit, PRIV_AUDIT_SESSION_OPEN, &body, sizeof(body), &s->policy_fd, 1);
+        return 0;
+}
+
+void session_open_dialer(Session *s)
+{
+        PrivSessionRef ref = { .session = s->id };
+
+        worker_send(s->launcher->dialer, PRIV_DIALER_SESSION_OPEN, &ref, sizeof(ref), &s->policy_fd, 1);
+}
+
+static void on_egress_ready(_unused_ void *owner, _unused_ Worker *w, _unused_ const Imsg *m)
+{
+}
+
+static void on_egress_gone(void *owner, Worker *w)
+{
+        Session *s = owner;
+
+        if (s->egress == w)
+                s->egress = NULL;
+        if (s->state == SESSION_STOPPING || s->launcher->is_stopping)
+                return;
+        if (!restart_guard_permits(&s->egress_guard)) {
+                (void) log_error(0, "a session's egress workers end again and again: it stays without network");
+                return;
+        }
+        s->wants_egress = true;
+        session_attach_egress(s);
+}
+
+static const WorkerEvents egress_events = { on_egress_ready, NULL, on_egress_gone };
+
+static void send_start(Session *s, Worker *egress, int audit_fd, int dialer_fd)
+{
+        PrivEgressStart body = { .n_listeners = s->network.n_listeners, .is_offline = s->has_no_network };
+        int fds[2 + NETNS_LISTENERS_MAX] = { audit_fd, dialer_fd };
+
+        memcpy(fds + 2, s->network.listener_fds, sizeof(s->network.listener_fds));
+        worker_send(egress, PRIV_EGRESS_START, &body, sizeof(body), fds, 2 + s->network.n_listeners);
+}
+
+static int connect_egress(Session *s, Worker *egress)
+{
+        Launcher *l = s->launcher;
+        PrivSessionRef ref = { .session = s->id };
+        int audit_pair[2] = { -EBADF, -EBADF }, dialer_pair[2] = { -EBADF, -EBADF }, r;
+
+        r = imsg_pair(audit_pair);
+        if (r >= 0)
+                r = imsg_pair(dialer_pair);
+        if (r >= 0) {
+                worker_send(l->audit, PRIV_AUDIT_EGRESS_ATTACH, &ref, sizeof(ref), &audit_pair[1], 1);
+                worker_send(l->dialer, PRIV_DIALER_EGRESS_ATTACH, &ref, sizeof(ref), &dialer_pair[0], 1);
+                send_start(s, egress, audit_pair[0], dialer_pair[1]);
+        }
+        fd_close_many(audit_pair, 2);
+        fd_close_many(dialer_pair, 2);
+        return r;
+}
+
+void session_attach_egress(Session *s)
+{
+        Worker *egress;
+
+        if (!s->wants_egress || s->network.n_listeners == 0 || !service_is_up(s->launcher))
+                return;
+        egress = service_take_egress(s->launcher);
+        if (!egress)
+                return;
+        s->wants_egress = false;
+        s->egress = egress;
+        worker_set_owner(egress, &egress_events, s);
+        if (connect_egress(s, egress) < 0) {
+                worker_kill(egress);
+                return;
+        }
+        s->had_egress = true;
+        session_maybe_answer(s);
+}
+
+void sessions_attach_egress(Launcher *l)
+{
+        size_t cursor = 0;
+
+        for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor))
+                session_attach_egress(s);
+}
+
+void sessions_drop_egress(Launcher *l)
+{
+        size_t cursor = 0;
+
+        for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor)) {
+                if (s->state == SESSION_STOPPING)
+                        continue;
+                worker_retire(TAKE_PTR(s->egress));
+                s->wants_egress = s->network.n_listeners > 0;
+        }
+}
+
+/* The row of a start is either committed or not: a new writer could not tell which. */
+void sessions_lose_audit(Launcher *l)
+{
+        size_t cursor = 0;
+
+        for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor)) {
+                if (s->state == SESSION_STARTING && !s->is_recorded)
+                        session_fail(s, -EPIPE, "audit", "the audit writer is gone");
+        }
+}
+
+void sessions_reopen_audit(Launcher *l)
+{
+        size_t cursor = 0;
+
+        for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor)) {
+                if (s->is_row_asked && session_open_audit(s, /* is_known= */ true) < 0)
+                        (void) log_error(0, "a session could not be made known to the audit writer");
+        }
+}
+
+void sessions_reopen_dialer(Launcher *l)
+{
+        size_t cursor = 0;
+
+        for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor))
+                session_open_dialer(s);
+}

@@ -1,0 +1,234 @@
+#include "daemon/launcher/setup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/landlock.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "daemon/isolate/filter.h"
+#include "daemon/isolate/netns.h"
+#include "daemon/isolate/template.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+#define SETUP_LANDLOCK_SCOPING_ABI 6
+
+static const char *const program_names[] = {
+        [PROGRAM_API] = "sandboxd-api",       [PROGRAM_AUDIT] = "sandboxd-audit",
+        [PROGRAM_DIALER] = "sandboxd-dialer", [PROGRAM_EGRESS] = "sandboxd-egress",
+        [PROGRAM_LOOKUP] = "sandboxd-lookup", [PROGRAM_INIT] = "sandbox-init",
+};
+ASSERT_TABLE(program_names, _PROGRAM_MAX);
+
+/* KILL: workers run as users of their own. */
+static const struct {
+        unsigned number;
+        const char *name;
+} needed[] = {
+        { CAP_SYS_ADMIN, "SYS_ADMIN" }, { CAP_SETUID, "SETUID" },         { CAP_SETGID, "SETGID" },
+        { CAP_NET_ADMIN, "NET_ADMIN" }, { CAP_CHOWN, "CHOWN" },           { CAP_SYS_CHROOT, "SYS_CHROOT" },
+        { CAP_KILL, "KILL" },           { CAP_NET_BIND_SERVICE, "NET_BIND_SERVICE" },
+};
+
+/* Workers empty their own bounding set. */
+static const unsigned needed_by_children[] = { CAP_SETPCAP };
+
+static int get_capabilities(struct __user_cap_data_struct data[2])
+{
+        struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+
+        return syscall(SYS_capget, &header, data) < 0 ? neg_errno() : 0;
+}
+
+static bool has(const struct __user_cap_data_struct data[2], unsigned number)
+{
+        return data[number / 32].effective & (1U << (number % 32));
+}
+
+int setup_check_capabilities(void)
+{
+        struct __user_cap_data_struct data[2];
+        int r;
+
+        r = get_capabilities(data);
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < ELEMENTSOF(needed); i++) {
+                if (!has(data, needed[i].number))
+                        return log_error(-EPERM, "capability %s is missing: start sandboxd as root",
+                                         needed[i].name);
+        }
+        if (!has(data, CAP_SETPCAP))
+                return log_error(-EPERM, "capability SETPCAP is missing: start sandboxd as root");
+        return 0;
+}
+
+static bool children_need(unsigned number)
+{
+        for (size_t i = 0; i < ELEMENTSOF(needed); i++) {
+                if (needed[i].number == number)
+                        return true;
+        }
+        for (size_t i = 0; i < ELEMENTSOF(needed_by_children); i++) {
+                if (needed_by_children[i] == number)
+                        return true;
+        }
+        return false;
+}
+
+int setup_drop_capabilities(void)
+{
+        struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+        struct __user_cap_data_struct data[2] = { 0 };
+
+        for (unsigned number = 0; number <= CAP_LAST_CAP; number++) {
+                /* EINVAL: newer than this kernel. */
+                if (!children_need(number) && prctl(PR_CAPBSET_DROP, (unsigned long) number, 0, 0, 0) < 0 &&
+                    errno != EINVAL)
+                        return neg_errno();
+        }
+        for (size_t i = 0; i < ELEMENTSOF(needed); i++) {
+                data[needed[i].number / 32].effective |= 1U << (needed[i].number % 32);
+                data[needed[i].number / 32].permitted |= 1U << (needed[i].number % 32);
+        }
+        if (syscall(SYS_capset, &header, data) < 0)
+                return neg_errno();
+        return 0;
+}
+
+static int open_programs(const Config *config, Kernel *k)
+{
+        for (size_t i = 0; i < ELEMENTSOF(program_names); i++) {
+                char path[PRIV_PATH_SIZE];
+                int r = str_printf(path, sizeof(path), "%s/%s", config->libexec_dir, program_names[i]);
+
+                if (r < 0)
+                        return r;
+                k->program_fds[i] = open(path, O_PATH | O_CLOEXEC);
+                if (k->program_fds[i] < 0)
+                        return log_error(neg_errno(), "cannot open %s", path);
+        }
+        return 0;
+}
+
+static int open_own(Kernel *k)
+{
+        k->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+        if (k->null_fd < 0)
+                return log_error(neg_errno(), "cannot open /dev/null");
+        k->mount_fd = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+        if (k->mount_fd < 0)
+                return log_error(neg_errno(), "cannot open the mount namespace");
+        return netns_open_home(&k->network_fd);
+}
+
+static int make_directories(const Config *config)
+{
+        if (mkdir(config->state_dir, 0700) < 0 && errno != EEXIST)
+                return log_error(neg_errno(), "cannot make %s", config->state_dir);
+        return 0;
+}
+
+static int make_group(const Config *config, Kernel *k)
+{
+        int r = cgroup_base_new(config->runtime_dir, &k->cgroups);
+
+        if (r < 0)
+                return log_error(r, "cannot make a control group (v2) below our own");
+        r = cgroup_base_clean(k->cgroups, NULL, NULL);
+        if (r < 0)
+                return log_error(r, "an earlier run left processes that cannot be ended");
+        return 0;
+}
+
+static int make_isolation(Kernel *k)
+{
+        int r = template_new(&k->template_fd);
+
+        if (r < 0)
+                return log_error(r, "cannot make the template mount namespace");
+        r = filter_session_new(&k->session_filter_fd);
+        if (r >= 0)
+                r = filter_command_new(&k->command_filter_fd);
+        if (r < 0)
+                return log_error(r, "cannot make the system call filters");
+        return 0;
+}
+
+static void add_degraded(Kernel *k, const char *word)
+{
+        char text[sizeof(k->degraded)];
+
+        if (str_printf(text, sizeof(text), "%s%s%s", k->degraded, k->degraded[0] ? "," : "", word) >= 0)
+                memcpy(k->degraded, text, sizeof(text));
+}
+
+static void note_degraded(Kernel *k)
+{
+        static const struct {
+                uint32_t bit;
+                const char *word;
+        } controllers[] = {
+                { CONTROLLER_MEMORY, "cgroup-memory" },
+                { CONTROLLER_PIDS, "cgroup-pids" },
+                { CONTROLLER_CPU, "cgroup-cpu" },
+                { CONTROLLER_IO, "cgroup-io" },
+        };
+        long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+        uint32_t have = cgroup_base_controllers(k->cgroups);
+
+        if (abi < SETUP_LANDLOCK_SCOPING_ABI)
+                add_degraded(k, abi < 1 ? "landlock" : "landlock-scoping");
+        for (size_t i = 0; i < ELEMENTSOF(controllers); i++) {
+                if (!(have & controllers[i].bit))
+                        add_degraded(k, controllers[i].word);
+        }
+}
+
+static void raise_limits(void)
+{
+        struct rlimit limit;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) >= 0) {
+                limit.rlim_cur = limit.rlim_max;
+                (void) setrlimit(RLIMIT_NOFILE, &limit);
+        }
+}
+
+int setup_kernel(const Config *config, Kernel *k)
+{
+        int r;
+
+        raise_limits();
+        r = make_directories(config);
+        if (r >= 0)
+                r = open_programs(config, k);
+        if (r >= 0)
+                r = open_own(k);
+        if (r >= 0)
+                r = make_group(config, k);
+        if (r >= 0)
+                r = make_isolation(k);
+        if (r >= 0)
+                note_degraded(k);
+        return r;
+}
+
+void kernel_done(Kernel *k)
+{
+        fd_close_many(k->program_fds, ELEMENTSOF(k->program_fds));
+        k->null_fd = fd_close(k->null_fd);
+        k->network_fd = fd_close(k->network_fd);
+        k->mount_fd = fd_close(k->mount_fd);
+        k->template_fd = fd_close(k->template_fd);
+        k->session_filter_fd = fd_close(k->session_filter_fd);
+        k->command_filter_fd = fd_close(k->command_filter_fd);
+        k->cgroups = cgroup_base_free(k->cgroups);
+}

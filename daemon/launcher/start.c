@@ -1,0 +1,213 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include "daemon/launcher/launcher.h"
+#include "daemon/launcher/listen.h"
+#include "daemon/launcher/lookup.h"
+#include "daemon/launcher/service.h"
+#include "daemon/launcher/session.h"
+#include "daemon/launcher/user.h"
+#include "daemon/launcher/worker.h"
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+/*
+ * workers' ids -> settings -> resolvers -> audit, dialer and the pool -> the socket serves. A step that fails ends
+ * the daemon: nothing serves halfway.
+ */
+
+#define START_SETTINGS "sandboxd.json"
+#define STOP_ROUND_USEC (100 * USEC_PER_MSEC)
+#define STOP_ROUNDS_MAX 50U
+
+static void fail(Launcher *l, int error, const char *what)
+{
+        launcher_stop(l, log_error(error < 0 ? error : -EPROTO, "%s", what));
+}
+
+static int make_directory(int parent_fd, const char *name, uint32_t uid, uint32_t gid)
+{
+        if (mkdirat(parent_fd, name, 0700) < 0 && errno != EEXIST)
+                return neg_errno();
+        if (fchownat(parent_fd, name, uid, gid, AT_SYMLINK_NOFOLLOW) < 0)
+                return neg_errno();
+        return 0;
+}
+
+static int make_state(const Launcher *l)
+{
+        _cleanup_close_ int fd = -EBADF;
+        int r;
+
+        fd = open(l->config->state_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0)
+                return neg_errno();
+        r = make_directory(fd, "audit", l->ids.audit_uid, l->ids.audit_gid);
+        if (r >= 0)
+                r = make_directory(fd, "api", 0, 0);
+        return r;
+}
+
+void launcher_maybe_serve(Launcher *l)
+{
+        int r;
+
+        if (l->is_serving || l->is_stopping || !service_is_up(l) || !service_pool_is_full(l))
+                return;
+        r = listen_start(l);
+        if (r < 0) {
+                fail(l, r, "cannot serve");
+                return;
+        }
+        l->is_serving = true;
+        service_report(l, AUDIT_KIND_ADMIN, (uint32_t) geteuid(), /* is_denial= */ false, "start",
+                       l->kernel->degraded);
+        (void) sd_notify(0, "READY=1");
+        if (l->config->prints_ready)
+                (void) !fd_write_all(STDOUT_FILENO, "ready\n", 6);
+}
+
+static void on_resolver_loaded(Launcher *l, int error)
+{
+        int r = error;
+
+        if (r >= 0)
+                r = launcher_watch_resolver(l);
+        if (r >= 0)
+                r = service_start(l);
+        if (r < 0)
+                fail(l, r, "cannot read the machine's resolvers");
+}
+
+static void on_settings(void *userdata, int error, const void *data, size_t size)
+{
+        Launcher *l = userdata;
+        int r = error;
+
+        if (r >= 0 && size != sizeof(l->settings))
+                r = -EPROTO;
+        if (r >= 0) {
+                memcpy(&l->settings, data, sizeof(l->settings));
+                if (l->settings.n_servers > PRIV_RESOLVERS_MAX)
+                        r = -EPROTO;
+        }
+        if (r >= 0)
+                r = launcher_load_resolver(l, on_resolver_loaded);
+        if (r < 0)
+                fail(l, r, "cannot read the daemon's settings");
+}
+
+/* Opened here, where root may; read by a child, who may not. */
+static int load_settings(Launcher *l)
+{
+        _cleanup_close_ int fd = -EBADF;
+        char path[PRIV_PATH_SIZE];
+        Lookup *lookup;
+        int r;
+
+        r = str_printf(path, sizeof(path), "%s/" START_SETTINGS, l->config->config_dir);
+        if (r < 0)
+                return r;
+        fd = open(path, O_RDONLY | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+        if (fd < 0 && errno != ENOENT)
+                return neg_errno();
+        return lookup_new(l, "settings", NULL, fd, on_settings, l, &lookup);
+}
+
+static bool ids_are_sound(const PrivWorkerIds *i)
+{
+        const uint32_t ids[] = { i->api_uid,    i->api_gid,    i->audit_uid,  i->audit_gid,
+                                 i->dialer_uid, i->dialer_gid, i->egress_uid, i->egress_gid };
+
+        for (size_t n = 0; n < ELEMENTSOF(ids); n++) {
+                if (ids[n] == 0 || ids[n] == UINT32_MAX)
+                        return false;
+        }
+        return true;
+}
+
+static void on_ids(void *userdata, int error, const void *data, size_t size)
+{
+        Launcher *l = userdata;
+        int r = error;
+
+        if (r >= 0 && size != sizeof(l->ids))
+                r = -EPROTO;
+        if (r >= 0) {
+                memcpy(&l->ids, data, sizeof(l->ids));
+                if (!ids_are_sound(&l->ids))
+                        r = -ENOENT;
+        }
+        if (r >= 0)
+                r = make_state(l);
+        if (r >= 0)
+                r = load_settings(l);
+        if (r < 0)
+                fail(l, r, "cannot start: users sandboxd-api, -audit, -dialer and -egress must exist");
+}
+
+static void on_signal(void *userdata, int signal_number)
+{
+        log_info("signal %d: stopping", signal_number);
+        launcher_stop(userdata, 0);
+}
+
+int launcher_start(Launcher *l)
+{
+        static const int numbers[] = { SIGTERM, SIGINT };
+        Lookup *lookup;
+        int r = 0;
+
+        for (size_t i = 0; i < ELEMENTSOF(numbers) && r >= 0; i++)
+                r = loop_signal_new(l->loop, numbers[i], on_signal, l, &l->signals[i]);
+        if (r >= 0)
+                r = listen_open(l);
+        if (r >= 0)
+                r = lookup_new(l, "workers", NULL, -EBADF, on_ids, l, &lookup);
+        return r;
+}
+
+/* First the sessions, then audit, which must write what it was told before it may end. */
+static void on_stop_round(void *userdata)
+{
+        Launcher *l = userdata;
+
+        if (l->n_stop_rounds++ >= STOP_ROUNDS_MAX || !l->audit) {
+                loop_stop(l->loop, 0);
+                return;
+        }
+        if (l->sessions.n == 0 && worker_is_ready(l->audit)) {
+                service_report(l, AUDIT_KIND_ADMIN, (uint32_t) geteuid(), /* is_denial= */ false, "stop", "");
+                worker_close(l->audit);
+        }
+        if (loop_timer_set(l->stop_timer, STOP_ROUND_USEC) < 0)
+                loop_stop(l->loop, 0);
+}
+
+void launcher_stop(Launcher *l, int result)
+{
+        if (result < 0) {
+                l->is_stopping = true;
+                loop_stop(l->loop, result);
+                return;
+        }
+        if (!l->is_stopping) {
+                l->is_stopping = true;
+                (void) sd_notify(0, "STOPPING=1");
+                l->listen_io = loop_io_free(l->listen_io);
+                sessions_stop_all(l);
+                if (loop_timer_new(l->loop, on_stop_round, l, &l->stop_timer) < 0) {
+                        loop_stop(l->loop, 0);
+                        return;
+                }
+        }
+        if (loop_timer_set(l->stop_timer, l->sessions.n == 0 ? 0 : STOP_ROUND_USEC) < 0)
+                loop_stop(l->loop, 0);
+}

@@ -1,0 +1,43 @@
+#pragma once
+
+/* One uid that has connections or sessions: its identity from NSS, its connections, its api worker. */
+
+#include "daemon/launcher/launcher.h"
+#include "daemon/launcher/peer.h"
+
+typedef struct Connection {
+        ListLink link;
+        uint64_t number;
+        int fd; /* -EBADF once api has it */
+        bool is_over_quota;
+        Peer peer;
+} Connection;
+
+struct User {
+        Launcher *launcher;
+        uint32_t uid;
+        PrivIdentity identity;
+        Lookup *lookup;
+        Worker *api;
+        ListLink connections;
+        unsigned n_connections;
+        unsigned n_sessions;
+        LoopTimer *timer; /* idle, or the wait before a restart */
+        RestartGuard guard;
+        bool has_identity;
+        bool is_started; /* api has its API_START */
+};
+
+/* Takes the connection; one that cannot be served is closed. */
+void user_add_connection(Launcher *l, const Peer *peer, int take_fd);
+
+/* The connection that api names, or NULL: it is not live. */
+const Connection *user_find_connection(const User *u, uint64_t number);
+
+/* After a change of n_sessions or of the api worker. */
+void user_check_idle(User *u);
+void user_send(User *u, PrivMessage type, const void *body, size_t size, const int *fds, size_t n_fds);
+
+/* A new audit writer: a new channel to it for each api worker. */
+void users_attach_audit(Launcher *l);
+void users_free(Launcher *l);
