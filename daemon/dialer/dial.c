@@ -1,0 +1,303 @@
+#include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "daemon/dialer/dialer.h"
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+/*
+ * From a decision to a connection: match, resolve once, judge all, then try the judged ones in turn, the next one
+ * 250 ms after the last or as soon as that has failed (RFC 8305). The first that stands wins.
+ */
+
+#define DIAL_TIMEOUT_USEC (10 * USEC_PER_SEC)
+#define STAGGER_USEC (250 * USEC_PER_MSEC)
+
+static void dial_free(Dial *d)
+{
+        if (d->lookup)
+                lookup_cancel(d->lookup);
+        for (size_t i = 0; i < d->n_started; i++) {
+                d->attempts[i].io = loop_io_free(d->attempts[i].io);
+                if (d->attempts[i].fd >= 0)
+                        d->attempts[i].fd = fd_close(d->attempts[i].fd);
+        }
+        d->deadline = loop_timer_free(d->deadline);
+        d->stagger = loop_timer_free(d->stagger);
+        list_unlink(&d->link);
+        d->session->n_dials--;
+        free(d);
+}
+
+static void report_failed(Session *s, const PrivDial *order, CloseReason reason)
+{
+        PrivDialClosed closed = { .session = order->session,
+                                  .sequence = order->sequence,
+                                  .port = order->port,
+                                  .reason = reason };
+        PrivConnectFailed failed = { .request = order->request, .reason = reason };
+
+        dialer_report_closed(s->dialer, &closed);
+        if (s->egress)
+                (void) priv_link_send(s->egress, PRIV_CONNECT_FAILED, &failed, sizeof(failed), NULL, 0);
+}
+
+static void report_refused(Session *s, const PrivDial *order, const PrivAddress *address)
+{
+        PrivDialRefused refused = { .session = order->session,
+                                    .request = order->request,
+                                    .sequence = order->sequence,
+                                    .port = order->port };
+
+        if (address)
+                refused.address = *address;
+        if (s->dialer->audit)
+                (void) priv_link_send(s->dialer->audit, PRIV_DIAL_REFUSED, &refused, sizeof(refused), NULL, 0);
+}
+
+void dial_cancel(Dial *d, CloseReason reason)
+{
+        report_failed(d->session, &d->order, reason);
+        dial_free(d);
+}
+
+static CloseReason reason_of(int error)
+{
+        switch (error) {
+        case ECONNREFUSED:
+                return CLOSE_REFUSED;
+        case ETIMEDOUT:
+                return CLOSE_TIMEOUT;
+        case ENETUNREACH:
+        case EHOSTUNREACH:
+        case EADDRNOTAVAIL:
+        case EACCES:
+        case EPERM:
+                return CLOSE_UNREACHABLE;
+        default:
+                return CLOSE_ERROR;
+        }
+}
+
+/* ---- connecting ---- */
+
+static void start_next(Dial *d);
+
+static void on_stands(Dial *d, Attempt *a)
+{
+        int fd = TAKE_FD(a->fd), r;
+
+        a->io = loop_io_free(a->io);
+        r = connection_new(d->session, d, fd, &a->address);
+        if (r < 0) {
+                (void) log_warning(r, "cannot hand over a connection");
+                dial_cancel(d, CLOSE_ERROR);
+                return;
+        }
+        dial_free(d);
+}
+
+static void on_attempt_failed(Dial *d, Attempt *a, int error)
+{
+        a->io = loop_io_free(a->io);
+        if (a->fd >= 0)
+                a->fd = fd_close(a->fd);
+        d->n_failed++;
+        d->last_failure = reason_of(error);
+        if (d->n_started < d->n_addresses)
+                start_next(d);
+        else if (d->n_failed == d->n_addresses)
+                dial_cancel(d, d->last_failure);
+}
+
+static void on_attempt_io(void *userdata, int fd, _unused_ unsigned events)
+{
+        Attempt *a = userdata;
+        socklen_t size = sizeof(int);
+        int error = 0;
+
+        if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
+                error = EIO;
+        if (error == 0)
+                on_stands(a->dial, a);
+        else
+                on_attempt_failed(a->dial, a, error);
+}
+
+static int connect_to(int fd, const PrivAddress *a, uint32_t port)
+{
+        struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons((uint16_t) port) };
+        struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = htons((uint16_t) port) };
+        int r;
+
+        if (a->family == 4) {
+                memcpy(&v4.sin_addr, a->bytes, 4);
+                r = connect(fd, (struct sockaddr *) &v4, sizeof(v4));
+        } else {
+                memcpy(&v6.sin6_addr, a->bytes, 16);
+                r = connect(fd, (struct sockaddr *) &v6, sizeof(v6));
+        }
+        return r < 0 && errno != EINPROGRESS ? neg_errno() : 0;
+}
+
+static int start_attempt(Attempt *a)
+{
+        Dial *d = a->dial;
+        int one = 1, r;
+
+        a->fd = socket(a->address.family == 4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
+                       IPPROTO_TCP);
+        if (a->fd < 0)
+                return neg_errno();
+        (void) setsockopt(a->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+        (void) setsockopt(a->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+        r = connect_to(a->fd, &a->address, d->order.port);
+        if (r < 0)
+                return r;
+        return loop_io_new(d->session->dialer->loop, a->fd, LOOP_WRITE, on_attempt_io, a, &a->io);
+}
+
+/* May free the dial. */
+static void start_next(Dial *d)
+{
+        Attempt *a = &d->attempts[d->n_started];
+        int r;
+
+        *a = (Attempt) { .dial = d, .fd = -EBADF, .address = d->addresses[d->n_started] };
+        d->n_started++;
+        r = start_attempt(a);
+        if (r < 0) {
+                on_attempt_failed(d, a, -r);
+                return;
+        }
+        if (d->n_started < d->n_addresses && loop_timer_set(d->stagger, STAGGER_USEC) < 0)
+                (void) log_warning(0, "cannot set a timer, ignoring");
+}
+
+static void on_stagger(void *userdata)
+{
+        Dial *d = userdata;
+
+        if (d->n_started < d->n_addresses)
+                start_next(d);
+}
+
+static void on_deadline(void *userdata)
+{
+        Dial *d = userdata;
+
+        dial_cancel(d, d->lookup ? CLOSE_RESOLVE : CLOSE_TIMEOUT);
+}
+
+/* ---- judging ---- */
+
+static void judge(Dial *d, const PrivAddress *addresses, size_t n)
+{
+        const LocalAddresses *local = d->session->dialer->local;
+
+        for (size_t i = 0; i < n && d->n_addresses < DIAL_ADDRESSES_MAX; i++) {
+                PrivAddress a = address_unmap(&addresses[i]);
+
+                if (policy_match_address(d->session->policy, &d->request, &a, local_addresses_contain(local, &a)))
+                        d->addresses[d->n_addresses++] = a;
+        }
+        if (d->n_addresses == 0) {
+                report_refused(d->session, &d->order, n > 0 ? &addresses[0] : NULL);
+                dial_free(d);
+                return;
+        }
+        start_next(d);
+}
+
+static void on_resolved(void *userdata, const PrivAddress *addresses, size_t n)
+{
+        Dial *d = userdata;
+
+        d->lookup = NULL;
+        if (n == 0)
+                dial_cancel(d, CLOSE_RESOLVE);
+        else
+                judge(d, addresses, n);
+}
+
+/* ---- orders ---- */
+
+/* Audit's word is not taken either: exactly one destination, in canonical form. */
+static bool is_sound(const PrivDial *order)
+{
+        char canonical[PRIV_HOST_SIZE];
+        size_t n;
+
+        if (!PRIV_STRING_OK(order->host) || order->port == 0 || order->port > UINT16_MAX ||
+            order->protocol >= _PROTOCOL_MAX)
+                return false;
+        n = strlen(order->host);
+        if (n == 0)
+                return order->address.family == 4 || order->address.family == 6;
+        return order->address.family == 0 && policy_host_canonical(order->host, n, canonical) >= 0 &&
+               str_equal(canonical, order->host);
+}
+
+static int dial_new(Session *s, const PrivDial *order, Dial **ret)
+{
+        Dial *d = calloc(1, sizeof(*d));
+        int r;
+
+        if (!d)
+                return -ENOMEM;
+        *d = (Dial) { .session = s, .order = *order };
+        list_init(&d->link);
+        list_append(&s->dials, &d->link);
+        s->n_dials++;
+        d->request = (PolicyRequest) { .host = d->order.host,
+                                       .address = order->address,
+                                       .port = order->port,
+                                       .protocol = (Protocol) order->protocol,
+                                       .now_usec = clock_realtime_usec() };
+        r = loop_timer_new(s->dialer->loop, on_deadline, d, &d->deadline);
+        if (r >= 0)
+                r = loop_timer_new(s->dialer->loop, on_stagger, d, &d->stagger);
+        if (r >= 0)
+                r = loop_timer_set(d->deadline, DIAL_TIMEOUT_USEC);
+        if (r < 0) {
+                dial_free(d);
+                return r;
+        }
+        *ret = d;
+        return 0;
+}
+
+void dial_start(Session *s, const PrivDial *order)
+{
+        PolicyMatch match = { .verdict = VERDICT_DENY };
+        Dial *d;
+
+        if (!s->egress || s->n_dials >= DIALER_DIALS_MAX ||
+            s->connections.n + s->n_dials >= DIALER_CONNECTIONS_MAX) {
+                report_failed(s, order, s->egress ? CLOSE_ERROR : CLOSE_EGRESS_GONE);
+                return;
+        }
+        if (!is_sound(order)) {
+                report_refused(s, order, NULL);
+                return;
+        }
+        if (dial_new(s, order, &d) < 0) {
+                report_failed(s, order, CLOSE_ERROR);
+                return;
+        }
+        policy_match_request(s->policy, &d->request, &match);
+        if (match.verdict != VERDICT_ALLOW) {
+                report_refused(s, order, d->order.address.family ? &d->order.address : NULL);
+                dial_free(d);
+                return;
+        }
+        if (d->order.address.family != 0)
+                judge(d, &d->order.address, 1);
+        else if (resolver_lookup(s->dialer->resolver, d->order.host, on_resolved, d, &d->lookup) < 0)
+                dial_cancel(d, CLOSE_ERROR);
+}

@@ -1,0 +1,105 @@
+#pragma once
+
+/*
+ * The only process that makes connections to the outside. It acts on committed decisions from audit, matches them
+ * once more against the session's policy, resolves once, judges every address, and connects to a judged one. It
+ * keeps a duplicate of each descriptor that it hands to an egress worker: it, not egress, ends connections and
+ * counts their bytes.
+ *
+ * Dial: from the decision until the connection stands or has failed. Connection: from then until the egress worker
+ * says that it is done with it (a connection that both ends closed before stays listed without descriptor, so that
+ * a number which was never given out is known as such).
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/dialer/local.h"
+#include "daemon/dialer/resolve.h"
+#include "daemon/loop/link.h"
+#include "daemon/loop/loop.h"
+#include "daemon/policy/compiled.h"
+#include "proto/base/hash.h"
+#include "proto/base/list.h"
+
+#define DIALER_CONNECTIONS_MAX 1024U /* of one session */
+#define DIALER_DIALS_MAX 256U        /* of one session */
+#define DIALER_SESSIONS_MAX 8192U
+#define DIAL_ADDRESSES_MAX 16U
+
+typedef struct Dialer Dialer;
+
+typedef struct Session {
+        Dialer *dialer;
+        Id id;
+        const PolicyBlock *policy;
+        PrivLink *egress;
+        ListLink dials;
+        Map connections; /* sequence -> Connection */
+        size_t n_dials;
+} Session;
+
+typedef struct Attempt {
+        struct Dial *dial;
+        int fd;
+        LoopIo *io;
+        PrivAddress address;
+} Attempt;
+
+typedef struct Dial {
+        Session *session;
+        ListLink link;
+        PrivDial order;
+        PolicyRequest request; /* host points into order */
+        Lookup *lookup;
+        LoopTimer *deadline;
+        LoopTimer *stagger;
+        PrivAddress addresses[DIAL_ADDRESSES_MAX]; /* judged */
+        size_t n_addresses;
+        size_t n_started;
+        size_t n_failed;
+        CloseReason last_failure;
+        Attempt attempts[DIAL_ADDRESSES_MAX];
+} Dial;
+
+typedef struct Connection {
+        Session *session;
+        uint64_t sequence;
+        int fd; /* -EBADF once it has been reported */
+        uint64_t started_usec;
+        PrivAddress address;
+        uint32_t port;
+} Connection;
+
+struct Dialer {
+        Loop *loop;
+        PrivLink *launcher;
+        PrivLink *audit;
+        Resolver *resolver;
+        LocalAddresses *local;
+        Map sessions; /* id -> Session */
+        int watch_fd; /* an epoll set of its own: reports the end of connections that we do not read */
+        LoopIo *watch_io;
+};
+
+/* session.c */
+int session_open(Dialer *d, const Id *id, int policy_fd) _must_check_;
+void session_close(Session *s, CloseReason reason);
+Session *session_find(Dialer *d, const Id *id);
+int session_attach(Session *s, int take_fd) _must_check_;
+/* Ends all dials and connections. */
+void session_cut(Session *s, CloseReason reason);
+
+/* dial.c */
+void dial_start(Session *s, const PrivDial *order);
+void dial_cancel(Dial *dial, CloseReason reason);
+
+/* connection.c */
+int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress *address) _must_check_;
+/* Cuts it for everybody and reports it, unless that was done. It stays listed. */
+void connection_end(Connection *c, CloseReason reason);
+Connection *connection_free(Connection *c);
+int connection_watch_open(Dialer *d) _must_check_;
+
+/* main.c */
+void dialer_report_closed(Dialer *d, const PrivDialClosed *closed);

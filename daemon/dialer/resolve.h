@@ -1,0 +1,31 @@
+#pragma once
+
+/*
+ * Names to addresses: the host's table first, then DNS (A and AAAA, once each, no search list). resolver_new() is
+ * called before the worker gives up the file system, since c-ares takes its random seed from a file.
+ */
+
+#include "daemon/loop/loop.h"
+#include "proto/base/macro.h"
+#include "proto/idl/privsep.h"
+
+#define RESOLVE_ADDRESSES_MAX 32U
+
+typedef struct Resolver Resolver;
+typedef struct Lookup Lookup;
+
+/* IPv6 and IPv4 in turn. n 0: the name does not resolve. Called once, never from within resolver_lookup(). */
+typedef void (*LookupCallback)(void *userdata, const PrivAddress *addresses, size_t n);
+
+int resolver_new(Resolver **ret) _must_check_;
+Resolver *resolver_free(Resolver *r);
+int resolver_start(Resolver *r, Loop *loop) _must_check_;
+
+/* Replaces servers and table; hosts_fd is borrowed. Lookups under way fail. */
+int resolver_configure(Resolver *r, const PrivResolver *servers, int hosts_fd) _must_check_;
+
+/* name is canonical, and copied. */
+int resolver_lookup(Resolver *r, const char *name, LookupCallback callback, void *userdata, Lookup **ret)
+        _must_check_;
+/* The callback will not be called. */
+void lookup_cancel(Lookup *l);

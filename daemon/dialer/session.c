@@ -1,0 +1,124 @@
+#include <errno.h>
+
+#include "daemon/dialer/dialer.h"
+#include "proto/base/clock.h"
+#include "proto/base/log.h"
+
+static int on_done(Session *s, const PrivConnectionDone *m)
+{
+        Connection *c = map_get(&s->connections, &m->sequence, sizeof(m->sequence));
+
+        /* A number that this session was never given. */
+        if (!c || m->reason >= _CLOSE_REASON_MAX)
+                return -EPROTO;
+        connection_end(c, (CloseReason) m->reason);
+        (void) connection_free(c);
+        return 0;
+}
+
+static int on_egress_message(void *owner, _unused_ PrivLink *link, Imsg *m)
+{
+        PrivConnectionDone body;
+
+        if (m->type != PRIV_CONNECTION_DONE)
+                return -EPROTO;
+        memcpy(&body, m->body, sizeof(body));
+        return on_done(owner, &body);
+}
+
+static void forget_connections(Session *s, CloseReason reason)
+{
+        for (;;) {
+                size_t cursor = 0;
+                Connection *c = map_next(&s->connections, &cursor);
+
+                if (!c)
+                        return;
+                connection_end(c, reason);
+                (void) connection_free(c);
+        }
+}
+
+static void detach(Session *s, CloseReason reason)
+{
+        LIST_FOREACH(d, &s->dials, Dial, link)
+                dial_cancel(d, reason);
+        s->egress = priv_link_free(s->egress);
+        forget_connections(s, reason);
+}
+
+static void on_egress_closed(void *owner, _unused_ PrivLink *link, int reason)
+{
+        if (reason != -EPIPE)
+                (void) log_warning(reason, "an egress worker broke the rules");
+        detach(owner, CLOSE_EGRESS_GONE);
+}
+
+int session_attach(Session *s, int take_fd)
+{
+        int r;
+
+        /* Before the new worker: what the old one had is not its. */
+        detach(s, CLOSE_EGRESS_GONE);
+        r = priv_link_new(s->dialer->loop, take_fd, CHANNEL_DIALER_EGRESS, ROLE_DIALER, &s->egress);
+        if (r < 0)
+                return r;
+        priv_link_set_handler(s->egress, on_egress_message, on_egress_closed, s);
+        return 0;
+}
+
+void session_cut(Session *s, CloseReason reason)
+{
+        size_t cursor = 0;
+
+        LIST_FOREACH(d, &s->dials, Dial, link)
+                dial_cancel(d, reason);
+        for (Connection *c; (c = map_next(&s->connections, &cursor));)
+                connection_end(c, reason);
+}
+
+Session *session_find(Dialer *d, const Id *id)
+{
+        return map_get(&d->sessions, id, sizeof(*id));
+}
+
+int session_open(Dialer *d, const Id *id, int policy_fd)
+{
+        _cleanup_(policy_block_closep) const PolicyBlock *policy = NULL;
+        Session *s;
+        int r;
+
+        if (d->sessions.n >= DIALER_SESSIONS_MAX)
+                return -ENOBUFS;
+        r = policy_block_open(policy_fd, &policy);
+        if (r < 0)
+                return r;
+        s = session_find(d, id);
+        if (s) {
+                /* A new generation of the policy. */
+                (void) policy_block_close(s->policy);
+                s->policy = TAKE_PTR(policy);
+                return 0;
+        }
+        s = calloc(1, sizeof(*s));
+        if (!s)
+                return -ENOMEM;
+        *s = (Session) { .dialer = d, .id = *id };
+        list_init(&s->dials);
+        r = map_put(&d->sessions, &s->id, sizeof(s->id), s);
+        if (r < 0) {
+                free(s);
+                return r;
+        }
+        s->policy = TAKE_PTR(policy);
+        return 0;
+}
+
+void session_close(Session *s, CloseReason reason)
+{
+        detach(s, reason);
+        (void) map_remove(&s->dialer->sessions, &s->id, sizeof(s->id));
+        (void) policy_block_close(s->policy);
+        map_done(&s->connections);
+        free(s);
+}
