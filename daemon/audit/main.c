@@ -47,6 +47,7 @@ static const int syscalls[] = {
         SCMP_SYS(rseq),          SCMP_SYS(rt_sigaction),  SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
         SCMP_SYS(sendmsg),       SCMP_SYS(set_robust_list), SCMP_SYS(setsockopt),  SCMP_SYS(socketpair),
         SCMP_SYS(stat),          SCMP_SYS(statx),         SCMP_SYS(sysinfo),       SCMP_SYS(tgkill),
+        SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime), SCMP_SYS(umask),
         SCMP_SYS(time),          SCMP_SYS(unlink),        SCMP_SYS(unlinkat),      SCMP_SYS(wait4),
         SCMP_SYS(write),         SCMP_SYS(writev),
 };
@@ -152,7 +153,6 @@ static int prepare(const Arguments *a, const char *directory, Readers **ret)
         struct sigaction ignore = { .sa_handler = SIG_IGN };
         int r;
 
-        (void) umask(0077);
         if (sigaction(SIGPIPE, &ignore, NULL) < 0)
                 return neg_errno();
         r = fd_set_cloexec(LAUNCHER_FD, true);
@@ -164,7 +164,11 @@ static int prepare(const Arguments *a, const char *directory, Readers **ret)
         r = warm_up();
         if (r >= 0)
                 r = confine(a, directory);
-        return r < 0 ? r : readers_new(directory, ret);
+        if (r < 0)
+                return r;
+        /* Not before: it would close the way to the folder, which confinement makes. */
+        (void) umask(0077);
+        return readers_new(directory, ret);
 }
 
 int main(int argc, char **argv)
