@@ -7,6 +7,12 @@
 
 #define LOG_LINE_MAX 2048
 
+#ifdef __GLIBC__
+#define DESCRIPTION(e) strerrordesc_np(e)
+#else
+#define DESCRIPTION(e) strerror(e)
+#endif
+
 static const char *log_program = "sandboxd";
 static LogLevel log_max_level = LOG_LEVEL_INFO;
 
@@ -59,7 +65,7 @@ int log_message(LogLevel level, int r, const char *format, ...)
         used = n > 0 ? (size_t) n : 0;
         used += escape_into(line + used, sizeof(line) - used - 128, text);
         if (r < 0) {
-                n = snprintf(line + used, sizeof(line) - used - 1, ": %s", strerrordesc_np(-r));
+                n = snprintf(line + used, sizeof(line) - used - 1, ": %s", DESCRIPTION(-r));
                 used += n > 0 ? (size_t) n : 0;
         }
         line[used++] = '\n';

@@ -1,0 +1,256 @@
+#include <errno.h>
+#include <linux/keyctl.h>
+#include <linux/magic.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/vfs.h>
+
+#include "daemon/init/setup.h"
+#include "daemon/isolate/kernel.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/str.h"
+
+/*
+ * Each layer is tried by something that only it refuses, so that one layer cannot hide that another is missing. An
+ * attempt that succeeds, or fails in another way than it should, ends the start.
+ */
+
+#define TEXT_MAX 8192
+
+/* Whole content of a small file of /proc. */
+static int read_text(const char *path, char *text, size_t size)
+{
+        _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+        size_t n = 0;
+
+        if (fd < 0)
+                return neg_errno();
+        for (;;) {
+                ssize_t got = read(fd, text + n, size - n - 1);
+
+                if (got < 0)
+                        return neg_errno();
+                if (got == 0)
+                        break;
+                n += (size_t) got;
+                if (n >= size - 1)
+                        return -EFBIG;
+        }
+        text[n] = '\0';
+        return 0;
+}
+
+static bool has_line(const char *text, const char *line)
+{
+        size_t n = strlen(line);
+
+        for (const char *p = text; *p; p = *p ? p + 1 : p) {
+                const char *end = strchrnul(p, '\n');
+
+                if ((size_t) (end - p) == n && strncmp(p, line, n) == 0)
+                        return true;
+                p = end;
+                if (*p == '\0')
+                        break;
+        }
+        return false;
+}
+
+/* errno of a call that had to fail with this one. */
+static int expect(Setup *s, long result, int error, const char *what)
+{
+        int got = result >= 0 ? 0 : errno;
+
+        if (got == error)
+                return 0;
+        return setup_fail(s, -ENOTRECOVERABLE, "%s: %s instead of %s", what, got ? error_name(got) : "success",
+                          error_name(error));
+}
+
+static int check_seccomp(Setup *s)
+{
+        uint8_t parameters[256] = { 0 };
+        int r;
+
+        setup_step(s, "check-seccomp");
+        if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != 2)
+                return setup_fail(s, -ENOTRECOVERABLE, "no filter");
+        r = expect(s, syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0), EPERM, "keyctl");
+        if (r == 0)
+                r = expect(s, syscall(SYS_io_uring_setup, 1, parameters), ENOSYS, "io_uring_setup");
+        if (r == 0)
+                r = expect(s, unshare(CLONE_NEWUSER), EPERM, "unshare");
+        if (r == 0)
+                r = expect(s, socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0), EAFNOSUPPORT, "socket(AF_VSOCK)");
+        if (r == 0)
+                r = expect(s, syscall(SYS_personality, 0x0040000UL), EPERM, "personality");
+        return r;
+}
+
+/* The directory is writable in every other respect. */
+static int check_landlock(Setup *s)
+{
+        setup_step(s, "check-landlock");
+        return expect(s, openat(s->proof_fd, "x", O_WRONLY | O_CREAT | O_CLOEXEC, 0600), EACCES,
+                      "a file where no rule allows one");
+}
+
+static int check_mounts(Setup *s)
+{
+        static const char *const read_only[] = { "/", "/usr", "/etc", "/dev", "/proc/sys", "/run/sandbox/mask" };
+        struct stat st;
+        struct statfs fs;
+        int r;
+
+        setup_step(s, "check-mounts");
+        if (stat("/", &st) < 0 || st.st_dev != s->root_device)
+                return setup_fail(s, -ENOTRECOVERABLE, "the root is not ours");
+        for (size_t i = 0; i < ELEMENTSOF(read_only); i++) {
+                if (statfs(read_only[i], &fs) < 0)
+                        return setup_fail(s, neg_errno(), "%s", read_only[i]);
+                if (!(fs.f_flags & 1 /* ST_RDONLY */) || !(fs.f_flags & 2 /* ST_NOSUID */))
+                        return setup_fail(s, -ENOTRECOVERABLE, "%s is writable", read_only[i]);
+        }
+        r = expect(s, open("/etc/shadow", O_RDONLY | O_CLOEXEC), ENOENT, "/etc/shadow");
+        if (r == 0)
+                r = expect(s, mkdir("/usr/sandbox", 0700), EROFS, "mkdir in /usr");
+        return r;
+}
+
+static int check_masks(Setup *s)
+{
+        struct statfs fs;
+        char path[64];
+        int r;
+
+        setup_step(s, "check-masks");
+        for (size_t i = 0; root_proc_empty[i]; i++) {
+                r = str_printf(path, sizeof(path), "/proc/%s", root_proc_empty[i]);
+                if (r < 0)
+                        return setup_fail(s, r, "path");
+                if (statfs(path, &fs) < 0) {
+                        if (errno == ENOENT)
+                                continue;
+                        return setup_fail(s, neg_errno(), "%s", path);
+                }
+                if (fs.f_type == PROC_SUPER_MAGIC || !(fs.f_flags & 1))
+                        return setup_fail(s, -ENOTRECOVERABLE, "%s shows", path);
+        }
+        return expect(s, open("/proc/sys/kernel/core_pattern", O_WRONLY | O_CLOEXEC), EROFS, "core_pattern");
+}
+
+static int check_map(Setup *s, const char *path, uint32_t id)
+{
+        char text[TEXT_MAX], line[64];
+        int r;
+
+        r = read_text(path, text, sizeof(text));
+        if (r < 0)
+                return setup_fail(s, r, "%s", path);
+        r = str_printf(line, sizeof(line), "%10u %10u %10u\n", id, id, 1U);
+        if (r < 0 || !str_equal(text, line))
+                return setup_fail(s, -ENOTRECOVERABLE, "%s maps more than the session's own", path);
+        return 0;
+}
+
+static int check_identity(Setup *s)
+{
+        uid_t uid, euid, suid;
+        gid_t gid, egid, sgid;
+        char text[TEXT_MAX];
+        int r;
+
+        setup_step(s, "check-identity");
+        if (getresuid(&uid, &euid, &suid) < 0 || getresgid(&gid, &egid, &sgid) < 0)
+                return setup_fail(s, neg_errno(), "ids");
+        if (uid != s->start.uid || euid != uid || suid != uid || gid != s->start.gid || egid != gid || sgid != gid)
+                return setup_fail(s, -ENOTRECOVERABLE, "ids");
+        if (setresuid(0, 0, 0) >= 0)
+                return setup_fail(s, -ENOTRECOVERABLE, "could become root again");
+        r = check_map(s, "/proc/self/uid_map", s->start.uid);
+        if (r == 0)
+                r = check_map(s, "/proc/self/gid_map", s->start.gid);
+        if (r < 0)
+                return r;
+        r = read_text("/proc/self/setgroups", text, sizeof(text));
+        if (r < 0 || !str_equal(text, "deny\n"))
+                return setup_fail(s, -ENOTRECOVERABLE, "setgroups is not denied");
+        r = read_text("/proc/sys/user/max_user_namespaces", text, sizeof(text));
+        if (r < 0 || !str_equal(text, "0\n"))
+                return setup_fail(s, -ENOTRECOVERABLE, "max_user_namespaces");
+        return 0;
+}
+
+static int check_capabilities(Setup *s)
+{
+        static const char *const lines[] = {
+                "CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000",
+                "CapBnd:\t0000000000000000", "CapAmb:\t0000000000000000", "NoNewPrivs:\t1",
+        };
+        char text[TEXT_MAX];
+        int r;
+
+        setup_step(s, "check-capabilities");
+        r = read_text("/proc/self/status", text, sizeof(text));
+        if (r < 0)
+                return setup_fail(s, r, "status");
+        for (size_t i = 0; i < ELEMENTSOF(lines); i++) {
+                if (!has_line(text, lines[i]))
+                        return setup_fail(s, -ENOTRECOVERABLE, "not %s", lines[i]);
+        }
+        if (prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 0)
+                return setup_fail(s, -ENOTRECOVERABLE, "dumpable");
+        return 0;
+}
+
+/* Other hierarchies (cgroup v1) have lines of their own. */
+static int check_cgroup(Setup *s)
+{
+        char text[TEXT_MAX];
+        int r;
+
+        setup_step(s, "check-cgroup");
+        r = read_text("/proc/self/cgroup", text, sizeof(text));
+        if (r < 0)
+                return setup_fail(s, r, "/proc/self/cgroup");
+        return has_line(text, "0::/") ? 0 : setup_fail(s, -ENOTRECOVERABLE, "not the root of a cgroup namespace");
+}
+
+static int check_network(Setup *s)
+{
+        char text[TEXT_MAX], *line;
+        int r, n = 0;
+
+        setup_step(s, "check-network");
+        r = read_text("/proc/self/net/dev", text, sizeof(text));
+        if (r < 0)
+                return setup_fail(s, r, "/proc/self/net/dev");
+        /* Two lines of headings, then a line for each device. */
+        for (line = text; *line; line = *line ? line + 1 : line) {
+                const char *name = line + strspn(line, " ");
+
+                if (n >= 2 && !str_has_prefix(name, "lo:"))
+                        return setup_fail(s, -ENOTRECOVERABLE, "a device but lo");
+                n++;
+                line = strchrnul(line, '\n');
+        }
+        return n >= 3 ? 0 : setup_fail(s, -ENOTRECOVERABLE, "no lo");
+}
+
+int check_all(Setup *s)
+{
+        int (*const checks[])(Setup *) = { check_mounts, check_masks,  check_identity, check_capabilities,
+                                           check_cgroup, check_network, check_landlock, check_seccomp };
+
+        for (size_t i = 0; i < ELEMENTSOF(checks); i++) {
+                int r = checks[i](s);
+
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}

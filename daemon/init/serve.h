@@ -1,0 +1,80 @@
+#pragma once
+
+/*
+ * What init does once the session stands: starts commands, each in a child group of the session's cgroup, reaps
+ * everything, and says what became of the commands. It runs with the session's own rights, in a Landlock domain and
+ * under the session's filter; whatever it reads from the channel is a request of the user's own api worker.
+ *
+ * A command is STARTING until the pipe to its child closes (execve succeeded) or brings an error; then it runs until
+ * its leader is reaped; then only its group is left, which goes once nobody is in it.
+ */
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "proto/base/list.h"
+#include "proto/wire/imsg.h"
+
+#define SERVE_COMMANDS_MAX 1024U
+
+typedef enum CommandState {
+        COMMAND_STARTING = 0, /* the child has not executed the program yet: no message was sent */
+        COMMAND_RUNNING,      /* EXEC_STARTED was sent */
+        COMMAND_FAILED,       /* EXEC_STARTED with an error was sent; the child is about to exit */
+        COMMAND_ENDED,        /* the leader was reaped: others may still be in the group */
+} CommandState;
+
+typedef struct Command {
+        ListLink link;
+        uint32_t process;
+        CommandState state;
+        pid_t pid;
+        int pidfd;     /* until EXEC_STARTED was sent */
+        int master_fd; /* of the pty, until then */
+        int error_fd;  /* reading end of the pipe, until then */
+} Command;
+
+typedef struct Server {
+        ImsgChannel api;
+        bool has_api;
+        int cgroup_fd;
+        int filter_fd;          /* of commands */
+        const char *workspace;  /* where commands start that do not say */
+        uint32_t files_max;
+        int signal_fd;
+        ListLink commands;
+        size_t n_commands;
+} Server;
+
+/* What the child reports through the pipe when it could not execute the program. */
+typedef struct CommandError {
+        int32_t error;
+        uint32_t stage;
+} CommandError;
+
+/* A request for a command, pointing into the message. */
+typedef struct CommandRequest {
+        uint32_t process;
+        bool has_pty;
+        uint16_t columns;
+        uint16_t rows;
+        const char *directory;
+        char **arguments;   /* NULL-terminated, as is the environment */
+        char **environment;
+        int *fds;           /* three, or none with a pty */
+} CommandRequest;
+
+/* Runs until the end of the session. */
+int serve_run(Server *s) _must_check_;
+
+/* Starts the child in a group of its own; on success *ret is a new command, not yet in a list. */
+int command_start(Server *s, const CommandRequest *request, Command **ret) _must_check_;
+Command *command_free(Command *c);
+DEFINE_CLEANUP(Command *, command_free)
+
+/* -EBUSY while somebody is in it. */
+int command_group_remove(const Server *s, const Command *c) _must_check_;
+
+/* A signal for each process in the group. -ESRCH: nobody is there. */
+int command_group_signal(const Server *s, const Command *c, int signal) _must_check_;
+int command_group_kill(const Server *s, const Command *c) _must_check_;

@@ -1,0 +1,130 @@
+#pragma once
+
+/*
+ * What sandbox-init knows while it builds a session. It starts as root in the new pid, ipc and uts namespaces and in
+ * the session's cgroup, and goes through these steps once, never back:
+ *
+ *   stage 1, nothing of any user: mount namespace from the template, own root, /proc with its masks, network and
+ *   cgroup namespaces, a Landlock ruleset with the fixed rules;
+ *   stage 2, after INIT_START: the caller's paths are opened with the caller's rights and cloned (in the host's mount
+ *   namespace, for only there may they be cloned), attached, the root made read-only; then identity, user namespace,
+ *   capabilities, Landlock, seccomp; then every layer is tried.
+ *
+ * A failure anywhere ends init: there is no session with a layer less.
+ */
+
+#include <stdbool.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "daemon/init/plan.h"
+#include "proto/idl/privsep.h"
+
+#define SETUP_DEVICES_MAX (PLAN_MOUNTS_MAX + 8U)
+
+typedef struct Setup {
+        PrivInitStart start;
+        Plan plan;
+        PrivInitResult result;
+        size_t n_missing_bytes;
+
+        /* given by the launcher */
+        int template_fd;
+        int network_fd;
+        int host_fd;
+        int user_fd;
+        int cgroup_fd;
+        int filter_fd;
+        int command_filter_fd;
+        int idmap_fd;
+
+        /* made by us */
+        int own_fd;        /* our mount namespace */
+        int root_fd;       /* the session's root */
+        int mask_fd;       /* directory of the empty files that masks are made of */
+        int proc_fd;       /* a proc of our own, nowhere attached: for the knob of the user namespace */
+        int proof_fd;      /* a writable directory that no Landlock rule names: to see Landlock refuse */
+        int ruleset_fd;
+        uint64_t capabilities; /* permitted at start */
+        dev_t root_device;
+        dev_t devices[SETUP_DEVICES_MAX]; /* of file systems that are ours: mount points are made only there */
+        size_t n_devices;
+        int sources[PLAN_MOUNTS_MAX];     /* detached mounts, -EBADF where skipped */
+        bool source_is_directory[PLAN_MOUNTS_MAX];
+} Setup;
+
+/* Names the step that the next failure belongs to. */
+void setup_step(Setup *s, const char *step);
+
+/* Returns r, so that `return setup_fail(...)` is one statement; keeps the first detail. */
+int setup_fail(Setup *s, int r, const char *format, ...) _printf_(3, 4);
+
+/* An optional path that is not there. */
+void setup_missing(Setup *s, const char *path);
+
+#ifdef SANDBOXD_LEAVE_OUT
+#define SETUP_LEAVES_OUT(s, layer) (((s)->start.leave_out & (layer)) != 0)
+#else
+#define SETUP_LEAVES_OUT(s, layer) ((void) (s), false)
+#endif
+
+/* ---- root.c: stage 1 ---- */
+
+int root_enter_namespaces(Setup *s) _must_check_;
+int root_build(Setup *s) _must_check_;
+int root_build_proc(Setup *s) _must_check_;
+/* Landlock's rules for what every session has. */
+int root_allow_fixed(Setup *s) _must_check_;
+/* After the last mount point was made. */
+int root_seal(Setup *s) _must_check_;
+
+/* A new tmpfs, not attached. options: NULL-terminated pairs of key and value. The file system counts as ours. */
+int root_tmpfs_new(Setup *s, const char *const options[], unsigned attributes, int *ret_fd) _must_check_;
+
+extern const char *const root_proc_empty[];       /* hidden names of /proc, NULL-terminated */
+extern const char *const root_proc_read_only[];
+
+/* ---- source.c ---- */
+
+/* Opens and clones all sources of the plan; returns in our own mount namespace. */
+int source_open_all(Setup *s) _must_check_;
+
+/* ---- target.c ---- */
+
+int target_attach_all(Setup *s) _must_check_;
+
+/* ---- files.c ---- */
+
+/* /run/sandbox: what /etc/passwd, group, hostname and hosts are links to. */
+int files_write(Setup *s) _must_check_;
+
+/* ---- identity.c ---- */
+
+/* The caller's rights to open paths with; without any capability, then with those that cloning takes; then all. */
+int identity_become_caller(Setup *s) _must_check_;
+int identity_lower(Setup *s) _must_check_;
+int identity_raise(Setup *s) _must_check_;
+int identity_return(Setup *s) _must_check_;
+
+/* File system rights only: the session's user, or root. Mount rights stay. */
+int identity_walk_as_session(Setup *s) _must_check_;
+int identity_walk_as_root(Setup *s) _must_check_;
+
+/* For good: the session's ids, a fresh keyring, limits, the user namespace, no capabilities, no_new_privs. */
+int identity_drop(Setup *s) _must_check_;
+
+/* ---- layers.c ---- */
+
+int layers_prepare_landlock(Setup *s) _must_check_;
+/* Writing below the object (a directory, or one file) stays allowed. */
+int layers_allow_write(Setup *s, int fd, bool is_directory) _must_check_;
+/* LANDLOCK_ACCESS_FS_x below the object; rights that no session ever has are ignored. */
+int layers_allow(Setup *s, int fd, uint64_t rights) _must_check_;
+int layers_enforce(Setup *s) _must_check_;
+/* Loads a sealed program. */
+int layers_load_filter(int fd) _must_check_;
+
+/* ---- check.c ---- */
+
+/* Tries what must not be possible, one attempt for each layer. */
+int check_all(Setup *s) _must_check_;

@@ -1,0 +1,183 @@
+#include <errno.h>
+#include <linux/magic.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/vfs.h>
+
+#include "daemon/init/setup.h"
+#include "daemon/isolate/kernel.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/str.h"
+
+/*
+ * A path is opened twice: by O_PATH to see what it is (opening a device or a FIFO has effects), then for reading,
+ * which asks for the caller's right to it; both must be the same object. Cloned is what the second open gave, never
+ * the name.
+ */
+
+#define RESOLVE (RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
+
+/* Kernel interfaces: a mount of them would undo the masks of /proc or give what no file should. */
+static const uint32_t refused_types[] = {
+        PROC_SUPER_MAGIC,    SYSFS_MAGIC,       CGROUP_SUPER_MAGIC,  CGROUP2_SUPER_MAGIC, DEVPTS_SUPER_MAGIC,
+        DEBUGFS_MAGIC,       TRACEFS_MAGIC,     SECURITYFS_MAGIC,    SELINUX_MAGIC,       SMACK_MAGIC,
+        PSTOREFS_MAGIC,      EFIVARFS_MAGIC,    BPF_FS_MAGIC,        NSFS_MAGIC,          BINFMTFS_MAGIC,
+        BINDERFS_SUPER_MAGIC, AUTOFS_SUPER_MAGIC, SOCKFS_MAGIC,      ANON_INODE_FS_MAGIC, 0x62656570 /* configfs */,
+        0x50495045 /* pipefs */, 0x65735543 /* fusectl */, 0x19800202 /* mqueue */,
+};
+
+static bool is_or_below(const char *path, const char *directory)
+{
+        size_t n = strlen(directory);
+
+        return strncmp(path, directory, n) == 0 && (path[n] == '\0' || path[n] == '/');
+}
+
+/* devtmpfs calls itself a tmpfs: known by its place. */
+static bool path_refused(const char *path)
+{
+        return is_or_below(path, "/proc") || is_or_below(path, "/sys") ||
+               (is_or_below(path, "/dev") && !is_or_below(path, "/dev/shm"));
+}
+
+static int check_type(int fd)
+{
+        struct statfs st;
+
+        if (fstatfs(fd, &st) < 0)
+                return neg_errno();
+        for (size_t i = 0; i < ELEMENTSOF(refused_types); i++) {
+                if ((uint32_t) st.f_type == refused_types[i])
+                        return -EPERM;
+        }
+        return 0;
+}
+
+static int open_path(const char *path, int *ret_fd, bool *ret_is_directory)
+{
+        _cleanup_close_ int seen = -EBADF, fd = -EBADF;
+        struct stat before, after;
+        uint64_t flags = O_RDONLY | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC;
+
+        seen = kernel_openat2(AT_FDCWD, path, O_PATH | O_NOFOLLOW | O_CLOEXEC, RESOLVE);
+        if (seen < 0 || fstat(seen, &before) < 0)
+                return neg_errno();
+        if (S_ISLNK(before.st_mode))
+                return -ELOOP;
+        if (!S_ISDIR(before.st_mode) && !S_ISREG(before.st_mode))
+                return -ENOTSUP;
+        if (S_ISDIR(before.st_mode))
+                flags |= O_DIRECTORY;
+        fd = kernel_openat2(AT_FDCWD, path, flags, RESOLVE);
+        if (fd < 0 || fstat(fd, &after) < 0)
+                return neg_errno();
+        if (before.st_dev != after.st_dev || before.st_ino != after.st_ino ||
+            (before.st_mode & S_IFMT) != (after.st_mode & S_IFMT))
+                return -EAGAIN;
+        *ret_is_directory = S_ISDIR(after.st_mode);
+        *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
+/* Some file systems cannot be idmapped: then only the top one of the tree is shown, or none. */
+static int clone_tree(Setup *s, int fd, uint32_t flags, unsigned recursive, int *ret_fd)
+{
+        struct mount_attr attr = { .attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, .propagation = MS_PRIVATE };
+        _cleanup_close_ int clone = -EBADF;
+
+        clone = kernel_open_tree(fd, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | recursive);
+        if (clone < 0)
+                return neg_errno();
+        if (!(flags & PLAN_WRITABLE))
+                attr.attr_set |= MOUNT_ATTR_RDONLY;
+        if (flags & PLAN_IDMAP) {
+                if (!s->start.is_idmapped)
+                        return -EINVAL;
+                attr.attr_set |= MOUNT_ATTR_IDMAP;
+                attr.userns_fd = (unsigned) s->idmap_fd;
+        }
+        if (kernel_mount_setattr(clone, recursive, &attr) < 0)
+                return neg_errno();
+        *ret_fd = TAKE_FD(clone);
+        return 0;
+}
+
+static int open_and_clone(Setup *s, uint32_t i)
+{
+        const PlanMount *m = &s->plan.mounts[i];
+        const char *path = plan_string(&s->plan, m->source);
+        _cleanup_close_ int fd = -EBADF;
+        int r;
+
+        if (path_refused(path))
+                return -EPERM;
+        r = identity_lower(s);
+        if (r < 0)
+                return r;
+        r = open_path(path, &fd, &s->source_is_directory[i]);
+        if (r == 0)
+                r = check_type(fd);
+        if (r == 0 && (m->flags & PLAN_WORKSPACE) && !s->source_is_directory[i])
+                r = -ENOTDIR;
+        if (r < 0)
+                return r;
+        r = identity_raise(s);
+        if (r < 0)
+                return r;
+        r = clone_tree(s, fd, m->flags, AT_RECURSIVE, &s->sources[i]);
+        if (r == -EINVAL && (m->flags & PLAN_IDMAP))
+                r = clone_tree(s, fd, m->flags, 0, &s->sources[i]);
+        return r;
+}
+
+/* Whether the session may start without it. */
+static bool may_skip(Setup *s, const PlanMount *m, int r)
+{
+        if (!(m->flags & (PLAN_OPTIONAL | PLAN_EXEC_TOOLS)))
+                return false;
+        if (r != -ENOENT && r != -ENOTDIR && r != -EACCES && r != -ELOOP)
+                return false;
+        if (!(m->flags & PLAN_EXEC_TOOLS))
+                setup_missing(s, plan_string(&s->plan, m->source));
+        return true;
+}
+
+static int open_sources(Setup *s)
+{
+        int e = identity_become_caller(s);
+
+        if (e < 0)
+                return setup_fail(s, e, "identity of the caller");
+        for (uint32_t i = 0; i < s->plan.header->n_mounts; i++) {
+                const PlanMount *m = &s->plan.mounts[i];
+                int r;
+
+                if (m->type != PLAN_BIND)
+                        continue;
+                r = open_and_clone(s, i);
+                if (r < 0 && !may_skip(s, m, r))
+                        return setup_fail(s, r, "%s", plan_string(&s->plan, m->source));
+        }
+        return 0;
+}
+
+int source_open_all(Setup *s)
+{
+        int r;
+
+        setup_step(s, "open-paths");
+        if (setns(s->host_fd, CLONE_NEWNS) < 0)
+                return setup_fail(s, neg_errno(), "host mount namespace");
+        s->host_fd = fd_close(s->host_fd);
+        r = open_sources(s);
+        if (r < 0)
+                return r;
+        r = identity_return(s);
+        if (r < 0)
+                return setup_fail(s, r, "identity");
+        if (setns(s->own_fd, CLONE_NEWNS) < 0)
+                return setup_fail(s, neg_errno(), "own mount namespace");
+        s->own_fd = fd_close(s->own_fd);
+        return 0;
+}

@@ -1,0 +1,243 @@
+#include <errno.h>
+#include <string.h>
+
+#include "daemon/init/setup.h"
+#include "daemon/isolate/kernel.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/str.h"
+
+/*
+ * Mount points. A path is walked name by name from the session's root and never through a link. Missing directories
+ * are made only in file systems that are ours, never in what the user's directories show (no litter); the root
+ * belongs to root, everything else is walked, and made, with the session user's rights.
+ */
+
+typedef struct Walk {
+        int fd;
+        dev_t device;
+        bool is_directory;
+} Walk;
+
+static bool device_is_ours(const Setup *s, dev_t device)
+{
+        for (size_t i = 0; i < s->n_devices; i++) {
+                if (s->devices[i] == device)
+                        return true;
+        }
+        return false;
+}
+
+static int open_child(int directory_fd, const char *name)
+{
+        int fd = kernel_openat2(directory_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC,
+                                RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
+
+        return fd < 0 ? neg_errno() : fd;
+}
+
+static int make_child(const Setup *s, const Walk *w, const char *name, bool is_directory)
+{
+        _cleanup_close_ int file = -EBADF;
+
+        if (!device_is_ours(s, w->device))
+                return -ENOENT;
+        if (is_directory)
+                return mkdirat(w->fd, name, 0755) < 0 ? neg_errno() : 0;
+        file = openat(w->fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+        return file < 0 ? neg_errno() : 0;
+}
+
+static int step_into(Setup *s, Walk *w, const char *name, bool make, bool is_directory)
+{
+        _cleanup_close_ int fd = -EBADF;
+        struct stat st;
+        int r;
+
+        r = w->device == s->root_device ? identity_walk_as_root(s) : identity_walk_as_session(s);
+        if (r < 0)
+                return r;
+        fd = open_child(w->fd, name);
+        if (fd == -ENOENT && make) {
+                r = make_child(s, w, name, is_directory);
+                if (r < 0)
+                        return r;
+                fd = open_child(w->fd, name);
+        }
+        if (fd < 0)
+                return fd;
+        if (fstat(fd, &st) < 0)
+                return neg_errno();
+        if (S_ISLNK(st.st_mode))
+                return -ELOOP;
+        (void) fd_close(w->fd);
+        *w = (Walk) { .fd = TAKE_FD(fd), .device = st.st_dev, .is_directory = S_ISDIR(st.st_mode) };
+        return 0;
+}
+
+/* The object at the path, of the kind given if it must be made. */
+static int walk(Setup *s, const char *path, bool make, bool is_directory, Walk *ret)
+{
+        char copy[PLAN_PATH_MAX], *name = copy + 1;
+        Walk w = { .device = s->root_device, .is_directory = true };
+        int r;
+
+        r = str_copy(copy, sizeof(copy), path);
+        if (r < 0)
+                return r;
+        w.fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (w.fd < 0)
+                return neg_errno();
+        while (r == 0 && *name) {
+                char *end = strchrnul(name, '/');
+                bool is_last = *end == '\0';
+
+                *end = '\0';
+                r = step_into(s, &w, name, make, !is_last || is_directory);
+                name = is_last ? end : end + 1;
+        }
+        if (identity_walk_as_root(s) < 0)
+                r = -EPERM;
+        if (r < 0) {
+                (void) fd_close(w.fd);
+                return r;
+        }
+        *ret = w;
+        return 0;
+}
+
+static int attach(Setup *s, int mount_fd, const char *path, bool is_directory)
+{
+        Walk w;
+        int r;
+
+        r = walk(s, path, /* make= */ true, is_directory, &w);
+        if (r < 0)
+                return r;
+        if (kernel_move_mount(mount_fd, w.fd) < 0)
+                r = neg_errno();
+        (void) fd_close(w.fd);
+        return r;
+}
+
+/* A private file system, writable for the session. mode in octal; owned by the session's user. */
+static int attach_tmpfs(Setup *s, const char *path, const char *mode, uint64_t size_bytes)
+{
+        char size[32], uid[16], gid[16];
+        const char *const options[] = { "source", "sandbox", "mode", mode, "size", size, "uid", uid, "gid", gid, NULL };
+        _cleanup_close_ int fd = -EBADF;
+        int r;
+
+        r = str_printf(size, sizeof(size), "%llu", (unsigned long long) size_bytes);
+        if (r == 0)
+                r = str_printf(uid, sizeof(uid), "%u", s->start.uid);
+        if (r == 0)
+                r = str_printf(gid, sizeof(gid), "%u", s->start.gid);
+        if (r == 0)
+                r = root_tmpfs_new(s, options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, &fd);
+        if (r == 0)
+                r = attach(s, fd, path, /* is_directory= */ true);
+        if (r == 0)
+                r = layers_allow_write(s, fd, /* is_directory= */ true);
+        return r < 0 ? setup_fail(s, r, "%s", path) : 0;
+}
+
+static int attach_bind(Setup *s, uint32_t i)
+{
+        const PlanMount *m = &s->plan.mounts[i];
+        const char *path = plan_string(&s->plan, m->target);
+        int r;
+
+        if (s->sources[i] < 0)
+                return 0;
+        r = attach(s, s->sources[i], path, s->source_is_directory[i]);
+        if (r == 0 && (m->flags & PLAN_WRITABLE))
+                r = layers_allow_write(s, s->sources[i], s->source_is_directory[i]);
+        s->sources[i] = fd_close(s->sources[i]);
+        return r < 0 ? setup_fail(s, r, "%s", path) : 0;
+}
+
+/* What is hidden may be reached by a link in the user's own directory: the mask goes where it leads, within the
+ * session's root. What is not there needs no mask. */
+static int attach_mask(Setup *s, const char *path)
+{
+        _cleanup_close_ int target = -EBADF, mask = -EBADF;
+        struct stat st;
+        int r;
+
+        r = identity_walk_as_session(s);
+        if (r < 0)
+                return setup_fail(s, r, "identity");
+        target = kernel_openat2(AT_FDCWD, path, O_PATH | O_CLOEXEC, RESOLVE_NO_MAGICLINKS);
+        r = target < 0 ? neg_errno() : 0;
+        if (identity_walk_as_root(s) < 0)
+                return setup_fail(s, -EPERM, "identity");
+        if (r == -ENOENT || r == -ENOTDIR || r == -ELOOP)
+                return 0;
+        if (r < 0)
+                return setup_fail(s, r, "mask %s", path);
+        if (fstat(target, &st) < 0)
+                return setup_fail(s, neg_errno(), "mask %s", path);
+        mask = kernel_open_tree(s->mask_fd, S_ISDIR(st.st_mode) ? "denied.d" : "denied", OPEN_TREE_CLONE);
+        if (mask < 0 || kernel_move_mount(mask, target) < 0)
+                return setup_fail(s, neg_errno(), "mask %s", path);
+        return 0;
+}
+
+static int attach_mount(Setup *s, uint32_t i)
+{
+        const PlanMount *m = &s->plan.mounts[i];
+        const char *path = plan_string(&s->plan, m->target);
+
+        switch ((PlanMountType) m->type) {
+        case PLAN_BIND:
+                return attach_bind(s, i);
+        case PLAN_TMPFS:
+                return attach_tmpfs(s, path, "0700", m->size_bytes);
+        case PLAN_MASK:
+                return attach_mask(s, path);
+        case _PLAN_MOUNT_TYPE_MAX:
+                break;
+        }
+        return setup_fail(s, -EINVAL, "%s", path);
+}
+
+/* In the session's home it is a directory there, elsewhere a file system of its own. */
+static int make_workspace(Setup *s)
+{
+        const char *path = plan_string(&s->plan, s->plan.header->workspace);
+        bool is_in_root;
+        Walk w;
+        int r;
+
+        r = walk(s, path, /* make= */ true, /* is_directory= */ true, &w);
+        if (r < 0)
+                return setup_fail(s, r, "%s", path);
+        is_in_root = w.device == s->root_device;
+        if (!device_is_ours(s, w.device))
+                r = -EPERM;
+        (void) fd_close(w.fd);
+        if (r < 0)
+                return setup_fail(s, r, "%s", path);
+        return is_in_root ? attach_tmpfs(s, path, "0700", s->plan.header->home_size_bytes) : 0;
+}
+
+int target_attach_all(Setup *s)
+{
+        const PlanHeader *h = s->plan.header;
+        int r;
+
+        setup_step(s, "mounts");
+        r = attach_tmpfs(s, "/tmp", "1777", h->tmp_size_bytes);
+        if (r == 0)
+                r = attach_tmpfs(s, "/var/tmp", "1777", h->tmp_size_bytes);
+        if (r == 0)
+                r = attach_tmpfs(s, "/dev/shm", "1777", h->tmp_size_bytes);
+        if (r == 0)
+                r = attach_tmpfs(s, plan_string(&s->plan, h->home), "0700", h->home_size_bytes);
+        for (uint32_t i = 0; r == 0 && i < h->n_mounts; i++)
+                r = attach_mount(s, i);
+        if (r == 0 && h->has_tmp_workspace)
+                r = make_workspace(s);
+        return r;
+}
