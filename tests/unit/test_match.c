@@ -1,0 +1,377 @@
+/* Addresses, host names, matching, and blocks that somebody has damaged. */
+
+#include "check.h"
+
+#include <stdio.h>
+#include <sys/mman.h>
+
+#include "daemon/policy/address.h"
+#include "daemon/policy/block.h"
+#include "daemon/policy/policy.h"
+#include "proto/base/buf.h"
+#include "proto/base/clock.h"
+#include "proto/base/fd.h"
+#include "proto/base/str.h"
+
+static Policy *parse_text(PolicyKind kind, const char *text)
+{
+        PolicyDiagnostics d;
+        Policy *p = NULL;
+
+        policy_diagnostics_init(&d);
+        if (policy_parse(kind, "test", text, strlen(text), &d, &p) < 0)
+                LIST_FOREACH(g, &d.list, PolicyDiagnostic, link)
+                        print_message("%u:%u %s: %s\n", g->line, g->column, g->key, g->message);
+        policy_diagnostics_done(&d);
+        assert_non_null(p);
+        return p;
+}
+
+static const PolicyBlock *compile_text(const char *text)
+{
+        _cleanup_(policy_freep) Policy *p = parse_text(POLICY_PROFILE, text);
+        _cleanup_close_ int fd = -EBADF;
+        const PolicyBlock *b = NULL;
+
+        ASSERT_OK(policy_compile(p, NULL, NULL, 7, &fd));
+        ASSERT_OK(policy_block_open(fd, &b));
+        return b;
+}
+
+#define RULES(default_verdict, rules) \
+        "{ \"version\": 1, \"network\": { \"default\": \"" default_verdict "\", \"rules\": [" rules "] } }"
+
+static PrivAddress address(const char *s)
+{
+        PrivAddress a = { 0 };
+
+        if (address_parse(s, &a) < 0)
+                fail_msg("not an address: %s", s);
+        return a;
+}
+
+static void test_address_class(void **state)
+{
+        static const struct {
+                const char *text;
+                AddressClass class;
+        } rows[] = {
+                { "0.1.2.3", ADDRESS_GUARDED },         { "10.0.0.1", ADDRESS_GUARDED },
+                { "100.64.0.1", ADDRESS_GUARDED },      { "127.0.0.1", ADDRESS_GUARDED },
+                { "169.254.1.1", ADDRESS_GUARDED },     { "172.16.0.1", ADDRESS_GUARDED },
+                { "172.31.255.255", ADDRESS_GUARDED },  { "172.32.0.1", ADDRESS_GLOBAL },
+                { "192.0.0.1", ADDRESS_GUARDED },       { "192.0.2.1", ADDRESS_GUARDED },
+                { "192.88.99.1", ADDRESS_GUARDED },     { "192.168.1.1", ADDRESS_GUARDED },
+                { "198.18.0.1", ADDRESS_GUARDED },      { "198.19.255.1", ADDRESS_GUARDED },
+                { "198.51.100.1", ADDRESS_GUARDED },    { "203.0.113.1", ADDRESS_GUARDED },
+                { "224.0.0.1", ADDRESS_GUARDED },       { "240.0.0.1", ADDRESS_GUARDED },
+                { "255.255.255.255", ADDRESS_GUARDED }, { "8.8.8.8", ADDRESS_GLOBAL },
+                { "100.128.0.1", ADDRESS_GLOBAL },      { "93.184.216.34", ADDRESS_GLOBAL },
+                { "::", ADDRESS_GUARDED },              { "::1", ADDRESS_GUARDED },
+                { "fe80::1", ADDRESS_GUARDED },         { "fec0::1", ADDRESS_GUARDED },
+                { "fc00::1", ADDRESS_GUARDED },         { "fd12::1", ADDRESS_GUARDED },
+                { "ff02::1", ADDRESS_GUARDED },         { "2001:db8::1", ADDRESS_GUARDED },
+                { "100::1", ADDRESS_GUARDED },          { "3fff::1", ADDRESS_GUARDED },
+                { "5f00::1", ADDRESS_GUARDED },         { "2a00:1450::1", ADDRESS_GLOBAL },
+                { "2606:4700::1", ADDRESS_GLOBAL },     { "169.254.169.254", ADDRESS_METADATA },
+                { "169.254.170.2", ADDRESS_METADATA },  { "169.254.170.23", ADDRESS_METADATA },
+                { "fd00:ec2::254", ADDRESS_METADATA },  { "100.100.100.200", ADDRESS_METADATA },
+                { "168.63.129.16", ADDRESS_METADATA },  { "192.0.0.192", ADDRESS_METADATA },
+                { "::ffff:8.8.8.8", ADDRESS_GLOBAL },   { "::ffff:10.0.0.1", ADDRESS_GUARDED },
+                { "::ffff:169.254.169.254", ADDRESS_METADATA },
+                { "64:ff9b::a9fe:a9fe", ADDRESS_METADATA },
+                { "64:ff9b::808:808", ADDRESS_GUARDED },
+                { "64:ff9b:1::a9fe:a9fe", ADDRESS_METADATA },
+                { "64:ff9b:1:a9fe:a9:fe00::", ADDRESS_METADATA },
+                { "2002:7f00:1::", ADDRESS_GUARDED },   { "2002:a9fe:a9fe::1", ADDRESS_METADATA },
+                { "2001:0:a9fe:a9fe::", ADDRESS_METADATA },
+                { "2001:0:1:1::5601:5601", ADDRESS_METADATA }, /* inverted 169.254.169.254 */
+                { "::169.254.169.254", ADDRESS_METADATA },
+                { "::ffff:0:169.254.169.254", ADDRESS_METADATA },
+                { "2a00::5efe:169.254.169.254", ADDRESS_METADATA },
+                { "2a00::200:5efe:10.0.0.1", ADDRESS_GUARDED },
+        };
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(rows); i++) {
+                PrivAddress a = address(rows[i].text);
+
+                if (address_class(&a) != rows[i].class)
+                        fail_msg("%s is class %d", rows[i].text, address_class(&a));
+        }
+}
+
+static void test_address_parse(void **state)
+{
+        static const char *const bad[] = {
+                "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "017700000001", "169.254.43518", "0xa9fea9fe",
+                "127.0.0.1 ", " 127.0.0.1", "0000127.0.0.1", "127.0.0.01", "256.0.0.1", "1.2.3", "1.2.3.4.5", "1.2.3.4.",
+                "", ".", "1..2.3", "::1%lo", "[::1]", ":::", "12345::", "::g", "::1/64", "fe80::1%eth0", "1.2.3.-4",
+        };
+        char text[ADDRESS_TEXT_SIZE];
+        PrivAddress a;
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++)
+                if (address_parse(bad[i], &a) >= 0)
+                        fail_msg("taken: '%s'", bad[i]);
+        a = address("2001:DB8:0::1");
+        address_format(&a, text);
+        assert_string_equal(text, "2001:db8::1");
+}
+
+static void test_host_canonical(void **state)
+{
+        static const struct {
+                const char *text;
+                int error;
+                const char *result;
+        } rows[] = {
+                { "EVIL.Example.", 0, "evil.example" },
+                { "a_b.test", 0, "a_b.test" },
+                { "xn--bcher-kva.test", 0, "xn--bcher-kva.test" },
+                { "", EINVAL, NULL }, { ".", EINVAL, NULL }, { "a..b", EINVAL, NULL }, { ".a", EINVAL, NULL },
+                { "a..", EINVAL, NULL }, { "-a.test", EINVAL, NULL }, { "a-.test", EINVAL, NULL },
+                { "[evil.example]", EINVAL, NULL }, { "u@h.test", EINVAL, NULL }, { "a b", EINVAL, NULL },
+                { "a/b", EINVAL, NULL }, { "a%b", EINVAL, NULL }, { "b\303\274cher.test", EINVAL, NULL },
+                { "\357\274\221.0.0.1", EINVAL, NULL }, { "::1%x.allowed.test", EINVAL, NULL },
+                { "*.a.test", EINVAL, NULL }, { "a\tb", EINVAL, NULL }, { "a\177", EINVAL, NULL },
+                { "10.0.0.1", EADDRNOTAVAIL, NULL }, { "10.0.0.1.", EADDRNOTAVAIL, NULL },
+                { "::1", EADDRNOTAVAIL, NULL },
+                { "127.1", EBADMSG, NULL }, { "2130706433", EBADMSG, NULL }, { "0x7f.1", EBADMSG, NULL },
+                { "0177.0.0.1", EBADMSG, NULL }, { "0xa9fea9fe", EBADMSG, NULL }, { "a.0x", EBADMSG, NULL },
+                { "0000127.0.0.1", EBADMSG, NULL }, { "169.254.43518", EBADMSG, NULL }, { "a.test.1", EBADMSG, NULL },
+        };
+        char host[PRIV_HOST_SIZE], longest[300];
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(rows); i++) {
+                int r = policy_host_canonical(rows[i].text, strlen(rows[i].text), host);
+
+                if (r != -rows[i].error)
+                        fail_msg("'%s': %d", rows[i].text, r);
+                if (rows[i].result)
+                        assert_string_equal(host, rows[i].result);
+        }
+        ASSERT_ERROR(policy_host_canonical("evil.test\0.allowed.test", 22, host), EINVAL);
+        for (size_t i = 0; i < sizeof(longest); i++)
+                longest[i] = i % 50 == 49 ? '.' : 'a';
+        ASSERT_OK(policy_host_canonical(longest, 253, host));
+        ASSERT_ERROR(policy_host_canonical(longest, 255, host), EINVAL);
+        memset(longest, 'a', 64);
+        ASSERT_ERROR(policy_host_canonical(longest, 64, host), EINVAL);
+        ASSERT_OK(policy_host_canonical(longest, 63, host));
+}
+
+static Verdict decide(const PolicyBlock *b, const char *target, uint32_t port, Protocol protocol)
+{
+        PolicyRequest q = { .host = "", .port = port, .protocol = protocol, .now_usec = clock_realtime_usec() };
+        PolicyMatch m;
+
+        if (address_parse(target, &q.address) < 0)
+                q.host = target;
+        policy_match_request(b, &q, &m);
+        return m.verdict;
+}
+
+static void test_hosts(void **state)
+{
+        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(
+                RULES("deny", "{ \"action\": \"allow\", \"host\": \"allowed.test\" },"
+                              "{ \"action\": \"allow\", \"host\": \"*.wild.test\" },"
+                              "{ \"action\": \"deny\", \"host\": \"bad.wild.test\" },"
+                              "{ \"action\": \"ask\", \"host\": \"*.sub.wild.test\", \"ports\": [8443] },"
+                              "{ \"action\": \"allow\", \"host\": \"high.test\", \"ports\": [\"8000-8100\", 9000] },"
+                              "{ \"action\": \"allow\", \"host\": \"plain.test\", \"protocol\": \"http\" },"
+                              "{ \"action\": \"allow\", \"host\": \"old.test\", \"expires\": \"2001-01-01T00:00:00Z\" },"
+                              "{ \"action\": \"allow\", \"host\": \"none.test\", \"ports\": [] }"));
+
+        (void) state;
+        assert_int_equal(decide(b, "allowed.test", 443, PROTOCOL_ANY), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "allowed.test", 80, PROTOCOL_HTTP), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "allowed.test", 8080, PROTOCOL_HTTP), VERDICT_DENY);
+        assert_int_equal(decide(b, "allowed.test", 443, PROTOCOL_TCP), VERDICT_DENY);
+        assert_int_equal(decide(b, "evilallowed.test", 443, PROTOCOL_ANY), VERDICT_DENY);
+        assert_int_equal(decide(b, "x.allowed.test", 443, PROTOCOL_ANY), VERDICT_DENY);
+        assert_int_equal(decide(b, "allowed.test.evil.example", 443, PROTOCOL_ANY), VERDICT_DENY);
+        assert_int_equal(decide(b, "wild.test", 443, PROTOCOL_ANY), VERDICT_DENY);
+        assert_int_equal(decide(b, "a.wild.test", 443, PROTOCOL_ANY), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "a.b.c.wild.test", 443, PROTOCOL_ANY), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "xwild.test", 443, PROTOCOL_ANY), VERDICT_DENY);
+        assert_int_equal(decide(b, "bad.wild.test", 443, PROTOCOL_ANY), VERDICT_DENY);
+        assert_int_equal(decide(b, "bad.wild.test", 9999, PROTOCOL_TCP), VERDICT_DENY);
+        assert_int_equal(decide(b, "x.bad.wild.test", 443, PROTOCOL_ANY), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "a.sub.wild.test", 8443, PROTOCOL_TLS), VERDICT_ASK);
+        assert_int_equal(decide(b, "high.test", 8050, PROTOCOL_HTTP), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "high.test", 9000, PROTOCOL_HTTP), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "high.test", 8101, PROTOCOL_HTTP), VERDICT_DENY);
+        assert_int_equal(decide(b, "plain.test", 80, PROTOCOL_TLS), VERDICT_DENY);
+        assert_int_equal(decide(b, "plain.test", 80, PROTOCOL_ANY), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "old.test", 80, PROTOCOL_ANY), VERDICT_DENY);
+        assert_int_equal(decide(b, "none.test", 80, PROTOCOL_ANY), VERDICT_DENY);
+        assert_int_equal(policy_block_generation(b), 7);
+}
+
+static void test_literals(void **state)
+{
+        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(
+                RULES("allow", "{ \"action\": \"allow\", \"cidr\": \"0.0.0.0/0\" },"
+                               "{ \"action\": \"allow\", \"cidr\": \"10.1.0.0/16\" },"
+                               "{ \"action\": \"deny\", \"cidr\": \"10.1.2.0/24\" },"
+                               "{ \"action\": \"allow\", \"cidr\": \"169.254.0.0/16\" },"
+                               "{ \"action\": \"allow\", \"cidr\": \"100.100.100.200/32\" },"
+                               "{ \"action\": \"allow\", \"host\": \"h.test\", \"cidr\": \"192.168.0.0/16\" }"));
+
+        (void) state;
+        assert_int_equal(decide(b, "93.184.216.34", 443, PROTOCOL_ANY), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "10.1.1.1", 443, PROTOCOL_ANY), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "::ffff:10.1.1.1", 443, PROTOCOL_ANY), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "10.1.2.1", 443, PROTOCOL_ANY), VERDICT_DENY);
+        assert_int_equal(decide(b, "10.2.1.1", 443, PROTOCOL_ANY), VERDICT_DENY);
+        assert_int_equal(decide(b, "192.168.1.1", 443, PROTOCOL_ANY), VERDICT_DENY);
+        assert_int_equal(decide(b, "127.0.0.1", 80, PROTOCOL_HTTP), VERDICT_DENY);
+        assert_int_equal(decide(b, "169.254.1.1", 80, PROTOCOL_HTTP), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "169.254.169.254", 80, PROTOCOL_HTTP), VERDICT_DENY);
+        assert_int_equal(decide(b, "100.100.100.200", 80, PROTOCOL_HTTP), VERDICT_ALLOW);
+        assert_int_equal(decide(b, "64:ff9b::a9fe:a9fe", 80, PROTOCOL_HTTP), VERDICT_DENY);
+        assert_int_equal(decide(b, "localhost", 80, PROTOCOL_HTTP), VERDICT_DENY);
+        assert_int_equal(decide(b, "metadata.google.internal", 80, PROTOCOL_HTTP), VERDICT_DENY);
+        assert_int_equal(decide(b, "printer.local", 80, PROTOCOL_HTTP), VERDICT_DENY);
+        assert_int_equal(decide(b, "any.test", 80, PROTOCOL_HTTP), VERDICT_ALLOW);
+}
+
+static bool opens(const PolicyBlock *b, const char *host, const char *text, bool is_local)
+{
+        PolicyRequest q = { .host = host, .port = 443, .protocol = PROTOCOL_TLS };
+        PrivAddress a = address(text);
+
+        return policy_match_address(b, &q, &a, is_local);
+}
+
+static void test_resolved(void **state)
+{
+        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(
+                RULES("deny", "{ \"action\": \"allow\", \"host\": \"open.test\" },"
+                              "{ \"action\": \"allow\", \"host\": \"pinned.test\", \"cidr\": \"10.1.0.0/16\" },"
+                              "{ \"action\": \"allow\", \"cidr\": \"172.16.5.0/24\" },"
+                              "{ \"action\": \"allow\", \"cidr\": \"127.0.0.0/8\" },"
+                              "{ \"action\": \"allow\", \"cidr\": \"192.168.7.7\" },"
+                              "{ \"action\": \"deny\", \"cidr\": \"172.16.5.9/32\" },"
+                              "{ \"action\": \"deny\", \"cidr\": \"93.0.0.0/8\" }"));
+
+        (void) state;
+        assert_true(opens(b, "open.test", "8.8.8.8", false));
+        assert_false(opens(b, "open.test", "93.184.216.34", false));
+        assert_false(opens(b, "open.test", "10.1.0.1", false));
+        assert_true(opens(b, "open.test", "172.16.5.1", false));
+        assert_true(opens(b, "open.test", "::ffff:172.16.5.1", false));
+        assert_false(opens(b, "open.test", "172.16.5.9", false));
+        assert_false(opens(b, "open.test", "172.16.6.1", false));
+        assert_false(opens(b, "open.test", "169.254.169.254", false));
+        assert_false(opens(b, "open.test", "8.8.8.8", true));
+        assert_false(opens(b, "open.test", "172.16.5.1", true));
+        assert_true(opens(b, "open.test", "192.168.7.7", true));
+        assert_true(opens(b, "open.test", "127.0.0.1", true));
+        assert_true(opens(b, "pinned.test", "10.1.2.3", false));
+        assert_false(opens(b, "pinned.test", "10.2.2.3", false));
+        assert_false(opens(b, "pinned.test", "8.8.8.8", false));
+}
+
+/* Whatever the bytes are: refused, or safe to ask. */
+static void try_block(const void *data, size_t size)
+{
+        static const char *const targets[] = { "allowed.test", "a.b.wild.test", "10.1.2.3", "x" };
+        const PolicyBlock *b = data;
+
+        if (block_check(data, size) < 0)
+                return;
+        for (size_t i = 0; i < ELEMENTSOF(targets); i++)
+                (void) decide(b, targets[i], 443, PROTOCOL_TLS);
+        (void) opens(b, "allowed.test", "10.1.2.3", false);
+        assert_non_null(policy_block_text(b));
+        assert_non_null(policy_block_name(b));
+}
+
+static void test_damage(void **state)
+{
+        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(
+                RULES("deny", "{ \"action\": \"allow\", \"host\": \"allowed.test\", \"ports\": [1, \"2-3\"] },"
+                              "{ \"action\": \"allow\", \"host\": \"*.wild.test\" },"
+                              "{ \"action\": \"deny\", \"cidr\": \"10.0.0.0/8\" }"));
+        size_t size = b->size;
+        static const uint8_t flips[] = { 0x01, 0x80, 0xff };
+
+        (void) state;
+        for (size_t cut = 0; cut < size; cut++) {
+                _cleanup_free_ uint8_t *copy = malloc(cut + 1);
+
+                memcpy(copy, b, cut);
+                ASSERT_ERROR(block_check(copy, cut), EBADMSG);
+                if (cut >= sizeof(*b)) {
+                        ((PolicyBlock *) (void *) copy)->size = (uint32_t) cut;
+                        try_block(copy, cut);
+                }
+        }
+        for (size_t i = 0; i < size; i++)
+                for (size_t f = 0; f < sizeof(flips); f++) {
+                        _cleanup_free_ uint8_t *copy = malloc(size);
+
+                        memcpy(copy, b, size);
+                        copy[i] ^= flips[f];
+                        try_block(copy, size);
+                }
+}
+
+static void test_unsealed(void **state)
+{
+        _cleanup_close_ int fd = memfd_create("test", MFD_CLOEXEC);
+        _cleanup_close_ int sealed = -EBADF;
+        const PolicyBlock *b;
+
+        (void) state;
+        assert_int_equal(write(fd, "nonsense", 8), 8);
+        ASSERT_ERROR(policy_block_open(fd, &b), EPERM);
+        ASSERT_OK(fd_memfd_sealed("test", "nonsense", 8, &sealed));
+        ASSERT_ERROR(policy_block_open(sealed, &b), EBADMSG);
+}
+
+/* 100,000 hosts: the index finds each, and one decision costs a few hashes. */
+static void test_many(void **state)
+{
+        enum { N_HOSTS = 100000, N_DECISIONS = 200000 };
+        _cleanup_(buf_done) Buf text = BUF_INIT(32U << 20);
+        _cleanup_(policy_block_closep) const PolicyBlock *b = NULL;
+        uint64_t begin, total;
+        char host[64];
+
+        (void) state;
+        ASSERT_OK(buf_put_string(&text, "{ \"version\": 1, \"network\": { \"rules\": ["));
+        for (int i = 0; i < N_HOSTS; i++)
+                ASSERT_OK(buf_printf(&text, "%s{ \"id\": \"r%d\", \"action\": \"allow\", \"host\": \"%sh%d.example.test\" }",
+                                     i > 0 ? "," : "", i, i % 3 == 0 ? "*." : "", i));
+        ASSERT_OK(buf_put(&text, "] } }", 6));
+        b = compile_text(buf_front(&text));
+        begin = clock_monotonic_usec();
+        for (int i = 0; i < N_DECISIONS; i++) {
+                int k = (int) ((unsigned) i * 7919U % N_HOSTS);
+
+                ASSERT_OK(str_printf(host, sizeof(host), "%sh%d.example.test", k % 3 == 0 ? "a." : "", k));
+                assert_int_equal(decide(b, host, 443, PROTOCOL_TLS), VERDICT_ALLOW);
+        }
+        total = clock_monotonic_usec() - begin;
+        print_message("%d decisions on %d rules: %llu ns each\n", N_DECISIONS, N_HOSTS,
+                      (unsigned long long) (total * 1000 / N_DECISIONS));
+        assert_int_equal(decide(b, "h3.example.test", 443, PROTOCOL_TLS), VERDICT_DENY);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_address_class), cmocka_unit_test(test_address_parse),
+                cmocka_unit_test(test_host_canonical), cmocka_unit_test(test_hosts), cmocka_unit_test(test_literals),
+                cmocka_unit_test(test_resolved), cmocka_unit_test(test_damage), cmocka_unit_test(test_unsealed),
+                cmocka_unit_test(test_many),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
