@@ -34,6 +34,7 @@
 
 struct CgroupBase {
         int fd;
+        int own_fd;
         uint32_t controllers;
         char path[PATH_MAX];     /* of the base group, as /proc/PID/cgroup shows it */
         char own_path[PATH_MAX]; /* of the group that the daemon was started in */
@@ -173,19 +174,18 @@ static int open_base(CgroupBase *b, int own_fd, const char *runtime_dir)
 int cgroup_base_new(const char *runtime_dir, CgroupBase **ret)
 {
         _cleanup_(cgroup_base_freep) CgroupBase *b = calloc(1, sizeof(*b));
-        _cleanup_close_ int own_fd = -EBADF;
         int r;
 
         if (!b)
                 return -ENOMEM;
-        b->fd = -EBADF;
-        r = cgroup_find_own(b->own_path, sizeof(b->own_path), &own_fd);
+        b->fd = b->own_fd = -EBADF;
+        r = cgroup_find_own(b->own_path, sizeof(b->own_path), &b->own_fd);
         if (r < 0)
                 return r;
-        r = enable_controllers(own_fd);
-        if (r == -EBUSY && leave_own_group(own_fd) >= 0)
-                (void) enable_controllers(own_fd);
-        r = open_base(b, own_fd, runtime_dir);
+        r = enable_controllers(b->own_fd);
+        if (r == -EBUSY && leave_own_group(b->own_fd) >= 0)
+                (void) enable_controllers(b->own_fd);
+        r = open_base(b, b->own_fd, runtime_dir);
         if (r < 0)
                 return r;
         (void) enable_controllers(b->fd);
@@ -199,6 +199,10 @@ int cgroup_base_new(const char *runtime_dir, CgroupBase **ret)
 CgroupBase *cgroup_base_free(CgroupBase *b)
 {
         if (b) {
+                /* Busy while a session is left: then the next start finds it. */
+                if (b->fd >= 0)
+                        (void) unlinkat(b->own_fd, strrchr(b->path, '/') + 1, AT_REMOVEDIR);
+                b->own_fd = fd_close(b->own_fd);
                 b->fd = fd_close(b->fd);
                 free(b);
         }

@@ -1,0 +1,382 @@
+/* Kernel objects of a session, each for real: needs root and a v2 control group tree. */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "daemon/isolate/cgroup.h"
+#include "daemon/isolate/netns.h"
+#include "daemon/isolate/spawn.h"
+#include "daemon/isolate/userns.h"
+#include "daemon/isolate/worker.h"
+#include "proto/base/fd.h"
+#include "proto/base/str.h"
+#include "tests/unit/check.h"
+
+#define TEST_UID 54321U
+#define TEST_RUNTIME_DIR "/run/sandboxd-test-isolate"
+
+/* Runs f in a child; its return value is the child's exit status. */
+static int in_child(int (*f)(const void *data), const void *data)
+{
+        pid_t pid = (pid_t) syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+        int status = 0;
+
+        if (pid == 0)
+                _exit(f(data));
+        assert_true(pid > 0);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
+}
+
+static ino_t inode_of(const char *path)
+{
+        struct stat st;
+
+        assert_int_equal(stat(path, &st), 0);
+        return st.st_ino;
+}
+
+static int look_at_network(const void *data)
+{
+        const NetworkNamespace *n = data;
+        struct if_nameindex *all;
+        unsigned n_up = 0;
+
+        if (setns(n->fd, CLONE_NEWNET) < 0)
+                return 1;
+        all = if_nameindex();
+        for (struct if_nameindex *i = all; i && i->if_index; i++) {
+                struct ifreq request = { 0 };
+                int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+                if (fd < 0 || str_copy(request.ifr_name, sizeof(request.ifr_name), i->if_name) < 0)
+                        return 2;
+                if (ioctl(fd, SIOCGIFFLAGS, &request) < 0)
+                        return 3;
+                if (request.ifr_flags & IFF_UP) {
+                        n_up++;
+                        if (!str_equal(i->if_name, "lo"))
+                                return 4;
+                }
+                (void) close(fd);
+        }
+        return n_up == 1 ? 0 : 5;
+}
+
+static void test_netns(void **state)
+{
+        NetworkNamespace n = NETNS_INIT;
+        ino_t home = inode_of("/proc/self/ns/net");
+        unsigned before = count_fds();
+        int home_fd;
+
+        (void) state;
+        assert_int_equal(netns_open_home(&home_fd), 0);
+        assert_int_equal(netns_new(home_fd, &n), 0);
+        assert_true(inode_of("/proc/self/ns/net") == home);
+        assert_true(n.n_listeners >= 1);
+        assert_int_equal(in_child(look_at_network, &n), 0);
+        netns_done(&n);
+        home_fd = fd_close(home_fd);
+        assert_int_equal(count_fds(), before);
+}
+
+typedef struct Ids {
+        int fd;
+        uint32_t uid;
+} Ids;
+
+static int look_at_ids(const void *data)
+{
+        const Ids *ids = data;
+
+        if (setresgid(ids->uid, ids->uid, ids->uid) < 0 || setresuid(ids->uid, ids->uid, ids->uid) < 0)
+                return 1;
+        /* Owned by root: not even its own user may enter. */
+        if (setns(ids->fd, CLONE_NEWUSER) >= 0 || errno != EPERM)
+                return 2;
+        return 0;
+}
+
+static int enter_and_look(const void *data)
+{
+        const Ids *ids = data;
+        char text[128] = "", expected[128];
+        int fd;
+
+        if (setns(ids->fd, CLONE_NEWUSER) < 0)
+                return 1;
+        fd = open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC);
+        if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+                return 2;
+        if (str_printf(expected, sizeof(expected), "%10u %10u %10u\n", ids->uid, TEST_UID, 1U) < 0)
+                return 3;
+        return str_equal(text, expected) ? 0 : 4;
+}
+
+static void test_userns(void **state)
+{
+        Ids ids = { .uid = TEST_UID };
+        unsigned before = count_fds();
+
+        (void) state;
+        assert_int_equal(userns_new(TEST_UID, TEST_UID, &ids.fd), 0);
+        assert_int_equal(in_child(enter_and_look, &ids), 0);
+        assert_int_equal(in_child(look_at_ids, &ids), 0);
+        ids.fd = fd_close(ids.fd);
+        assert_int_equal(userns_new_idmap(TEST_UID, TEST_UID, &ids.fd), 0);
+        ids.uid = 0;
+        assert_int_equal(in_child(enter_and_look, &ids), 0);
+        ids.fd = fd_close(ids.fd);
+        assert_int_equal(userns_new(UINT32_MAX, TEST_UID, &ids.fd), -EINVAL);
+        assert_int_equal(count_fds(), before);
+}
+
+static void spawn_sleeper(int cgroup_fd, pid_t *ret_pid, int *ret_pidfd)
+{
+        static const char *const arguments[] = { "sleep", "1000", NULL };
+        _cleanup_close_ int program_fd = open("/usr/bin/sleep", O_PATH | O_CLOEXEC);
+        _cleanup_close_ int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+        SpawnSpec spec = { .program_fd = program_fd,
+                           .arguments = (char *const *) (uintptr_t) arguments,
+                           .cgroup_fd = cgroup_fd,
+                           .null_fd = null_fd,
+                           .output_fd = -EBADF };
+
+        assert_int_equal(spawn(&spec, ret_pid, ret_pidfd), 0);
+}
+
+static void wait_until_empty(int cgroup_fd)
+{
+        int r = 1;
+
+        for (unsigned i = 0; i < 500 && r == 1; i++) {
+                r = cgroup_is_populated(cgroup_fd);
+                if (r == 1)
+                        (void) poll(NULL, 0, 10);
+        }
+        assert_int_equal(r, 0);
+}
+
+static void test_cgroup(void **state)
+{
+        _cleanup_(cgroup_base_freep) CgroupBase *base = NULL;
+        PrivLimits limits = { 0 };
+        int fd, pidfd;
+        pid_t pid;
+        Id id;
+
+        (void) state;
+        assert_int_equal(cgroup_base_new(TEST_RUNTIME_DIR, &base), 0);
+        assert_int_equal(id_random(&id), 0);
+        assert_int_equal(cgroup_make(base, &id, &limits, &fd), 0);
+        assert_int_equal(cgroup_is_populated(fd), 0);
+        spawn_sleeper(fd, &pid, &pidfd);
+        assert_int_equal(cgroup_is_populated(fd), 1);
+        assert_int_equal(cgroup_base_holds(base, pid), 1);
+        assert_int_equal(cgroup_base_holds(base, getpid()), 0);
+        assert_int_equal(cgroup_give(fd, TEST_UID, TEST_UID), 0);
+        /* A child group, and the worst that its user can do to the modes. */
+        assert_int_equal(mkdirat(fd, "e1", 0755), 0);
+        assert_int_equal(fchownat(fd, "e1", TEST_UID, TEST_UID, 0), 0);
+        assert_int_equal(fchmodat(fd, "e1", 0, 0), 0);
+        assert_int_equal(fchmod(fd, 0), 0);
+        assert_int_equal(cgroup_kill(fd), 0);
+        spawn_reap(pidfd);
+        wait_until_empty(fd);
+        fd = fd_close(fd);
+        assert_int_equal(cgroup_remove(base, &id), 0);
+        assert_int_equal(cgroup_remove(base, &id), 0);
+}
+
+static void test_cgroup_leftover(void **state)
+{
+        _cleanup_(cgroup_base_freep) CgroupBase *base = NULL;
+        PrivLimits limits = { 0 };
+        siginfo_t info = { 0 };
+        int fd, pidfd;
+        pid_t pid;
+        Id id;
+
+        (void) state;
+        assert_int_equal(cgroup_base_new(TEST_RUNTIME_DIR, &base), 0);
+        assert_int_equal(id_random(&id), 0);
+        assert_int_equal(cgroup_make(base, &id, &limits, &fd), 0);
+        spawn_sleeper(fd, &pid, &pidfd);
+        assert_int_equal(cgroup_base_clean(base, NULL, NULL), 0);
+        assert_int_equal(waitid(P_PIDFD, (id_t) pidfd, &info, WEXITED), 0);
+        assert_int_equal(info.si_status, SIGKILL);
+        pidfd = fd_close(pidfd);
+        fd = fd_close(fd);
+        assert_int_equal(cgroup_make(base, &id, &limits, &fd), 0);
+        fd = fd_close(fd);
+        assert_int_equal(cgroup_remove(base, &id), 0);
+}
+
+static void test_cgroup_missing_controller(void **state)
+{
+        _cleanup_(cgroup_base_freep) CgroupBase *base = NULL;
+        PrivLimits limits = { .memory_bytes = 1 << 30, .tasks = 100 };
+        int fd = -EBADF, r;
+        Id id;
+
+        (void) state;
+        assert_int_equal(cgroup_base_new(TEST_RUNTIME_DIR, &base), 0);
+        assert_int_equal(id_random(&id), 0);
+        r = cgroup_make(base, &id, &limits, &fd);
+        if ((cgroup_base_controllers(base) & (CONTROLLER_MEMORY | CONTROLLER_PIDS)) ==
+            (CONTROLLER_MEMORY | CONTROLLER_PIDS))
+                assert_int_equal(r, 0);
+        else
+                assert_int_equal(r, -EOPNOTSUPP);
+        fd = fd_close(fd);
+        assert_int_equal(cgroup_remove(base, &id), 0);
+}
+
+/* Descriptors arrive in the order asked for, whatever their numbers were, and no others. */
+static void test_spawn_fds(void **state)
+{
+        static const char *const arguments[] = { "ls", "/proc/self/fd", NULL };
+        _cleanup_close_ int program_fd = open("/usr/bin/ls", O_PATH | O_CLOEXEC);
+        _cleanup_close_ int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+        _cleanup_free_ char *text = NULL;
+        int pipe_fds[2], pidfd, fds[2];
+        size_t size;
+        pid_t pid;
+
+        (void) state;
+        assert_int_equal(pipe2(pipe_fds, O_CLOEXEC), 0);
+        fds[0] = pipe_fds[1];
+        fds[1] = program_fd;
+        SpawnSpec spec = { .program_fd = program_fd,
+                           .arguments = (char *const *) (uintptr_t) arguments,
+                           .cgroup_fd = -EBADF,
+                           .null_fd = null_fd,
+                           .output_fd = pipe_fds[1],
+                           .fds = fds,
+                           .n_fds = 2,
+                           .uid = TEST_UID,
+                           .gid = TEST_UID };
+
+        assert_int_equal(spawn(&spec, &pid, &pidfd), 0);
+        pipe_fds[1] = fd_close(pipe_fds[1]);
+        assert_int_equal(fd_read_all(pipe_fds[0], 4096, &text, &size), 0);
+        /* 5 is the directory that ls itself reads. */
+        assert_string_equal(text, "0\n1\n2\n3\n4\n5\n");
+        spawn_reap(pidfd);
+        pipe_fds[0] = fd_close(pipe_fds[0]);
+}
+
+static const int worker_calls[] = { SCMP_SYS(openat), SCMP_SYS(read), SCMP_SYS(getuid), SCMP_SYS(mmap),
+                                    SCMP_SYS(newfstatat), SCMP_SYS(brk) };
+
+static int confine(const void *data)
+{
+        static const WorkerDirectory directories[] = {
+                { "/var/lib", /* is_writable= */ false, /* is_optional= */ false },
+                { "/no/such/directory", /* is_writable= */ true, /* is_optional= */ true },
+        };
+        WorkerSpec spec = { .name = "test",
+                            .uid = TEST_UID,
+                            .gid = TEST_UID,
+                            .directories = directories,
+                            .n_directories = ELEMENTSOF(directories),
+                            .syscalls = worker_calls,
+                            .n_syscalls = ELEMENTSOF(worker_calls),
+                            .files_max = 64 };
+
+        (void) data;
+        if (unshare(CLONE_NEWNS) < 0 || worker_confine(&spec) < 0)
+                return 1;
+        if (getuid() != TEST_UID || syscall(SYS_getpid) != -1)
+                return 2;
+        if (open("/var/lib", O_RDONLY | O_DIRECTORY | O_CLOEXEC) < 0)
+                return 3;
+        if (open("/usr", O_RDONLY | O_CLOEXEC) >= 0 || open("/var/lib/x", O_RDWR | O_CREAT | O_CLOEXEC, 0600) >= 0)
+                return 4;
+        if (mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
+                return 5;
+        return 0;
+}
+
+static void test_worker_confine(void **state)
+{
+        (void) state;
+        assert_int_equal(in_child(confine, NULL), 0);
+}
+
+/* Root in its own namespace, unconfined: the proof must notice. */
+static int prove_unconfined(const void *data)
+{
+        WorkerSpec spec = { .name = "test" };
+
+        (void) data;
+        return worker_prove(&spec) == -ENOTRECOVERABLE ? 0 : 1;
+}
+
+static int confine_with_socket(const void *data)
+{
+        static const int calls[] = { SCMP_SYS(socket) };
+        WorkerSpec spec = { .name = "test",
+                            .uid = TEST_UID,
+                            .gid = TEST_UID,
+                            .syscalls = calls,
+                            .n_syscalls = ELEMENTSOF(calls),
+                            .files_max = 64 };
+
+        (void) data;
+        if (unshare(CLONE_NEWNS) < 0)
+                return 1;
+        return worker_confine(&spec) == -ENOTRECOVERABLE ? 0 : 2;
+}
+
+static int confine_as_root(const void *data)
+{
+        WorkerSpec spec = { .name = "test", .files_max = 64 };
+
+        (void) data;
+        if (unshare(CLONE_NEWNS) < 0)
+                return 1;
+        return worker_confine(&spec) == -EINVAL ? 0 : 2;
+}
+
+static void test_worker_refuses(void **state)
+{
+        (void) state;
+        assert_int_equal(in_child(prove_unconfined, NULL), 0);
+        assert_int_equal(in_child(confine_with_socket, NULL), 0);
+        assert_int_equal(in_child(confine_as_root, NULL), 0);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_netns),
+                cmocka_unit_test(test_userns),
+                cmocka_unit_test(test_cgroup),
+                cmocka_unit_test(test_cgroup_leftover),
+                cmocka_unit_test(test_cgroup_missing_controller),
+                cmocka_unit_test(test_spawn_fds),
+                cmocka_unit_test(test_worker_confine),
+                cmocka_unit_test(test_worker_refuses),
+        };
+
+        if (geteuid() != 0)
+                return 77;
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
