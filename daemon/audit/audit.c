@@ -126,12 +126,12 @@ static void audit_done(Audit *a)
         Connection *c;
         Session *s;
 
-        LIST_FOREACH(api, &a->apis, Api, link)
+        LIST_FOREACH (api, &a->apis, Api, link)
                 (void) api_free(api);
-        LIST_FOREACH(e, &a->egresses, Egress, link)
+        LIST_FOREACH (e, &a->egresses, Egress, link)
                 (void) egress_free(e);
         a->dialer = priv_link_free(a->dialer);
-        LIST_FOREACH(p, &a->reports, Pending, link)
+        LIST_FOREACH (p, &a->reports, Pending, link)
                 (void) pending_free(p);
         while ((c = map_next(&a->connections, &cursor)))
                 (void) connection_free(c);

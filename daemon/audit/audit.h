@@ -1,15 +1,15 @@
 #pragma once
 
 /*
- * The audit worker: it decides about requests and writes down what happened, in that order of effect: a row is
- * committed before anybody hears of the decision.
+ * The audit worker: it decides about requests and writes down what happened, in that order of effect: a row
+ * is committed before anybody hears of the decision.
  *
- * Handlers only queue rows (queue.h). At the end of each turn of the loop all of them go into one transaction; after
- * the commit the answers are sent. If the commit fails, everybody who waits is denied, and rows of what has happened
- * already (exits, ends, closes) stay queued.
+ * Handlers only queue rows (queue.h). At the end of each turn of the loop all of them go into one
+ * transaction; after the commit the answers are sent. If the commit fails, everybody who waits is denied,
+ * and rows of what has happened already (exits, ends, closes) stay queued.
  *
- * Who speaks is known from the channel. What it says are claims: an api worker writes for sessions of its own uid, an
- * egress worker for its one session, the dialer about connections that are open.
+ * Who speaks is known from the channel. What it says are claims: an api worker writes for sessions of its
+ * own uid, an egress worker for its one session, the dialer about connections that are open.
  */
 
 #include "daemon/audit/row.h"
@@ -25,15 +25,15 @@ typedef struct Readers Readers;
 typedef struct Session {
         Id id;
         char id_text[ID_TEXT_SIZE];
-        unsigned n_refs;            /* the table, queued rows, open connections */
-        RowSession row;             /* its strings are in text */
+        unsigned n_refs; /* the table, queued rows, open connections */
+        RowSession row;  /* its strings are in text */
         RowPolicy policy_row;
-        const PolicyBlock *policy;  /* NULL: known from the last run only */
+        const PolicyBlock *policy; /* NULL: known from the last run only */
         struct Egress *egress;
-        unsigned n_batch;           /* rows of it in the commit under way */
+        unsigned n_batch; /* rows of it in the commit under way */
         uint64_t batch;
-        uint64_t ended_usec;        /* CLOCK_MONOTONIC; 0: lives */
-        bool is_leftover;           /* of the last run: ends unless the launcher knows it */
+        uint64_t ended_usec; /* CLOCK_MONOTONIC; 0: lives */
+        bool is_leftover;    /* of the last run: ends unless the launcher knows it */
         char *text;
 } Session;
 
@@ -50,16 +50,16 @@ typedef struct Egress {
         Audit *audit;
         PrivLink *channel;
         Session *session;
-        uint64_t number;      /* never used twice: its requests are not those of its successor */
+        uint64_t number; /* never used twice: its requests are not those of its successor */
         unsigned n_undecided;
 } Egress;
 
 /* From the commit of an allowed connect to its close or refuse row. */
 typedef struct Connection {
         uint64_t sequence;
-        uint64_t since_usec;  /* CLOCK_REALTIME */
+        uint64_t since_usec; /* CLOCK_REALTIME */
         uint64_t request;
-        uint64_t egress;      /* number of the one that asked */
+        uint64_t egress; /* number of the one that asked */
         Session *session;
         int64_t port;
         const char *entry;    /* static */
@@ -78,8 +78,8 @@ struct Audit {
         Map connections;
         ListLink apis;
         ListLink egresses;
-        ListLink reports;   /* rows of what happened, starts and execs: first */
-        ListLink decisions; /* in the order they came */
+        ListLink reports;    /* rows of what happened, starts and execs: first */
+        ListLink decisions;  /* in the order they came */
         ListLink committing; /* the batch under way */
         size_t n_reports;
         uint64_t batch;
@@ -87,8 +87,8 @@ struct Audit {
         LoopTimer *retry;
         LoopTimer *sweep;
         bool is_sweep_set;
-        uint64_t started_usec;  /* CLOCK_MONOTONIC */
-        uint64_t n_lost;        /* rows dropped, and decisions denied without a row, since the last gap row */
+        uint64_t started_usec; /* CLOCK_MONOTONIC */
+        uint64_t n_lost;       /* rows dropped, and decisions denied without a row, since the last gap row */
         uint64_t lost_first_usec;
         uint64_t lost_last_usec;
         char gap_detail[PRIV_TEXT_SIZE];
@@ -97,12 +97,12 @@ struct Audit {
 
 typedef struct AuditSpec {
         StoreSpec store;
-        int launcher_fd;          /* taken */
-        uint64_t leftover_usec;   /* how long the launcher has to name sessions of the last run that live on */
+        int launcher_fd;        /* taken */
+        uint64_t leftover_usec; /* how long the launcher has to name sessions of the last run that live on */
 } AuditSpec;
 
-/* Opens the store, recovers, commits the first row, says AUDIT_READY, and serves until the launcher's channel closes.
- * readers: taken. */
+/* Opens the store, recovers, commits the first row, says AUDIT_READY, and serves until the launcher's
+ * channel closes. readers: taken. */
 int audit_run(const AuditSpec *spec, Readers *take_readers) _must_check_;
 
 /* session.c. The reference that comes back is the table's; *claims have been checked. */

@@ -68,7 +68,7 @@ static void add_bytes(Chain *c, RowBytes field)
 
 static void add_text(Chain *c, const char *field)
 {
-        add_bytes(c, (RowBytes) { .data = field, .size = field ? strlen(field) : 0 });
+        add_bytes(c, (RowBytes){ .data = field, .size = field ? strlen(field) : 0 });
 }
 
 static void add_integer(Chain *c, uint64_t v)
@@ -77,21 +77,22 @@ static void add_integer(Chain *c, uint64_t v)
 
         for (unsigned i = 0; i < sizeof(bytes); i++)
                 bytes[i] = (uint8_t) (v >> (56 - 8 * i));
-        add_bytes(c, (RowBytes) { .data = bytes, .size = sizeof(bytes) });
+        add_bytes(c, (RowBytes){ .data = bytes, .size = sizeof(bytes) });
 }
 
 /* Absent when negative. */
 static void add_number(Chain *c, int64_t v)
 {
         if (v < 0)
-                add_bytes(c, (RowBytes) { .data = NULL });
+                add_bytes(c, (RowBytes){ .data = NULL });
         else
                 add_integer(c, (uint64_t) v);
 }
 
 static void add_address(Chain *c, const PrivAddress *a)
 {
-        add_bytes(c, (RowBytes) { .data = a->family != 0 ? a->bytes : NULL, .size = a->family == 4 ? 4 : 16 });
+        add_bytes(c,
+                  (RowBytes){ .data = a->family != 0 ? a->bytes : NULL, .size = a->family == 4 ? 4 : 16 });
 }
 
 int chain_digest(Chain *c, const void *data, size_t size, uint8_t ret[DIGEST_SIZE])
@@ -107,7 +108,7 @@ int chain_genesis(Chain *c, const char *machine_id, uint64_t segment, const uint
         begin(c);
         add_text(c, machine_id);
         add_integer(c, segment);
-        add_bytes(c, (RowBytes) { .data = previous, .size = DIGEST_SIZE });
+        add_bytes(c, (RowBytes){ .data = previous, .size = DIGEST_SIZE });
         add_bytes(c, public_key);
         return end(c, ret);
 }
@@ -166,7 +167,7 @@ static void add_decision(Chain *c, const Row *row, const uint8_t *private_hash)
         add_text(c, row->session ? row->session->id : NULL);
         add_integer(c, row->uid);
         add_number(c, row->process);
-        add_bytes(c, (RowBytes) { .data = policy ? policy->digest : NULL, .size = DIGEST_SIZE });
+        add_bytes(c, (RowBytes){ .data = policy ? policy->digest : NULL, .size = DIGEST_SIZE });
         add_number(c, policy ? (int64_t) policy->generation : -1);
         add_text(c, row->rule.layer);
         add_text(c, row->rule.name);
@@ -184,7 +185,7 @@ static void add_decision(Chain *c, const Row *row, const uint8_t *private_hash)
         add_text(c, row->credential);
         add_number(c, row->refers_to);
         add_text(c, row->reason);
-        add_bytes(c, (RowBytes) { .data = private_hash, .size = DIGEST_SIZE });
+        add_bytes(c, (RowBytes){ .data = private_hash, .size = DIGEST_SIZE });
         if (row->is_start && row->session)
                 add_session(c, row->session);
 }

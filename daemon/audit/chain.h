@@ -1,8 +1,9 @@
 #pragma once
 
 /*
- * The hash chain: h_n = SHA-256("sandboxd-audit-1" || h_{n-1} || fields), each field a 4-byte big-endian length and
- * its bytes (0xffffffff: absent), integers 8 bytes big-endian. It covers resolved values, never dictionary numbers.
+ * The hash chain: h_n = SHA-256("sandboxd-audit-1" || h_{n-1} || fields), each field a 4-byte big-endian
+ * length and its bytes (0xffffffff: absent), integers 8 bytes big-endian. It covers resolved values, never
+ * dictionary numbers.
  */
 
 #include "daemon/audit/row.h"

@@ -38,7 +38,8 @@ static int check_decide(const PrivDecide *d, size_t size)
 {
         size_t n_tail = size - sizeof(*d);
 
-        if (d->entry == ENTRY_NONE || d->entry >= _ENTRY_MAX || d->protocol >= _PROTOCOL_MAX || d->port > UINT16_MAX)
+        if (d->entry == ENTRY_NONE || d->entry >= _ENTRY_MAX || d->protocol >= _PROTOCOL_MAX ||
+            d->port > UINT16_MAX)
                 return -EPROTO;
         if (d->is_malformed > 1 || d->wants_connection > 1 || !is_address_ok(&d->address))
                 return -EPROTO;
@@ -80,9 +81,11 @@ static void match(Pending *p, const PrivDecide *d)
         p->reason = m.verdict == VERDICT_ASK ? REASON_NO_APPROVER : m.reason;
         p->rule_reason = m.rule_reason;
         if (text_or_null(m.rule))
-                p->row.rule = (RowRule) { .layer = m.layer ? m.layer : "",
-                                          .name = m.rule,
-                                          .text = strnlen(m.rule_text, RULE_TEXT_MAX) < RULE_TEXT_MAX ? m.rule_text : "" };
+                p->row.rule = (RowRule){ .layer = m.layer ? m.layer : "",
+                                         .name = m.rule,
+                                         .text = strnlen(m.rule_text, RULE_TEXT_MAX) < RULE_TEXT_MAX
+                                                                 ? m.rule_text
+                                                                 : "" };
 }
 
 static void decide(Pending *p, const PrivDecide *d)
@@ -117,9 +120,10 @@ static void fill_row(Pending *p, const PrivDecide *d)
         if (d->method[0] != '\0')
                 row->method = pending_put(p, d->method, strlen(d->method));
         if (d->n_raw > 0)
-                row->raw = (RowBytes) { .data = pending_put(p, tail, d->n_raw), .size = d->n_raw };
+                row->raw = (RowBytes){ .data = pending_put(p, tail, d->n_raw), .size = d->n_raw };
         if (d->n_path > 0)
-                row->path = (RowBytes) { .data = pending_put(p, tail + d->n_raw, d->n_path), .size = d->n_path };
+                row->path = (RowBytes){ .data = pending_put(p, tail + d->n_raw, d->n_path),
+                                        .size = d->n_path };
 }
 
 static int on_decide(Egress *e, const PrivDecide *d, size_t size)
@@ -156,7 +160,8 @@ static void on_egress_closed(void *owner, _unused_ PrivLink *link, int reason)
         Egress *e = owner;
 
         if (reason != -EPIPE)
-                (void) log_warning(reason, "The egress worker of session %s broke the protocol", e->session->id_text);
+                (void) log_warning(reason, "The egress worker of session %s broke the protocol",
+                                   e->session->id_text);
         (void) egress_free(e);
 }
 
@@ -213,7 +218,9 @@ static void copy_cut(char *to, size_t size, const char *from)
 
 static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reason, uint64_t sequence)
 {
-        PrivVerdict v = { .request = p->request, .sequence = sequence, .verdict = verdict, .reason = reason };
+        PrivVerdict v = {
+                .request = p->request, .sequence = sequence, .verdict = verdict, .reason = reason
+        };
 
         if (!p->egress)
                 return;
@@ -232,14 +239,14 @@ static int connection_new(Audit *a, const Pending *p, Connection **ret)
 
         if (!c)
                 return -ENOMEM;
-        *c = (Connection) { .sequence = p->row.sequence,
-                            .since_usec = p->row.realtime_usec,
-                            .request = p->request,
-                            .egress = p->egress ? p->egress->number : 0,
-                            .session = session_ref(p->session),
-                            .port = p->row.port,
-                            .entry = p->row.entry,
-                            .protocol = p->row.protocol };
+        *c = (Connection){ .sequence = p->row.sequence,
+                           .since_usec = p->row.realtime_usec,
+                           .request = p->request,
+                           .egress = p->egress ? p->egress->number : 0,
+                           .session = session_ref(p->session),
+                           .port = p->row.port,
+                           .entry = p->row.entry,
+                           .protocol = p->row.protocol };
         if (n_host > 0) {
                 memcpy(c->text, p->row.host, n_host);
                 c->host = c->text;
@@ -278,7 +285,8 @@ static void open_connection(Audit *a, const Pending *p)
         if (r >= 0 && !is_possible)
                 r = queue_close(a, c, NULL, p->egress ? CLOSE_ERROR : CLOSE_EGRESS_GONE);
         if (r < 0)
-                (void) log_error(r, "Connection %llu gets no close row", (unsigned long long) p->row.sequence);
+                (void) log_error(r, "Connection %llu gets no close row",
+                                 (unsigned long long) p->row.sequence);
         if (r < 0 || !is_possible) {
                 send_verdict(p, VERDICT_DENY, REASON_AUDIT, p->row.sequence);
                 return;

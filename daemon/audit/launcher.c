@@ -222,8 +222,8 @@ static int on_report(Audit *a, const PrivReport *rep)
 {
         Row row = ROW_INIT((AuditKind) rep->kind, NULL);
 
-        if (rep->kind != AUDIT_KIND_SESSION && rep->kind != AUDIT_KIND_POLICY && rep->kind != AUDIT_KIND_LIMIT &&
-            rep->kind != AUDIT_KIND_ADMIN)
+        if (rep->kind != AUDIT_KIND_SESSION && rep->kind != AUDIT_KIND_POLICY &&
+            rep->kind != AUDIT_KIND_LIMIT && rep->kind != AUDIT_KIND_ADMIN)
                 return -EPROTO;
         if (!PRIV_STRING_OK(rep->action) || !PRIV_STRING_OK(rep->reason) || !PRIV_STRING_OK(rep->detail) ||
             rep->action[0] == '\0' || rep->is_denial > 1)

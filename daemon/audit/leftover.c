@@ -3,30 +3,30 @@
 #include <stdio.h>
 
 static const char connections_text[] =
-        "SELECT d.seq,d.ts_us,s.id,s.uid,s.user,s.name,s.profile,s.agent,s.agent_session,s.workspace,s.cgroup,"
-        "s.degraded,s.started_us FROM decision d JOIN session s USING(session_id)"
-        " WHERE d.kind=2 AND d.action='connect' AND d.verdict=2"
-        " AND NOT EXISTS(SELECT 1 FROM flow f WHERE f.conn_seq=d.seq)"
-        " AND d.seq NOT IN (SELECT r.ref_seq FROM decision r WHERE r.kind=2 AND r.verdict=0"
-        " AND r.action='refuse' AND r.ref_seq IS NOT NULL)";
+                "SELECT d.seq,d.ts_us,s.id,s.uid,s.user,s.name,s.profile,s.agent,s.agent_session,s.workspace,s.cgroup,"
+                "s.degraded,s.started_us FROM decision d JOIN session s USING(session_id)"
+                " WHERE d.kind=2 AND d.action='connect' AND d.verdict=2"
+                " AND NOT EXISTS(SELECT 1 FROM flow f WHERE f.conn_seq=d.seq)"
+                " AND d.seq NOT IN (SELECT r.ref_seq FROM decision r WHERE r.kind=2 AND r.verdict=0"
+                " AND r.action='refuse' AND r.ref_seq IS NOT NULL)";
 
 static const char sessions_text[] =
-        "SELECT 0,0,s.id,s.uid,s.user,s.name,s.profile,s.agent,s.agent_session,s.workspace,s.cgroup,s.degraded,"
-        "s.started_us FROM session s WHERE NOT EXISTS(SELECT 1 FROM decision d WHERE d.session_id=s.session_id"
-        " AND d.kind=1 AND d.action='end')";
+                "SELECT 0,0,s.id,s.uid,s.user,s.name,s.profile,s.agent,s.agent_session,s.workspace,s.cgroup,s.degraded,"
+                "s.started_us FROM session s WHERE NOT EXISTS(SELECT 1 FROM decision d WHERE d.session_id=s.session_id"
+                " AND d.kind=1 AND d.action='end')";
 
 static const char is_closed_text[] =
-        "SELECT 1 FROM flow WHERE conn_seq=?1 UNION ALL SELECT 1 FROM decision WHERE kind=2 AND verdict=0"
-        " AND action='refuse' AND ref_seq=?1 LIMIT 1";
+                "SELECT 1 FROM flow WHERE conn_seq=?1 UNION ALL SELECT 1 FROM decision WHERE kind=2 AND verdict=0"
+                " AND action='refuse' AND ref_seq=?1 LIMIT 1";
 
 static const char is_ended_text[] =
-        "SELECT 1 FROM session s JOIN decision d USING(session_id) WHERE s.id=?1 AND d.kind=1 AND d.action='end'";
+                "SELECT 1 FROM session s JOIN decision d USING(session_id) WHERE s.id=?1 AND d.kind=1 AND d.action='end'";
 
 static void read_leftover(const SqlStatement *t, StoreLeftover *ret)
 {
         size_t n;
 
-        *ret = (StoreLeftover) {
+        *ret = (StoreLeftover){
                 .connection = (uint64_t) sql_integer(t, 0),
                 .since_usec = (uint64_t) sql_integer(t, 1),
                 .session = { .id = sql_text(t, 2),
@@ -62,7 +62,8 @@ static int is_settled(SqlStatement *t, const StoreLeftover *l)
         return r;
 }
 
-static int list(Segment *in, Segment *other, bool connections, StoreLeftoverCallback callback, void *userdata)
+static int list(Segment *in, Segment *other, bool connections, StoreLeftoverCallback callback,
+                void *userdata)
 {
         _cleanup_(sql_finalizep) SqlStatement *t = NULL, *settled = NULL;
         int r;

@@ -16,10 +16,10 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
-#define LAUNCHER_FD 3
+#define LAUNCHER_FD       3
 #define SEGMENT_BYTES_MAX (UINT64_C(256) * 1024 * 1024)
-#define LEFTOVER_USEC (2 * USEC_PER_SEC)
-#define FILES_MAX 65536U
+#define LEFTOVER_USEC     (2 * USEC_PER_SEC)
+#define FILES_MAX         65536U
 
 typedef struct Arguments {
         const char *state_dir;
@@ -29,27 +29,47 @@ typedef struct Arguments {
 
 /* SQLite on files with a mapped index, a loop, channels, and processes that read. */
 static const int syscalls[] = {
-        SCMP_SYS(access),        SCMP_SYS(brk),           SCMP_SYS(clock_gettime), SCMP_SYS(clock_nanosleep),
-        SCMP_SYS(clone),         SCMP_SYS(clone3),        SCMP_SYS(close),         SCMP_SYS(close_range),
-        SCMP_SYS(dup3),          SCMP_SYS(epoll_create1), SCMP_SYS(epoll_ctl),     SCMP_SYS(epoll_pwait),
-        SCMP_SYS(epoll_pwait2),  SCMP_SYS(epoll_wait),    SCMP_SYS(eventfd2),      SCMP_SYS(exit),
-        SCMP_SYS(exit_group),    SCMP_SYS(faccessat),     SCMP_SYS(faccessat2),    SCMP_SYS(fallocate),
-        SCMP_SYS(fchmod),        SCMP_SYS(fcntl),         SCMP_SYS(fdatasync),     SCMP_SYS(fstat),
-        SCMP_SYS(fsync),         SCMP_SYS(ftruncate),     SCMP_SYS(futex),         SCMP_SYS(getcwd),
-        SCMP_SYS(getdents64),    SCMP_SYS(getegid),       SCMP_SYS(geteuid),       SCMP_SYS(getgid),
-        SCMP_SYS(getpid),        SCMP_SYS(getrandom),     SCMP_SYS(gettid),        SCMP_SYS(getuid),
-        SCMP_SYS(gettimeofday),  SCMP_SYS(kill),          SCMP_SYS(lseek),         SCMP_SYS(lstat),
-        SCMP_SYS(madvise),       SCMP_SYS(mmap),          SCMP_SYS(mprotect),      SCMP_SYS(mremap),
-        SCMP_SYS(munmap),        SCMP_SYS(newfstatat),    SCMP_SYS(open),          SCMP_SYS(openat),
-        SCMP_SYS(pipe2),         SCMP_SYS(poll),          SCMP_SYS(ppoll),         SCMP_SYS(pread64),
-        SCMP_SYS(pwrite64),      SCMP_SYS(read),          SCMP_SYS(readlink),      SCMP_SYS(readlinkat),
-        SCMP_SYS(recvmsg),       SCMP_SYS(rename),        SCMP_SYS(renameat),      SCMP_SYS(renameat2),
-        SCMP_SYS(rseq),          SCMP_SYS(rt_sigaction),  SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
-        SCMP_SYS(sendmsg),       SCMP_SYS(set_robust_list), SCMP_SYS(setsockopt),  SCMP_SYS(socketpair),
-        SCMP_SYS(stat),          SCMP_SYS(statx),         SCMP_SYS(sysinfo),       SCMP_SYS(tgkill),
-        SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime), SCMP_SYS(umask),
-        SCMP_SYS(time),          SCMP_SYS(unlink),        SCMP_SYS(unlinkat),      SCMP_SYS(wait4),
-        SCMP_SYS(write),         SCMP_SYS(writev),
+        SCMP_SYS(access),         SCMP_SYS(brk),
+        SCMP_SYS(clock_gettime),  SCMP_SYS(clock_nanosleep),
+        SCMP_SYS(clone),          SCMP_SYS(clone3),
+        SCMP_SYS(close),          SCMP_SYS(close_range),
+        SCMP_SYS(dup3),           SCMP_SYS(epoll_create1),
+        SCMP_SYS(epoll_ctl),      SCMP_SYS(epoll_pwait),
+        SCMP_SYS(epoll_pwait2),   SCMP_SYS(epoll_wait),
+        SCMP_SYS(eventfd2),       SCMP_SYS(exit),
+        SCMP_SYS(exit_group),     SCMP_SYS(faccessat),
+        SCMP_SYS(faccessat2),     SCMP_SYS(fallocate),
+        SCMP_SYS(fchmod),         SCMP_SYS(fcntl),
+        SCMP_SYS(fdatasync),      SCMP_SYS(fstat),
+        SCMP_SYS(fsync),          SCMP_SYS(ftruncate),
+        SCMP_SYS(futex),          SCMP_SYS(getcwd),
+        SCMP_SYS(getdents64),     SCMP_SYS(getegid),
+        SCMP_SYS(geteuid),        SCMP_SYS(getgid),
+        SCMP_SYS(getpid),         SCMP_SYS(getrandom),
+        SCMP_SYS(gettid),         SCMP_SYS(getuid),
+        SCMP_SYS(gettimeofday),   SCMP_SYS(kill),
+        SCMP_SYS(lseek),          SCMP_SYS(lstat),
+        SCMP_SYS(madvise),        SCMP_SYS(mmap),
+        SCMP_SYS(mprotect),       SCMP_SYS(mremap),
+        SCMP_SYS(munmap),         SCMP_SYS(newfstatat),
+        SCMP_SYS(open),           SCMP_SYS(openat),
+        SCMP_SYS(pipe2),          SCMP_SYS(poll),
+        SCMP_SYS(ppoll),          SCMP_SYS(pread64),
+        SCMP_SYS(pwrite64),       SCMP_SYS(read),
+        SCMP_SYS(readlink),       SCMP_SYS(readlinkat),
+        SCMP_SYS(recvmsg),        SCMP_SYS(rename),
+        SCMP_SYS(renameat),       SCMP_SYS(renameat2),
+        SCMP_SYS(rseq),           SCMP_SYS(rt_sigaction),
+        SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
+        SCMP_SYS(sendmsg),        SCMP_SYS(set_robust_list),
+        SCMP_SYS(setsockopt),     SCMP_SYS(socketpair),
+        SCMP_SYS(stat),           SCMP_SYS(statx),
+        SCMP_SYS(sysinfo),        SCMP_SYS(tgkill),
+        SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
+        SCMP_SYS(umask),          SCMP_SYS(time),
+        SCMP_SYS(unlink),         SCMP_SYS(unlinkat),
+        SCMP_SYS(wait4),          SCMP_SYS(write),
+        SCMP_SYS(writev),
 };
 
 static int parse_arguments(int argc, char **argv, Arguments *ret)

@@ -1,7 +1,7 @@
 /*
- * Group commit. Reports go first and whole: they are about what has happened, or precede the decisions of their
- * session. Of the decisions each session gets a share of every commit, so that one session cannot keep the others
- * waiting.
+ * Group commit. Reports go first and whole: they are about what has happened, or precede the decisions of
+ * their session. Of the decisions each session gets a share of every commit, so that one session cannot keep
+ * the others waiting.
  */
 
 #include "daemon/audit/queue.h"
@@ -12,10 +12,10 @@
 #include "proto/base/str.h"
 
 #define SESSION_BATCH_MAX 128U
-#define BATCH_MAX 2048U
-#define REPORTS_MAX 8192U
-#define DECISION_AGE_MAX (5 * USEC_PER_SEC)
-#define RETRY_USEC (200 * USEC_PER_MSEC)
+#define BATCH_MAX         2048U
+#define REPORTS_MAX       8192U
+#define DECISION_AGE_MAX  (5 * USEC_PER_SEC)
+#define RETRY_USEC        (200 * USEC_PER_MSEC)
 
 int pending_new(PendingType type, const Row *row, Session *session, size_t room, Pending **ret)
 {
@@ -23,7 +23,7 @@ int pending_new(PendingType type, const Row *row, Session *session, size_t room,
 
         if (!p)
                 return -ENOMEM;
-        *p = (Pending) { .type = type, .row = *row, .room = room, .queued_usec = clock_monotonic_usec() };
+        *p = (Pending){ .type = type, .row = *row, .room = room, .queued_usec = clock_monotonic_usec() };
         list_init(&p->link);
         if (session) {
                 p->session = session_ref(session);
@@ -139,24 +139,24 @@ int queue_close(Audit *a, Connection *c, const PrivDialClosed *closed, CloseReas
 
 void queue_forget_api(Audit *a, const Api *api)
 {
-        LIST_FOREACH(p, &a->reports, Pending, link)
+        LIST_FOREACH (p, &a->reports, Pending, link)
                 if (p->api == api)
                         p->api = NULL;
-        LIST_FOREACH(c, &a->committing, Pending, link)
+        LIST_FOREACH (c, &a->committing, Pending, link)
                 if (c->api == api)
                         c->api = NULL;
 }
 
 void queue_forget_egress(Audit *a, const Egress *e)
 {
-        LIST_FOREACH(p, &a->reports, Pending, link)
+        LIST_FOREACH (p, &a->reports, Pending, link)
                 if (p->egress == e)
                         p->egress = NULL;
-        LIST_FOREACH(c, &a->committing, Pending, link)
+        LIST_FOREACH (c, &a->committing, Pending, link)
                 if (c->egress == e)
                         c->egress = NULL;
         /* Nobody heard of these, and nothing came of them. */
-        LIST_FOREACH(d, &a->decisions, Pending, link)
+        LIST_FOREACH (d, &a->decisions, Pending, link)
                 if (d->egress == e)
                         (void) pending_free(d);
 }
@@ -244,14 +244,14 @@ static void select_batch(Audit *a, ListLink *batch)
         size_t n = 0;
 
         a->batch++;
-        LIST_FOREACH(p, &a->reports, Pending, link) {
+        LIST_FOREACH (p, &a->reports, Pending, link) {
                 if (n++ >= BATCH_MAX)
                         return;
                 list_unlink(&p->link);
                 list_append(batch, &p->link);
                 a->n_reports--;
         }
-        LIST_FOREACH(d, &a->decisions, Pending, link) {
+        LIST_FOREACH (d, &a->decisions, Pending, link) {
                 if (n >= BATCH_MAX)
                         return;
                 if (!take_share(a, d->session))
@@ -265,7 +265,8 @@ static void select_batch(Audit *a, ListLink *batch)
 /* A row that the schema does not take would fail every commit that it is part of. */
 static void drop_unfit(Audit *a, Pending *p)
 {
-        (void) log_warning(-EINVAL, "A row of kind %d does not fit the schema, it is dropped", (int) p->row.kind);
+        (void) log_warning(-EINVAL, "A row of kind %d does not fit the schema, it is dropped",
+                           (int) p->row.kind);
         note_lost(a);
         release(a, p, -EINVAL);
         (void) pending_free(p);
@@ -281,7 +282,7 @@ static int write_batch(Audit *a, ListLink *batch)
                 r = store_begin(a->store);
                 if (r < 0)
                         return r;
-                LIST_FOREACH(p, batch, Pending, link) {
+                LIST_FOREACH (p, batch, Pending, link) {
                         r = store_append(a->store, &p->row);
                         if (r < 0) {
                                 unfit = r == -EINVAL ? p : NULL;
@@ -301,7 +302,7 @@ static void expire_decisions(Audit *a)
 {
         uint64_t now = clock_monotonic_usec();
 
-        LIST_FOREACH(p, &a->decisions, Pending, link) {
+        LIST_FOREACH (p, &a->decisions, Pending, link) {
                 if (now - p->queued_usec <= DECISION_AGE_MAX)
                         return;
                 list_unlink(&p->link);

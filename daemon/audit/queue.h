@@ -17,19 +17,19 @@ typedef struct Pending {
         ListLink link;
         PendingType type;
         Row row;
-        Session *session;   /* a reference; NULL: a row without one */
-        Api *api;           /* borrowed: forgotten when it goes */
-        Egress *egress;     /* likewise */
+        Session *session; /* a reference; NULL: a row without one */
+        Api *api;         /* borrowed: forgotten when it goes */
+        Egress *egress;   /* likewise */
         uint64_t queued_usec;
         uint64_t request;
         uint32_t protocol;
         bool wants_connection;
         DecisionReason reason;
         const char *rule_reason;
-        PrivQuery *query;   /* owned */
+        PrivQuery *query; /* owned */
         size_t used;
         size_t room;
-        char tail[];        /* what the row points to */
+        char tail[]; /* what the row points to */
 } Pending;
 
 /* Room for the bytes that pending_put() copies. Takes a reference on the session. */

@@ -1,7 +1,7 @@
 /*
- * The reader of one query. It walks the segments twice where a number of newest rows was asked for: back, to find
- * where they begin, then forward. Each page of rows is one short transaction, over before anything is written to the
- * pipe, so that a slow peer does not hold up the writer's checkpoints.
+ * The reader of one query. It walks the segments twice where a number of newest rows was asked for: back, to
+ * find where they begin, then forward. Each page of rows is one short transaction, over before anything is
+ * written to the pipe, so that a slow peer does not hold up the writer's checkpoints.
  */
 
 #include "daemon/audit/reader.h"
@@ -21,62 +21,69 @@
 #define QUERY_USEC (10 * USEC_PER_SEC)
 #define STALL_MSEC 30000
 #define PAGE_BYTES (256U * 1024U)
-#define PAGE_ROWS 1000
+#define PAGE_ROWS  1000
 
 /* Parameters: 1 after, 2 since, 3 until, 4 kinds, 5 verdicts, 6 uid, 7 own uid, 8 session, 9 user, 10 host,
  * 11 pattern of subdomains, 12 address, 13 rule, 14 limit. */
-#define JOIN_DECISION                                                                                       \
-        " FROM decision d LEFT JOIN session s USING(session_id) LEFT JOIN host h USING(host_id)"            \
+#define JOIN_DECISION                                                                            \
+        " FROM decision d LEFT JOIN session s USING(session_id) LEFT JOIN host h USING(host_id)" \
         " LEFT JOIN rule r USING(rule_id)"
-#define JOIN_CLOSE                                                                                          \
-        " FROM flow f LEFT JOIN session s USING(session_id) LEFT JOIN decision d ON d.seq=f.conn_seq"       \
+#define JOIN_CLOSE                                                                                    \
+        " FROM flow f LEFT JOIN session s USING(session_id) LEFT JOIN decision d ON d.seq=f.conn_seq" \
         " LEFT JOIN host h USING(host_id) LEFT JOIN rule r USING(rule_id)"
-#define WHERE_ROW(x)                                                                                        \
-        " WHERE " x ".seq>?1 AND (?2=0 OR " x ".ts_us>=?2) AND (?3=0 OR " x ".ts_us<=?3)"                   \
-        " AND (?9 IS NULL OR s.user=?9)"                                                                    \
-        " AND (?10 IS NULL OR h.name=?10 OR " x ".ip=?12)"                                                  \
+#define WHERE_ROW(x)                                                                      \
+        " WHERE " x ".seq>?1 AND (?2=0 OR " x ".ts_us>=?2) AND (?3=0 OR " x ".ts_us<=?3)" \
+        " AND (?9 IS NULL OR s.user=?9)"                                                  \
+        " AND (?10 IS NULL OR h.name=?10 OR " x ".ip=?12)"                                \
         " AND (?11 IS NULL OR h.name LIKE ?11 ESCAPE '!') AND (?13 IS NULL OR r.name=?13)"
-#define WHERE_DECISION                                                                                      \
-        WHERE_ROW("d") " AND (?4=0 OR (?4>>d.kind)&1) AND (?5=0 OR (d.verdict IS NOT NULL AND (?5>>d.verdict)&1))" \
+#define WHERE_DECISION                                                                              \
+        WHERE_ROW("d")                                                                              \
+        " AND (?4=0 OR (?4>>d.kind)&1) AND (?5=0 OR (d.verdict IS NOT NULL AND (?5>>d.verdict)&1))" \
         " AND (?6<0 OR d.uid=?6 OR s.uid=?6) AND (?7<0 OR d.uid=?7 OR s.uid=?7)"
-#define WHERE_CLOSE                                                                                         \
+#define WHERE_CLOSE \
         WHERE_ROW("f") " AND (?4=0 OR (?4>>2)&1) AND ?5=0 AND (?6<0 OR s.uid=?6) AND (?7<0 OR s.uid=?7)"
-#define SESSIONS "(SELECT session_id FROM session WHERE id=?8 OR name=?8)"
+#define SESSIONS    "(SELECT session_id FROM session WHERE id=?8 OR name=?8)"
 #define OF_DECISION " AND d.session_id IN " SESSIONS
 /* By way of the connect rows, which have an index; those of an older segment one by one. */
-#define OF_CLOSE " AND f.conn_seq IN (SELECT seq FROM decision WHERE session_id IN " SESSIONS ")"
+#define OF_CLOSE       " AND f.conn_seq IN (SELECT seq FROM decision WHERE session_id IN " SESSIONS ")"
 #define OF_CLOSE_OLDER " AND f.conn_seq<(SELECT first_seq FROM segment) AND f.session_id IN " SESSIONS
 
-#define PREVIOUS(x)                                                                                         \
-        "coalesce((SELECT hash FROM decision WHERE seq=" x ".seq-1),(SELECT hash FROM flow WHERE seq=" x ".seq-1))"
-#define COLUMNS_DECISION                                                                                    \
-        "SELECT d.seq,d.ts_us,d.boot_us,d.kind,d.verdict,d.uid,d.exec,d.pid,d.port,d.status,d.generation,"  \
-        "d.ref_seq,NULL,NULL,NULL,d.ip,d.hash," PREVIOUS("d") ",s.id,d.action,s.user,s.agent_session,"      \
-        "(SELECT path FROM exe WHERE exe_id=d.exe_id),d.entry,d.protocol,h.name,d.method,"                  \
-        "(SELECT path FROM priv WHERE seq=d.seq),d.cred,r.name,d.reason,"                                   \
-        "(SELECT lower(hex(sha256)) FROM policy WHERE policy_id=d.policy_id),"                              \
-        "(SELECT raw FROM priv WHERE seq=d.seq),(SELECT detail FROM priv WHERE seq=d.seq)"
+#define PREVIOUS(x)                                                                                      \
+        "coalesce((SELECT hash FROM decision WHERE seq=" x ".seq-1),(SELECT hash FROM flow WHERE seq=" x \
+        ".seq-1))"
+#define COLUMNS_DECISION                                                                                        \
+        "SELECT d.seq,d.ts_us,d.boot_us,d.kind,d.verdict,d.uid,d.exec,d.pid,d.port,d.status,d.generation,"      \
+        "d.ref_seq,NULL,NULL,NULL,d.ip,d.hash," PREVIOUS(                                                       \
+                        "d") ",s.id,d.action,s.user,s.agent_session,"                                           \
+                             "(SELECT path FROM exe WHERE exe_id=d.exe_id),d.entry,d.protocol,h.name,d.method," \
+                             "(SELECT path FROM priv WHERE seq=d.seq),d.cred,r.name,d.reason,"                  \
+                             "(SELECT lower(hex(sha256)) FROM policy WHERE policy_id=d.policy_id),"             \
+                             "(SELECT raw FROM priv WHERE seq=d.seq),(SELECT detail FROM priv WHERE seq=d.seq)"
 #define COLUMNS_CLOSE                                                                                       \
         "SELECT f.seq,f.ts_us,0,2,NULL,coalesce(s.uid,0),NULL,NULL,f.port,NULL,NULL,f.conn_seq,f.bytes_up," \
-        "f.bytes_dn,f.dur_us,f.ip,f.hash," PREVIOUS("f") ",s.id,'close',s.user,s.agent_session,"            \
-        "NULL,d.entry,d.protocol,h.name,NULL,NULL,NULL,r.name,f.reason,NULL,NULL,NULL"
-#define COLUMN_ADDRESS 15
-#define COLUMN_HASH 16
+        "f.bytes_dn,f.dur_us,f.ip,f.hash," PREVIOUS(                                                        \
+                        "f") ",s.id,'close',s.user,s.agent_session,"                                        \
+                             "NULL,d.entry,d.protocol,h.name,NULL,NULL,NULL,r.name,f.reason,NULL,NULL,NULL"
+#define COLUMN_ADDRESS  15
+#define COLUMN_HASH     16
 #define COLUMN_PREVIOUS 17
-#define COLUMN_STRINGS 18
+#define COLUMN_STRINGS  18
 
 #define FORWARD " ORDER BY 1 LIMIT ?14"
-#define BACK " ORDER BY 1 DESC LIMIT ?14"
-#define UNION " UNION ALL "
+#define BACK    " ORDER BY 1 DESC LIMIT ?14"
+#define UNION   " UNION ALL "
 
-static const char rows_all[] = COLUMNS_DECISION JOIN_DECISION WHERE_DECISION UNION COLUMNS_CLOSE JOIN_CLOSE WHERE_CLOSE
-        " AND ?8 IS NULL" FORWARD;
-static const char rows_session[] = COLUMNS_DECISION JOIN_DECISION WHERE_DECISION OF_DECISION UNION COLUMNS_CLOSE
-        JOIN_CLOSE WHERE_CLOSE OF_CLOSE UNION COLUMNS_CLOSE JOIN_CLOSE WHERE_CLOSE OF_CLOSE_OLDER FORWARD;
+static const char rows_all[] =
+                COLUMNS_DECISION JOIN_DECISION WHERE_DECISION UNION COLUMNS_CLOSE JOIN_CLOSE WHERE_CLOSE
+                " AND ?8 IS NULL" FORWARD;
+static const char rows_session[] = COLUMNS_DECISION JOIN_DECISION WHERE_DECISION OF_DECISION UNION
+                COLUMNS_CLOSE JOIN_CLOSE WHERE_CLOSE OF_CLOSE UNION COLUMNS_CLOSE JOIN_CLOSE WHERE_CLOSE
+                                OF_CLOSE_OLDER FORWARD;
 static const char back_all[] = "SELECT d.seq" JOIN_DECISION WHERE_DECISION UNION
-        "SELECT f.seq" JOIN_CLOSE WHERE_CLOSE " AND ?8 IS NULL" BACK;
+                               "SELECT f.seq" JOIN_CLOSE WHERE_CLOSE " AND ?8 IS NULL" BACK;
 static const char back_session[] = "SELECT d.seq" JOIN_DECISION WHERE_DECISION OF_DECISION UNION
-        "SELECT f.seq" JOIN_CLOSE WHERE_CLOSE OF_CLOSE UNION "SELECT f.seq" JOIN_CLOSE WHERE_CLOSE OF_CLOSE_OLDER BACK;
+                                   "SELECT f.seq" JOIN_CLOSE WHERE_CLOSE OF_CLOSE UNION
+                                   "SELECT f.seq" JOIN_CLOSE WHERE_CLOSE OF_CLOSE_OLDER BACK;
 
 typedef struct Reader {
         const char *directory;
@@ -97,7 +104,7 @@ static int make_pattern(Reader *r)
         size_t n = 0;
 
         if (address_parse(host, &r->address) < 0)
-                r->address = (PrivAddress) { 0 };
+                r->address = (PrivAddress){ 0 };
         if (!str_has_prefix(host, "*."))
                 return 0;
         r->pattern[n++] = '%';
@@ -157,10 +164,12 @@ static int write_out(Reader *r)
 
 static void fill_numbers(const SqlStatement *t, AuditRecord *record)
 {
-        int64_t *const numbers[] = { &record->verdict,    &record->uid,        &record->process,
-                                     &record->pid,        &record->port,       &record->status,
-                                     &record->generation, &record->refers_to,  &record->sent_bytes,
-                                     &record->received_bytes, &record->duration_usec };
+        int64_t *const numbers[] = { &record->verdict,      &record->uid,
+                                     &record->process,      &record->pid,
+                                     &record->port,         &record->status,
+                                     &record->generation,   &record->refers_to,
+                                     &record->sent_bytes,   &record->received_bytes,
+                                     &record->duration_usec };
 
         record->sequence = (uint64_t) sql_integer(t, 0);
         record->realtime_usec = (uint64_t) sql_integer(t, 1);
@@ -260,7 +269,8 @@ static int read_segment(Reader *r, uint64_t number)
                 return result;
         if (segment->head_sequence <= r->after)
                 return 0;
-        result = sql_prepare(segment->sql, r->request->query.session[0] != '\0' ? rows_session : rows_all, &t);
+        result = sql_prepare(segment->sql, r->request->query.session[0] != '\0' ? rows_session : rows_all,
+                             &t);
         while (result >= 0) {
                 uint64_t waited_usec;
                 int more = read_page(r, t, segment);
@@ -288,7 +298,8 @@ static int skip_segment(Reader *r, uint64_t number, uint64_t *left, uint64_t *fi
         if (result == -ENOENT)
                 return 0;
         if (result >= 0)
-                result = sql_prepare(segment->sql, r->request->query.session[0] != '\0' ? back_session : back_all, &t);
+                result = sql_prepare(segment->sql,
+                                     r->request->query.session[0] != '\0' ? back_session : back_all, &t);
         if (result < 0)
                 return result;
         bind(r, t, *left);

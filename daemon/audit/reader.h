@@ -2,6 +2,6 @@
 
 #include "daemon/audit/readers.h"
 
-/* In a process of its own: writes what the query asks for to the pipe, oldest first. On error it leaves the stream
- * within a record. */
+/* In a process of its own: writes what the query asks for to the pipe, oldest first. On error it leaves the
+ * stream within a record. */
 int reader_run(const char *directory, const ReaderRequest *request, int out_fd) _must_check_;

@@ -13,7 +13,8 @@
 #include "proto/base/log.h"
 
 #define READERS_MAX 16U
-#define STREAM_FDS 2U /* the writing end of the stream, and one whose closing tells that the reader is gone */
+#define STREAM_FDS \
+        2U /* the writing end of the stream, and one whose closing tells that the reader is gone */
 
 typedef struct Running {
         ListLink link;
@@ -39,7 +40,7 @@ typedef struct Packet {
 
 static void packet_init(Packet *p, ReaderRequest *request)
 {
-        *p = (Packet) { .body = { .iov_base = request, .iov_len = sizeof(*request) } };
+        *p = (Packet){ .body = { .iov_base = request, .iov_len = sizeof(*request) } };
         p->header.msg_iov = &p->body;
         p->header.msg_iovlen = 1;
         p->header.msg_control = &p->control;
@@ -72,9 +73,9 @@ static int send_request(int fd, const ReaderRequest *request, const int fds[STRE
         Packet p;
 
         packet_init(&p, &copy);
-        p.control.align = (struct cmsghdr) { .cmsg_len = CMSG_LEN(sizeof(int) * STREAM_FDS),
-                                             .cmsg_level = SOL_SOCKET,
-                                             .cmsg_type = SCM_RIGHTS };
+        p.control.align = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int) * STREAM_FDS),
+                                            .cmsg_level = SOL_SOCKET,
+                                            .cmsg_type = SCM_RIGHTS };
         memcpy(CMSG_DATA(&p.control.align), fds, sizeof(int) * STREAM_FDS);
         if (sendmsg(fd, &p.header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
                 return neg_errno();
@@ -113,7 +114,7 @@ int readers_new(const char *directory, Readers **ret)
 
         if (!r)
                 return -ENOMEM;
-        *r = (Readers) { .fd = -EBADF };
+        *r = (Readers){ .fd = -EBADF };
         list_init(&r->running);
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
                 return neg_errno();
@@ -141,7 +142,7 @@ Readers *readers_free(Readers *r)
 {
         if (!r)
                 return NULL;
-        LIST_FOREACH(x, &r->running, Running, link)
+        LIST_FOREACH (x, &r->running, Running, link)
                 running_free(x);
         r->fd = fd_close(r->fd);
         free(r);
@@ -162,7 +163,7 @@ static int watch(Readers *r, Loop *loop, int take_fd)
                 (void) fd_close(take_fd);
                 return -ENOMEM;
         }
-        *x = (Running) { .readers = r, .fd = take_fd };
+        *x = (Running){ .readers = r, .fd = take_fd };
         list_init(&x->link);
         list_append(&r->running, &x->link);
         r->n_running++;
@@ -189,7 +190,7 @@ int readers_start(Readers *r, Loop *loop, const ReaderRequest *request, int *ret
                 return neg_errno();
         alive = life[0];
         held = life[1];
-        result = send_request(r->fd, request, (int[STREAM_FDS]) { to, held });
+        result = send_request(r->fd, request, (int[STREAM_FDS]){ to, held });
         if (result >= 0)
                 result = watch(r, loop, TAKE_FD(alive));
         if (result < 0)

@@ -11,12 +11,15 @@
 
 static void answer(Api *api, PrivMessage type, const PrivRecorded *body, int fd)
 {
-        (void) priv_link_send(api->channel, type, body, sizeof(*body), fd >= 0 ? &fd : NULL, fd >= 0 ? 1 : 0);
+        (void) priv_link_send(api->channel, type, body, sizeof(*body), fd >= 0 ? &fd : NULL,
+                              fd >= 0 ? 1 : 0);
 }
 
 void record_release(Pending *p, int error)
 {
-        PrivRecorded r = { .token = p->request, .sequence = error < 0 ? 0 : p->row.sequence, .error = error };
+        PrivRecorded r = { .token = p->request,
+                           .sequence = error < 0 ? 0 : p->row.sequence,
+                           .error = error };
 
         if (p->api)
                 answer(p->api, PRIV_RECORDED, &r, -EBADF);
@@ -24,7 +27,9 @@ void record_release(Pending *p, int error)
 
 static void start_reader(Audit *a, Api *api, const PrivQuery *q)
 {
-        ReaderRequest request = { .query = *q, .uid = api->uid, .sees_all = api->sees_all && q->has_all_users };
+        ReaderRequest request = { .query = *q,
+                                  .uid = api->uid,
+                                  .sees_all = api->sees_all && q->has_all_users };
         PrivRecorded r = { .token = q->token, .sequence = store_head(a->store) };
         _cleanup_close_ int fd = -EBADF;
 
@@ -75,7 +80,7 @@ static int on_record_exec(Api *api, const PrivRecordExec *x, size_t size)
         p->row.process = x->process;
         if (s->policy)
                 p->row.policy = &s->policy_row;
-        p->row.raw = (RowBytes) { .data = pending_put(p, x + 1, n), .size = n };
+        p->row.raw = (RowBytes){ .data = pending_put(p, x + 1, n), .size = n };
         p->api = api;
         p->request = x->token;
         queue_put(api->audit, p);
@@ -119,7 +124,8 @@ static int describe(const PrivQuery *q, Buf *b)
 {
         int r;
 
-        r = buf_printf(b, "{\"limit\":%llu,\"sinceUSec\":%llu,\"untilUSec\":%llu,\"kinds\":%u,\"decisions\":%u",
+        r = buf_printf(b,
+                       "{\"limit\":%llu,\"sinceUSec\":%llu,\"untilUSec\":%llu,\"kinds\":%u,\"decisions\":%u",
                        (unsigned long long) q->limit, (unsigned long long) q->since_usec,
                        (unsigned long long) q->until_usec, q->kinds, q->decisions);
         if (r >= 0 && q->uid >= 0)
@@ -210,7 +216,7 @@ int api_attach(Audit *a, const PrivApiAttach *attach, int take_fd)
                 (void) fd_close(take_fd);
                 return -ENOMEM;
         }
-        *api = (Api) { .audit = a, .uid = attach->uid, .sees_all = attach->sees_all == 1 };
+        *api = (Api){ .audit = a, .uid = attach->uid, .sees_all = attach->sees_all == 1 };
         r = priv_link_new(a->loop, take_fd, CHANNEL_API_AUDIT, ROLE_AUDIT, &api->channel);
         if (r < 0) {
                 free(api);

@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * One row of the chain with its values resolved: what is hashed, written and read back. Strings and bytes are
- * borrowed; NULL stands for "none", as do negative numbers where a field is signed.
+ * One row of the chain with its values resolved: what is hashed, written and read back. Strings and bytes
+ * are borrowed; NULL stands for "none", as do negative numbers where a field is signed.
  */
 
 #include "proto/idl/privsep.h"
@@ -46,7 +46,7 @@ typedef struct RowRule {
 
 /* What is the same for both kinds of rows, and what only a close row has. */
 typedef struct Row {
-        uint64_t sequence;      /* given by the store, as are the times */
+        uint64_t sequence; /* given by the store, as are the times */
         uint64_t realtime_usec;
         uint64_t boottime_usec;
         const RowSession *session;
@@ -55,8 +55,8 @@ typedef struct Row {
         const char *reason;
         uint8_t hash[DIGEST_SIZE];
 
-        bool is_close;          /* a row of `flow`; else of `decision` */
-        int64_t connection;     /* sequence of its connect row */
+        bool is_close;      /* a row of `flow`; else of `decision` */
+        int64_t connection; /* sequence of its connect row */
         int64_t duration_usec;
         int64_t sent_bytes;
         int64_t received_bytes;
@@ -65,7 +65,7 @@ typedef struct Row {
         const char *action;
         int64_t verdict;
         uint32_t uid;
-        bool is_start;          /* the session's columns are hashed with it */
+        bool is_start; /* the session's columns are hashed with it */
         int64_t process;
         const RowPolicy *policy;
         RowRule rule;
@@ -87,9 +87,17 @@ typedef struct Row {
 } Row;
 
 /* A decision row with everything absent that may be. */
-#define ROW_INIT(k, a)                                                                                     \
-        ((Row) { .kind = (k), .action = (a), .verdict = -1, .port = -1, .process = -1, .status = -1,       \
-                 .pid = -1, .refers_to = -1, .sent_bytes = -1, .received_bytes = -1 })
+#define ROW_INIT(k, a)            \
+        ((Row){ .kind = (k),      \
+                .action = (a),    \
+                .verdict = -1,    \
+                .port = -1,       \
+                .process = -1,    \
+                .status = -1,     \
+                .pid = -1,        \
+                .refers_to = -1,  \
+                .sent_bytes = -1, \
+                .received_bytes = -1 })
 
 static inline bool row_has_private(const Row *row)
 {

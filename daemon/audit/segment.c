@@ -12,78 +12,79 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
-#define SEGMENTS_MAX 100000U
+#define SEGMENTS_MAX   100000U
 #define APPLICATION_ID 0x53424441
 #define SCHEMA_VERSION 1
 
 static const char schema[] =
-        "PRAGMA application_id=0x53424441; PRAGMA user_version=1;"
-        "CREATE TABLE segment(n INTEGER PRIMARY KEY, machine_id TEXT NOT NULL, boot_id TEXT NOT NULL,"
-        " opened_us INTEGER NOT NULL, closed_us INTEGER, first_seq INTEGER NOT NULL, last_seq INTEGER,"
-        " prev_head BLOB NOT NULL CHECK(length(prev_head)=32), head BLOB, pubkey BLOB NOT NULL) STRICT;"
-        "CREATE TABLE policy(policy_id INTEGER PRIMARY KEY, sha256 BLOB NOT NULL UNIQUE CHECK(length(sha256)=32),"
-        " loaded_us INTEGER NOT NULL, name TEXT NOT NULL, source TEXT NOT NULL, by_uid INTEGER, body TEXT NOT NULL)"
-        " STRICT;"
-        "CREATE TABLE rule(rule_id INTEGER PRIMARY KEY, layer TEXT NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL,"
-        " UNIQUE(layer,name,text)) STRICT;"
-        "CREATE TABLE session(session_id INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uid INTEGER NOT NULL,"
-        " user TEXT NOT NULL, name TEXT, profile TEXT NOT NULL, agent TEXT, agent_session TEXT, workspace BLOB,"
-        " cgroup TEXT, degraded TEXT NOT NULL, started_us INTEGER NOT NULL) STRICT;"
-        "CREATE TABLE host(host_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, first_us INTEGER NOT NULL,"
-        " first_session INTEGER) STRICT;"
-        "CREATE INDEX host_first ON host(first_us);"
-        "CREATE TABLE exe(exe_id INTEGER PRIMARY KEY, path BLOB NOT NULL, sha256 BLOB, UNIQUE(path,sha256)) STRICT;"
-        "CREATE TABLE decision(seq INTEGER PRIMARY KEY, ts_us INTEGER NOT NULL, boot_us INTEGER NOT NULL,"
-        " kind INTEGER NOT NULL CHECK(kind BETWEEN 1 AND 10), action TEXT NOT NULL,"
-        " verdict INTEGER CHECK(verdict BETWEEN 0 AND 2), session_id INTEGER REFERENCES session,"
-        " uid INTEGER NOT NULL, exec INTEGER, policy_id INTEGER REFERENCES policy, generation INTEGER,"
-        " rule_id INTEGER REFERENCES rule, entry TEXT, protocol TEXT, host_id INTEGER REFERENCES host,"
-        " ip BLOB CHECK(length(ip) IN(4,16)), port INTEGER CHECK(port BETWEEN 0 AND 65535), method TEXT,"
-        " status INTEGER, pid INTEGER, exe_id INTEGER REFERENCES exe, cred TEXT, ref_seq INTEGER, reason TEXT,"
-        " priv_hash BLOB CHECK(length(priv_hash)=32), hash BLOB NOT NULL CHECK(length(hash)=32)) STRICT;"
-        "CREATE TABLE priv(seq INTEGER PRIMARY KEY REFERENCES decision, salt BLOB NOT NULL, path BLOB, raw BLOB,"
-        " detail TEXT) STRICT;"
-        "CREATE INDEX d_sess ON decision(session_id) WHERE session_id IS NOT NULL;"
-        "CREATE INDEX d_host ON decision(host_id) WHERE host_id IS NOT NULL;"
-        "CREATE INDEX d_deny ON decision(kind) WHERE verdict=0;"
-        "CREATE TABLE flow(seq INTEGER PRIMARY KEY, ts_us INTEGER NOT NULL, conn_seq INTEGER NOT NULL UNIQUE,"
-        " session_id INTEGER REFERENCES session, ip BLOB CHECK(length(ip) IN(4,16)), port INTEGER,"
-        " dur_us INTEGER NOT NULL, bytes_up INTEGER, bytes_dn INTEGER, reason TEXT NOT NULL,"
-        " hash BLOB NOT NULL CHECK(length(hash)=32)) STRICT;"
-        "CREATE TABLE git_op(seq INTEGER NOT NULL REFERENCES decision, n INTEGER NOT NULL, repo TEXT NOT NULL,"
-        " op TEXT NOT NULL CHECK(op IN('fetch','create','update','delete','lfs')), ref TEXT, old TEXT, new TEXT,"
-        " ff INTEGER, objects INTEGER, bytes INTEGER, result TEXT, PRIMARY KEY(seq,n)) STRICT, WITHOUT ROWID;"
-        "CREATE TABLE checkpoint(upto_seq INTEGER PRIMARY KEY, ts_us INTEGER NOT NULL,"
-        " head BLOB NOT NULL CHECK(length(head)=32), key_id TEXT NOT NULL,"
-        " sig BLOB NOT NULL CHECK(length(sig)=64)) STRICT;"
-        "CREATE TABLE sink(name TEXT PRIMARY KEY, last_seq INTEGER NOT NULL, last_us INTEGER, error TEXT)"
-        " STRICT, WITHOUT ROWID;"
-        "CREATE TABLE rollup_hour(hour INTEGER NOT NULL, uid INTEGER NOT NULL, host_id INTEGER NOT NULL,"
-        " verdict INTEGER NOT NULL, n INTEGER NOT NULL, bytes_up INTEGER NOT NULL, bytes_dn INTEGER NOT NULL,"
-        " PRIMARY KEY(hour,uid,host_id,verdict)) STRICT, WITHOUT ROWID;"
-        "CREATE TRIGGER d_u BEFORE UPDATE ON decision BEGIN SELECT RAISE(ABORT,'append-only'); END;"
-        "CREATE TRIGGER d_d BEFORE DELETE ON decision BEGIN SELECT RAISE(ABORT,'append-only'); END;"
-        "CREATE TRIGGER f_u BEFORE UPDATE ON flow BEGIN SELECT RAISE(ABORT,'append-only'); END;"
-        "CREATE TRIGGER f_d BEFORE DELETE ON flow BEGIN SELECT RAISE(ABORT,'append-only'); END;"
-        "CREATE TRIGGER s_u BEFORE UPDATE ON session BEGIN SELECT RAISE(ABORT,'append-only'); END;"
-        "CREATE TRIGGER c_u BEFORE UPDATE ON checkpoint BEGIN SELECT RAISE(ABORT,'append-only'); END;"
-        "CREATE TRIGGER c_d BEFORE DELETE ON checkpoint BEGIN SELECT RAISE(ABORT,'append-only'); END;"
-        "CREATE VIEW v_log AS SELECT d.seq, strftime('%Y-%m-%dT%H:%M:%fZ', d.ts_us/1e6, 'unixepoch') AS time,"
-        " CASE d.kind WHEN 1 THEN 'session' WHEN 2 THEN 'net' WHEN 3 THEN 'dns' WHEN 4 THEN 'file'"
-        " WHEN 5 THEN 'credential' WHEN 6 THEN 'git' WHEN 7 THEN 'approval' WHEN 8 THEN 'policy'"
-        " WHEN 9 THEN 'limit' ELSE 'admin' END AS kind, d.action,"
-        " CASE d.verdict WHEN 0 THEN 'deny' WHEN 1 THEN 'ask' WHEN 2 THEN 'allow' END AS decision,"
-        " s.id AS session, d.uid, s.user, s.agent_session, d.exec, d.entry, d.protocol, h.name AS host,"
-        " coalesce(f.ip,d.ip) AS ip, d.port, d.method, d.status, r.name AS rule, d.reason, d.generation,"
-        " lower(hex(p.sha256)) AS policy, d.cred AS credential, e.path AS exe, d.ref_seq, f.bytes_up, f.bytes_dn,"
-        " f.dur_us, f.reason AS close_reason"
-        " FROM decision d LEFT JOIN session s USING(session_id) LEFT JOIN host h USING(host_id)"
-        " LEFT JOIN rule r USING(rule_id) LEFT JOIN policy p USING(policy_id) LEFT JOIN exe e USING(exe_id)"
-        " LEFT JOIN flow f ON f.conn_seq=d.seq;";
+                "PRAGMA application_id=0x53424441; PRAGMA user_version=1;"
+                "CREATE TABLE segment(n INTEGER PRIMARY KEY, machine_id TEXT NOT NULL, boot_id TEXT NOT NULL,"
+                " opened_us INTEGER NOT NULL, closed_us INTEGER, first_seq INTEGER NOT NULL, last_seq INTEGER,"
+                " prev_head BLOB NOT NULL CHECK(length(prev_head)=32), head BLOB, pubkey BLOB NOT NULL) STRICT;"
+                "CREATE TABLE policy(policy_id INTEGER PRIMARY KEY, sha256 BLOB NOT NULL UNIQUE CHECK(length(sha256)=32),"
+                " loaded_us INTEGER NOT NULL, name TEXT NOT NULL, source TEXT NOT NULL, by_uid INTEGER, body TEXT NOT NULL)"
+                " STRICT;"
+                "CREATE TABLE rule(rule_id INTEGER PRIMARY KEY, layer TEXT NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL,"
+                " UNIQUE(layer,name,text)) STRICT;"
+                "CREATE TABLE session(session_id INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uid INTEGER NOT NULL,"
+                " user TEXT NOT NULL, name TEXT, profile TEXT NOT NULL, agent TEXT, agent_session TEXT, workspace BLOB,"
+                " cgroup TEXT, degraded TEXT NOT NULL, started_us INTEGER NOT NULL) STRICT;"
+                "CREATE TABLE host(host_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, first_us INTEGER NOT NULL,"
+                " first_session INTEGER) STRICT;"
+                "CREATE INDEX host_first ON host(first_us);"
+                "CREATE TABLE exe(exe_id INTEGER PRIMARY KEY, path BLOB NOT NULL, sha256 BLOB, UNIQUE(path,sha256)) STRICT;"
+                "CREATE TABLE decision(seq INTEGER PRIMARY KEY, ts_us INTEGER NOT NULL, boot_us INTEGER NOT NULL,"
+                " kind INTEGER NOT NULL CHECK(kind BETWEEN 1 AND 10), action TEXT NOT NULL,"
+                " verdict INTEGER CHECK(verdict BETWEEN 0 AND 2), session_id INTEGER REFERENCES session,"
+                " uid INTEGER NOT NULL, exec INTEGER, policy_id INTEGER REFERENCES policy, generation INTEGER,"
+                " rule_id INTEGER REFERENCES rule, entry TEXT, protocol TEXT, host_id INTEGER REFERENCES host,"
+                " ip BLOB CHECK(length(ip) IN(4,16)), port INTEGER CHECK(port BETWEEN 0 AND 65535), method TEXT,"
+                " status INTEGER, pid INTEGER, exe_id INTEGER REFERENCES exe, cred TEXT, ref_seq INTEGER, reason TEXT,"
+                " priv_hash BLOB CHECK(length(priv_hash)=32), hash BLOB NOT NULL CHECK(length(hash)=32)) STRICT;"
+                "CREATE TABLE priv(seq INTEGER PRIMARY KEY REFERENCES decision, salt BLOB NOT NULL, path BLOB, raw BLOB,"
+                " detail TEXT) STRICT;"
+                "CREATE INDEX d_sess ON decision(session_id) WHERE session_id IS NOT NULL;"
+                "CREATE INDEX d_host ON decision(host_id) WHERE host_id IS NOT NULL;"
+                "CREATE INDEX d_deny ON decision(kind) WHERE verdict=0;"
+                "CREATE TABLE flow(seq INTEGER PRIMARY KEY, ts_us INTEGER NOT NULL, conn_seq INTEGER NOT NULL UNIQUE,"
+                " session_id INTEGER REFERENCES session, ip BLOB CHECK(length(ip) IN(4,16)), port INTEGER,"
+                " dur_us INTEGER NOT NULL, bytes_up INTEGER, bytes_dn INTEGER, reason TEXT NOT NULL,"
+                " hash BLOB NOT NULL CHECK(length(hash)=32)) STRICT;"
+                "CREATE TABLE git_op(seq INTEGER NOT NULL REFERENCES decision, n INTEGER NOT NULL, repo TEXT NOT NULL,"
+                " op TEXT NOT NULL CHECK(op IN('fetch','create','update','delete','lfs')), ref TEXT, old TEXT, new TEXT,"
+                " ff INTEGER, objects INTEGER, bytes INTEGER, result TEXT, PRIMARY KEY(seq,n)) STRICT, WITHOUT ROWID;"
+                "CREATE TABLE checkpoint(upto_seq INTEGER PRIMARY KEY, ts_us INTEGER NOT NULL,"
+                " head BLOB NOT NULL CHECK(length(head)=32), key_id TEXT NOT NULL,"
+                " sig BLOB NOT NULL CHECK(length(sig)=64)) STRICT;"
+                "CREATE TABLE sink(name TEXT PRIMARY KEY, last_seq INTEGER NOT NULL, last_us INTEGER, error TEXT)"
+                " STRICT, WITHOUT ROWID;"
+                "CREATE TABLE rollup_hour(hour INTEGER NOT NULL, uid INTEGER NOT NULL, host_id INTEGER NOT NULL,"
+                " verdict INTEGER NOT NULL, n INTEGER NOT NULL, bytes_up INTEGER NOT NULL, bytes_dn INTEGER NOT NULL,"
+                " PRIMARY KEY(hour,uid,host_id,verdict)) STRICT, WITHOUT ROWID;"
+                "CREATE TRIGGER d_u BEFORE UPDATE ON decision BEGIN SELECT RAISE(ABORT,'append-only'); END;"
+                "CREATE TRIGGER d_d BEFORE DELETE ON decision BEGIN SELECT RAISE(ABORT,'append-only'); END;"
+                "CREATE TRIGGER f_u BEFORE UPDATE ON flow BEGIN SELECT RAISE(ABORT,'append-only'); END;"
+                "CREATE TRIGGER f_d BEFORE DELETE ON flow BEGIN SELECT RAISE(ABORT,'append-only'); END;"
+                "CREATE TRIGGER s_u BEFORE UPDATE ON session BEGIN SELECT RAISE(ABORT,'append-only'); END;"
+                "CREATE TRIGGER c_u BEFORE UPDATE ON checkpoint BEGIN SELECT RAISE(ABORT,'append-only'); END;"
+                "CREATE TRIGGER c_d BEFORE DELETE ON checkpoint BEGIN SELECT RAISE(ABORT,'append-only'); END;"
+                "CREATE VIEW v_log AS SELECT d.seq, strftime('%Y-%m-%dT%H:%M:%fZ', d.ts_us/1e6, 'unixepoch') AS time,"
+                " CASE d.kind WHEN 1 THEN 'session' WHEN 2 THEN 'net' WHEN 3 THEN 'dns' WHEN 4 THEN 'file'"
+                " WHEN 5 THEN 'credential' WHEN 6 THEN 'git' WHEN 7 THEN 'approval' WHEN 8 THEN 'policy'"
+                " WHEN 9 THEN 'limit' ELSE 'admin' END AS kind, d.action,"
+                " CASE d.verdict WHEN 0 THEN 'deny' WHEN 1 THEN 'ask' WHEN 2 THEN 'allow' END AS decision,"
+                " s.id AS session, d.uid, s.user, s.agent_session, d.exec, d.entry, d.protocol, h.name AS host,"
+                " coalesce(f.ip,d.ip) AS ip, d.port, d.method, d.status, r.name AS rule, d.reason, d.generation,"
+                " lower(hex(p.sha256)) AS policy, d.cred AS credential, e.path AS exe, d.ref_seq, f.bytes_up, f.bytes_dn,"
+                " f.dur_us, f.reason AS close_reason"
+                " FROM decision d LEFT JOIN session s USING(session_id) LEFT JOIN host h USING(host_id)"
+                " LEFT JOIN rule r USING(rule_id) LEFT JOIN policy p USING(policy_id) LEFT JOIN exe e USING(exe_id)"
+                " LEFT JOIN flow f ON f.conn_seq=d.seq;";
 
 int segment_path(const char *directory, uint64_t number, char path[PRIV_PATH_SIZE])
 {
-        return str_printf(path, PRIV_PATH_SIZE, "%s/audit-%06llu.db", directory, (unsigned long long) number);
+        return str_printf(path, PRIV_PATH_SIZE, "%s/audit-%06llu.db", directory,
+                          (unsigned long long) number);
 }
 
 /* 0 for what is not the name of a segment. */
@@ -93,7 +94,8 @@ static uint64_t number_of(const char *name)
         size_t n = strlen(name);
         uint64_t number;
 
-        if (!str_has_prefix(name, "audit-") || !str_has_suffix(name, ".db") || n < 9 + 6 || n - 9 >= sizeof(digits))
+        if (!str_has_prefix(name, "audit-") || !str_has_suffix(name, ".db") || n < 9 + 6 ||
+            n - 9 >= sizeof(digits))
                 return 0;
         memcpy(digits, name + 6, n - 9);
         return parse_u64(digits, &number) < 0 ? 0 : number;
@@ -173,7 +175,7 @@ static int fill_new(Segment *s, const char *path, const SegmentHeader *h, Chain 
         if (r >= 0)
                 r = sql_execute(s->sql, "COMMIT");
         if (r >= 0)
-                r = chain_genesis(chain, h->machine_id, h->number, h->previous, (RowBytes) { .data = "" },
+                r = chain_genesis(chain, h->machine_id, h->number, h->previous, (RowBytes){ .data = "" },
                                   s->genesis);
         return r;
 }
@@ -256,8 +258,8 @@ static int read_header(Segment *s, Chain *chain)
         s->opened_usec = (uint64_t) sql_integer(t, 1);
         s->first_sequence = (uint64_t) sql_integer(t, 2);
         s->is_closed = !sql_is_null(t, 3);
-        return chain_genesis(chain, sql_text(t, 0), s->number, previous, (RowBytes) { .data = key, .size = n_key },
-                             s->genesis);
+        return chain_genesis(chain, sql_text(t, 0), s->number, previous,
+                             (RowBytes){ .data = key, .size = n_key }, s->genesis);
 }
 
 static int read_head(Segment *s)

@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * The log is a row of files, audit-NNNNNN.db, each readable and verifiable alone: the first row of one follows a
- * hash over the header of its segment, which names the head of the one before.
+ * The log is a row of files, audit-NNNNNN.db, each readable and verifiable alone: the first row of one
+ * follows a hash over the header of its segment, which names the head of the one before.
  */
 
 #include "daemon/audit/chain.h"
@@ -32,10 +32,12 @@ int segment_path(const char *directory, uint64_t number, char path[PRIV_PATH_SIZ
 /* Numbers of the files that are there, ascending; the caller frees. */
 int segment_list(const char *directory, uint64_t **ret, size_t *ret_n) _must_check_;
 
-int segment_create(const char *directory, const SegmentHeader *header, Chain *chain, Segment **ret) _must_check_;
+int segment_create(const char *directory, const SegmentHeader *header, Chain *chain,
+                   Segment **ret) _must_check_;
 
 /* -EBADMSG: not one of ours, or damaged. The check looks at every page (quick_check). */
-int segment_open(const char *directory, uint64_t number, SqlMode mode, Chain *chain, Segment **ret) _must_check_;
+int segment_open(const char *directory, uint64_t number, SqlMode mode, Chain *chain,
+                 Segment **ret) _must_check_;
 int segment_check(Segment *s) _must_check_;
 Segment *segment_close(Segment *s);
 DEFINE_CLEANUP(Segment *, segment_close)

@@ -1,14 +1,14 @@
-#include "daemon/audit/audit.h"
-
 #include <errno.h>
 
+#include "daemon/audit/audit.h"
 #include "daemon/audit/chain.h"
 #include "proto/base/clock.h"
 #include "proto/base/str.h"
 
 #define POLICY_TEXT_MAX (16U * 1024U * 1024U)
 
-/* All strings of a session in one allocation: copies one and moves on. NULL and, where it is allowed, "" are none. */
+/* All strings of a session in one allocation: copies one and moves on. NULL and, where it is allowed, "" are
+ * none. */
 static const char *keep(char **at, const char *s, bool may_be_empty)
 {
         size_t n;
@@ -40,12 +40,12 @@ static int session_alloc(const Id *id, const RowSession *row, Session **ret)
 
         if (!s)
                 return -ENOMEM;
-        *s = (Session) { .id = *id, .n_refs = 1 };
+        *s = (Session){ .id = *id, .n_refs = 1 };
         id_format(id, s->id_text);
         s->text = at = malloc(size_of(row));
         if (!s->text)
                 return -ENOMEM;
-        s->row = (RowSession) {
+        s->row = (RowSession){
                 .id = s->id_text,
                 .uid = row->uid,
                 .user = keep(&at, row->user, /* may_be_empty= */ true),
@@ -62,8 +62,8 @@ static int session_alloc(const Id *id, const RowSession *row, Session **ret)
         return 0;
 }
 
-/* The block comes from an api worker: that its digest is that of its text is for us to see, since the log promises
- * it. */
+/* The block comes from an api worker: that its digest is that of its text is for us to see, since the log
+ * promises it. */
 static int open_policy(Session *s, int policy_fd)
 {
         _cleanup_(chain_freep) Chain *chain = NULL;
@@ -85,12 +85,12 @@ static int open_policy(Session *s, int policy_fd)
         if (memcmp(digest, policy_block_digest(s->policy), sizeof(digest)) != 0 ||
             !str_is_utf8(text, strlen(text)) || policy_block_generation(s->policy) > INT64_MAX)
                 return -EBADMSG;
-        s->policy_row = (RowPolicy) { .digest = policy_block_digest(s->policy),
-                                      .name = policy_block_name(s->policy),
-                                      .source = "session",
-                                      .text = text,
-                                      .generation = policy_block_generation(s->policy),
-                                      .by_uid = s->row.uid };
+        s->policy_row = (RowPolicy){ .digest = policy_block_digest(s->policy),
+                                     .name = policy_block_name(s->policy),
+                                     .source = "session",
+                                     .text = text,
+                                     .generation = policy_block_generation(s->policy),
+                                     .by_uid = s->row.uid };
         return 0;
 }
 

@@ -79,9 +79,12 @@ static int harden(Sql *s)
                 int id;
                 int value;
         } limits[] = {
-                { SQLITE_LIMIT_LENGTH, 64 * 1024 * 1024 }, { SQLITE_LIMIT_SQL_LENGTH, 100000 },
-                { SQLITE_LIMIT_COLUMN, 100 },              { SQLITE_LIMIT_EXPR_DEPTH, 40 },
-                { SQLITE_LIMIT_ATTACHED, 0 },              { SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 300 },
+                { SQLITE_LIMIT_LENGTH, 64 * 1024 * 1024 },
+                { SQLITE_LIMIT_SQL_LENGTH, 100000 },
+                { SQLITE_LIMIT_COLUMN, 100 },
+                { SQLITE_LIMIT_EXPR_DEPTH, 40 },
+                { SQLITE_LIMIT_ATTACHED, 0 },
+                { SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 300 },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(limits); i++)
@@ -112,8 +115,9 @@ int sql_open(const char *path, SqlMode mode, Sql **ret)
         if (mode == SQL_READ)
                 r = sql_execute(s, "PRAGMA query_only=ON; PRAGMA cache_size=-4096;");
         else
-                r = sql_execute(s, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0;"
-                                   "PRAGMA cache_size=-16384; PRAGMA journal_size_limit=0;");
+                r = sql_execute(s,
+                                "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0;"
+                                "PRAGMA cache_size=-16384; PRAGMA journal_size_limit=0;");
         if (r < 0)
                 return r;
         if (mode != SQL_READ)
@@ -191,7 +195,8 @@ int sql_prepare(Sql *s, const char *text, SqlStatement **ret)
         t->sql = s;
         code = sqlite3_prepare_v3(s->db, text, -1, SQLITE_PREPARE_PERSISTENT, &t->statement, NULL);
         if (code != SQLITE_OK)
-                return log_error(to_errno(code), "SQLite does not take a statement (%s)", sqlite3_errmsg(s->db));
+                return log_error(to_errno(code), "SQLite does not take a statement (%s)",
+                                 sqlite3_errmsg(s->db));
         *ret = TAKE_PTR(t);
         return 0;
 }
@@ -223,7 +228,8 @@ void sql_bind_null(SqlStatement *t, int i)
 
 void sql_bind_text(SqlStatement *t, int i, const char *v)
 {
-        note(t, v ? sqlite3_bind_text(t->statement, i, v, -1, SQLITE_STATIC) : sqlite3_bind_null(t->statement, i));
+        note(t, v ? sqlite3_bind_text(t->statement, i, v, -1, SQLITE_STATIC)
+                  : sqlite3_bind_null(t->statement, i));
 }
 
 void sql_bind_blob(SqlStatement *t, int i, const void *data, size_t size)

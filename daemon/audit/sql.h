@@ -1,11 +1,11 @@
 #pragma once
 
 /*
- * The thin layer over SQLite: all text of statements is constant, all values are bound. Nothing else of the process
- * includes sqlite3.h.
+ * The thin layer over SQLite: all text of statements is constant, all values are bound. Nothing else of the
+ * process includes sqlite3.h.
  *
- * Errors: -ENOSPC disk full, -EIO, -EBADMSG corrupt, -EBUSY, -ETIMEDOUT deadline, -EINVAL a value that the schema
- * does not take.
+ * Errors: -ENOSPC disk full, -EIO, -EBADMSG corrupt, -EBUSY, -ETIMEDOUT deadline, -EINVAL a value that the
+ * schema does not take.
  */
 
 #include <stdbool.h>
@@ -48,8 +48,8 @@ int sql_prepare(Sql *s, const char *text, SqlStatement **ret) _must_check_;
 SqlStatement *sql_finalize(SqlStatement *t);
 DEFINE_CLEANUP(SqlStatement *, sql_finalize)
 
-/* Parameters count from 1; NULL data is SQL's null. The data must live until the next reset. Errors come out of
- * sql_step(). */
+/* Parameters count from 1; NULL data is SQL's null. The data must live until the next reset. Errors come out
+ * of sql_step(). */
 void sql_bind_integer(SqlStatement *t, int i, int64_t v);
 void sql_bind_null(SqlStatement *t, int i);
 void sql_bind_text(SqlStatement *t, int i, const char *v);

@@ -10,9 +10,9 @@
 #include "proto/base/log.h"
 
 #define WAL_PAGES_MAX 2048 /* of 4 KiB: cut beyond it */
-#define DAY_USEC (UINT64_C(86400) * USEC_PER_SEC)
-#define RETRY_USEC (10 * USEC_PER_SEC)
-#define SALT_SIZE 16U
+#define DAY_USEC      (UINT64_C(86400) * USEC_PER_SEC)
+#define RETRY_USEC    (10 * USEC_PER_SEC)
+#define SALT_SIZE     16U
 
 enum StoreStatement {
         INSERT_DECISION = 0,
@@ -32,18 +32,22 @@ enum StoreStatement {
 };
 
 static const char *const statements[] = {
-        [INSERT_DECISION] = "INSERT INTO decision(seq,ts_us,boot_us,kind,action,verdict,session_id,uid,exec,policy_id,"
-                            "generation,rule_id,entry,protocol,host_id,ip,port,method,status,pid,exe_id,cred,ref_seq,"
-                            "reason,priv_hash,hash) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,"
-                            "?17,?18,?19,?20,?21,?22,?23,?24,?25,?26)",
-        [INSERT_CLOSE] = "INSERT INTO flow(seq,ts_us,conn_seq,session_id,ip,port,dur_us,bytes_up,bytes_dn,reason,hash)"
-                         " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)",
+        [INSERT_DECISION] =
+                        "INSERT INTO decision(seq,ts_us,boot_us,kind,action,verdict,session_id,uid,exec,policy_id,"
+                        "generation,rule_id,entry,protocol,host_id,ip,port,method,status,pid,exe_id,cred,ref_seq,"
+                        "reason,priv_hash,hash) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,"
+                        "?17,?18,?19,?20,?21,?22,?23,?24,?25,?26)",
+        [INSERT_CLOSE] =
+                        "INSERT INTO flow(seq,ts_us,conn_seq,session_id,ip,port,dur_us,bytes_up,bytes_dn,reason,hash)"
+                        " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)",
         [INSERT_PRIVATE] = "INSERT INTO priv(seq,salt,path,raw,detail) VALUES(?1,?2,?3,?4,?5)",
         [FIND_SESSION] = "SELECT session_id FROM session WHERE id=?1",
-        [INSERT_SESSION] = "INSERT INTO session(id,uid,user,name,profile,agent,agent_session,workspace,cgroup,"
-                           "degraded,started_us) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)",
+        [INSERT_SESSION] =
+                        "INSERT INTO session(id,uid,user,name,profile,agent,agent_session,workspace,cgroup,"
+                        "degraded,started_us) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)",
         [FIND_POLICY] = "SELECT policy_id FROM policy WHERE sha256=?1",
-        [INSERT_POLICY] = "INSERT INTO policy(sha256,loaded_us,name,source,by_uid,body) VALUES(?1,?2,?3,?4,?5,?6)",
+        [INSERT_POLICY] =
+                        "INSERT INTO policy(sha256,loaded_us,name,source,by_uid,body) VALUES(?1,?2,?3,?4,?5,?6)",
         [FIND_RULE] = "SELECT rule_id FROM rule WHERE layer=?1 AND name=?2 AND text=?3",
         [INSERT_RULE] = "INSERT INTO rule(layer,name,text) VALUES(?1,?2,?3)",
         [FIND_HOST] = "SELECT host_id FROM host WHERE name=?1",
@@ -131,7 +135,8 @@ static int new_segment(Store *s, uint64_t number, uint64_t first_sequence, const
         return r;
 }
 
-/* The segment cannot be trusted to the end: what can still be read of its head, else that of the one before. */
+/* The segment cannot be trusted to the end: what can still be read of its head, else that of the one before.
+ */
 static int replace_damaged(Store *s, const uint64_t *numbers, size_t n)
 {
         uint8_t head[DIGEST_SIZE] = { 0 };
@@ -441,7 +446,8 @@ static int append_resolved(Store *s, Row *row, const RowIds *ids)
         }
         r = chain_row(s->chain, row, s->segment->head, hash_of_private, row->hash);
         if (r >= 0)
-                r = row->is_close ? insert_close(s, row, ids) : insert_decision(s, row, ids, hash_of_private);
+                r = row->is_close ? insert_close(s, row, ids)
+                                  : insert_decision(s, row, ids, hash_of_private);
         if (r >= 0 && hash_of_private)
                 r = insert_private(s, row, salt);
         if (r < 0)
@@ -499,7 +505,8 @@ static bool is_rotation_due(const Store *s, uint64_t size_bytes)
 
         if (g->head_sequence < g->first_sequence || clock_monotonic_usec() < s->rotate_after_usec)
                 return false;
-        return size_bytes >= s->spec.segment_bytes_max || g->opened_usec / DAY_USEC != clock_realtime_usec() / DAY_USEC;
+        return size_bytes >= s->spec.segment_bytes_max ||
+               g->opened_usec / DAY_USEC != clock_realtime_usec() / DAY_USEC;
 }
 
 static int database_bytes(Store *s, uint64_t *ret)
@@ -507,7 +514,8 @@ static int database_bytes(Store *s, uint64_t *ret)
         _cleanup_(sql_finalizep) SqlStatement *t = NULL;
         int r;
 
-        r = sql_prepare(s->segment->sql, "SELECT page_count*page_size FROM pragma_page_count(), pragma_page_size()", &t);
+        r = sql_prepare(s->segment->sql,
+                        "SELECT page_count*page_size FROM pragma_page_count(), pragma_page_size()", &t);
         if (r >= 0)
                 r = sql_step(t);
         if (r < 0)
@@ -516,8 +524,8 @@ static int database_bytes(Store *s, uint64_t *ret)
         return 0;
 }
 
-/* The new segment exists, with the head of the old one in its header, before the old one is closed: a crash in
- * between leaves two sound files. */
+/* The new segment exists, with the head of the old one in its header, before the old one is closed: a crash
+ * in between leaves two sound files. */
 static int rotate(Store *s)
 {
         Segment *old = s->segment;
@@ -536,7 +544,8 @@ static int rotate(Store *s)
         if (r >= 0)
                 r = sql_checkpoint(old->sql);
         if (r < 0)
-                (void) log_warning(r, "Segment %llu is not closed in order, ignoring", (unsigned long long) old->number);
+                (void) log_warning(r, "Segment %llu is not closed in order, ignoring",
+                                   (unsigned long long) old->number);
         (void) segment_close(old);
         return 1;
 }
@@ -549,7 +558,8 @@ int store_maintain(Store *s)
         if (sql_wal_pages(s->segment->sql) >= s->checkpoint_pages) {
                 r = sql_checkpoint(s->segment->sql);
                 /* A reader holds it up, or the disk is full: again when the log has grown. */
-                s->checkpoint_pages = r < 0 ? sql_wal_pages(s->segment->sql) + WAL_PAGES_MAX / 8 : WAL_PAGES_MAX;
+                s->checkpoint_pages =
+                                r < 0 ? sql_wal_pages(s->segment->sql) + WAL_PAGES_MAX / 8 : WAL_PAGES_MAX;
         }
         r = database_bytes(s, &size_bytes);
         if (r < 0 || !is_rotation_due(s, size_bytes))

@@ -16,7 +16,8 @@ typedef struct StoreSpec {
         uint64_t segment_bytes_max;
 } StoreSpec;
 
-/* Opens the newest segment, or makes one. A damaged one is set aside, and a new one follows: *ret_was_damaged. */
+/* Opens the newest segment, or makes one. A damaged one is set aside, and a new one follows:
+ * *ret_was_damaged. */
 int store_open(const StoreSpec *spec, Store **ret, bool *ret_was_damaged) _must_check_;
 Store *store_close(Store *s);
 DEFINE_CLEANUP(Store *, store_close)
@@ -26,20 +27,21 @@ const uint8_t *store_head_hash(const Store *s);
 
 int store_begin(Store *s) _must_check_;
 
-/* Gives the row its sequence, times and hash. A policy that this segment has not seen gets a row before it. -EINVAL:
- * a value that the schema does not take; all else is the disk's fault. After an error only rollback. */
+/* Gives the row its sequence, times and hash. A policy that this segment has not seen gets a row before it.
+ * -EINVAL: a value that the schema does not take; all else is the disk's fault. After an error only
+ * rollback. */
 int store_append(Store *s, Row *row) _must_check_;
 int store_enter_session(Store *s, const RowSession *session) _must_check_;
 int store_commit(Store *s) _must_check_;
 void store_rollback(Store *s);
 
-/* Between transactions: cuts the write-ahead log, goes on to a new segment by size or day. 1: it did; the sessions
- * that live are to be entered again. */
+/* Between transactions: cuts the write-ahead log, goes on to a new segment by size or day. 1: it did; the
+ * sessions that live are to be entered again. */
 int store_maintain(Store *s) _must_check_;
 
 /* What the last run left open, from the newest two segments. */
 typedef struct StoreLeftover {
-        RowSession session; /* valid during the call */
+        RowSession session;  /* valid during the call */
         uint64_t connection; /* 0: the session itself has no end */
         uint64_t since_usec; /* of the connect row */
 } StoreLeftover;

@@ -6,17 +6,17 @@
 #include "proto/base/str.h"
 
 static const char decisions_text[] =
-        "SELECT d.seq,d.ts_us,d.boot_us,d.kind,d.action,d.verdict,d.uid,d.exec,p.sha256,d.generation,r.layer,r.name,"
-        "r.text,d.entry,d.protocol,h.name,d.ip,d.port,d.method,d.status,d.pid,e.path,e.sha256,d.cred,d.ref_seq,"
-        "d.reason,d.priv_hash,d.hash,v.salt,v.path,v.raw,v.detail,p.body,s.id,s.uid,s.user,s.name,s.profile,s.agent,"
-        "s.agent_session,CAST(s.workspace AS TEXT),s.cgroup,s.degraded,s.started_us"
-        " FROM decision d LEFT JOIN policy p USING(policy_id) LEFT JOIN rule r USING(rule_id)"
-        " LEFT JOIN host h USING(host_id) LEFT JOIN exe e USING(exe_id) LEFT JOIN priv v ON v.seq=d.seq"
-        " LEFT JOIN session s USING(session_id) WHERE d.seq=?1";
+                "SELECT d.seq,d.ts_us,d.boot_us,d.kind,d.action,d.verdict,d.uid,d.exec,p.sha256,d.generation,r.layer,r.name,"
+                "r.text,d.entry,d.protocol,h.name,d.ip,d.port,d.method,d.status,d.pid,e.path,e.sha256,d.cred,d.ref_seq,"
+                "d.reason,d.priv_hash,d.hash,v.salt,v.path,v.raw,v.detail,p.body,s.id,s.uid,s.user,s.name,s.profile,s.agent,"
+                "s.agent_session,CAST(s.workspace AS TEXT),s.cgroup,s.degraded,s.started_us"
+                " FROM decision d LEFT JOIN policy p USING(policy_id) LEFT JOIN rule r USING(rule_id)"
+                " LEFT JOIN host h USING(host_id) LEFT JOIN exe e USING(exe_id) LEFT JOIN priv v ON v.seq=d.seq"
+                " LEFT JOIN session s USING(session_id) WHERE d.seq=?1";
 
 static const char close_text[] =
-        "SELECT f.seq,f.ts_us,f.conn_seq,f.ip,f.port,f.dur_us,f.bytes_up,f.bytes_dn,f.reason,f.hash,s.id"
-        " FROM flow f LEFT JOIN session s USING(session_id) WHERE f.seq=?1";
+                "SELECT f.seq,f.ts_us,f.conn_seq,f.ip,f.port,f.dur_us,f.bytes_up,f.bytes_dn,f.reason,f.hash,s.id"
+                " FROM flow f LEFT JOIN session s USING(session_id) WHERE f.seq=?1";
 
 typedef struct Verifier {
         Chain *chain;
@@ -54,17 +54,17 @@ static void read_address(const SqlStatement *t, int i, PrivAddress *ret)
 
 static void read_session(const SqlStatement *t, int i, RowSession *ret)
 {
-        *ret = (RowSession) { .id = sql_text(t, i),
-                              .uid = (uint32_t) sql_integer(t, i + 1),
-                              .user = sql_text(t, i + 2),
-                              .name = sql_text(t, i + 3),
-                              .profile = sql_text(t, i + 4),
-                              .agent = sql_text(t, i + 5),
-                              .agent_session = sql_text(t, i + 6),
-                              .workspace = sql_text(t, i + 7),
-                              .cgroup = sql_text(t, i + 8),
-                              .degraded = sql_text(t, i + 9),
-                              .started_usec = (uint64_t) sql_integer(t, i + 10) };
+        *ret = (RowSession){ .id = sql_text(t, i),
+                             .uid = (uint32_t) sql_integer(t, i + 1),
+                             .user = sql_text(t, i + 2),
+                             .name = sql_text(t, i + 3),
+                             .profile = sql_text(t, i + 4),
+                             .agent = sql_text(t, i + 5),
+                             .agent_session = sql_text(t, i + 6),
+                             .workspace = sql_text(t, i + 7),
+                             .cgroup = sql_text(t, i + 8),
+                             .degraded = sql_text(t, i + 9),
+                             .started_usec = (uint64_t) sql_integer(t, i + 10) };
 }
 
 static void read_decision(const SqlStatement *t, Row *row, RowPolicy *policy, RowSession *session)
@@ -78,9 +78,9 @@ static void read_decision(const SqlStatement *t, Row *row, RowPolicy *policy, Ro
         row->verdict = sql_number(t, 5);
         row->uid = (uint32_t) sql_integer(t, 6);
         row->process = sql_number(t, 7);
-        *policy = (RowPolicy) { .digest = digest.data, .generation = (uint64_t) sql_integer(t, 9) };
+        *policy = (RowPolicy){ .digest = digest.data, .generation = (uint64_t) sql_integer(t, 9) };
         row->policy = digest.size == DIGEST_SIZE ? policy : NULL;
-        row->rule = (RowRule) { .layer = sql_text(t, 10), .name = sql_text(t, 11), .text = sql_text(t, 12) };
+        row->rule = (RowRule){ .layer = sql_text(t, 10), .name = sql_text(t, 11), .text = sql_text(t, 12) };
         row->entry = sql_text(t, 13);
         row->protocol = sql_text(t, 14);
         row->host = sql_text(t, 15);
@@ -113,7 +113,9 @@ static int check_policy(Verifier *v, const RowPolicy *policy, const char *body, 
         r = chain_digest(v->chain, body, strlen(body), digest);
         if (r < 0)
                 return r;
-        return memcmp(digest, policy->digest, sizeof(digest)) == 0 ? 0 : bad(v, sequence, "the policy was changed");
+        return memcmp(digest, policy->digest, sizeof(digest)) == 0
+                               ? 0
+                               : bad(v, sequence, "the policy was changed");
 }
 
 static int compare(Verifier *v, const Row *row, const uint8_t *private_hash, RowBytes hash)
@@ -221,7 +223,8 @@ static int check_link(Verifier *v)
         if (r <= 0)
                 return r < 0 ? r : -EBADMSG;
         previous = bytes_of(t, 0);
-        if (v->has_head && (previous.size != DIGEST_SIZE || memcmp(previous.data, v->result->head, DIGEST_SIZE) != 0))
+        if (v->has_head &&
+            (previous.size != DIGEST_SIZE || memcmp(previous.data, v->result->head, DIGEST_SIZE) != 0))
                 return bad(v, v->segment->first_sequence, "the segment does not follow the one before");
         memcpy(v->result->head, v->segment->genesis, DIGEST_SIZE);
         v->has_head = true;

@@ -1,6 +1,6 @@
 /*
- * The audit worker as a child, with the test in the place of launcher, api, egress and dialer. With the program as
- * argument, and as root, the same against the confined program.
+ * The audit worker as a child, with the test in the place of launcher, api, egress and dialer. With the
+ * program as argument, and as root, the same against the confined program.
  */
 
 #include <fcntl.h>
@@ -24,11 +24,11 @@
 #include "proto/base/str.h"
 #include "tests/unit/check.h"
 
-#define ASSERT_EQ(a, b) assert_int_equal((a), (b))
+#define ASSERT_EQ(a, b)    assert_int_equal((a), (b))
 #define ASSERT_STREQ(a, b) assert_string_equal((a), (b))
-#define ASSERT_TRUE(x) assert_true(x)
+#define ASSERT_TRUE(x)     assert_true(x)
 
-#define WAIT_MSEC 15000
+#define WAIT_MSEC   15000
 #define POLICY_TEXT "{\"version\":1}"
 
 typedef struct World {
@@ -79,8 +79,8 @@ static void say(ImsgChannel *c, PrivMessage type, const void *body, size_t size,
 _noreturn_ static void run_program(const World *w)
 {
         if (fd_set_cloexec(3, false) >= 0 && unshare(CLONE_NEWNS | CLONE_NEWNET) == 0)
-                (void) execl(arg_program, arg_program, "--state-dir", w->directory, "--uid", "64001", "--gid", "64001",
-                             NULL);
+                (void) execl(arg_program, arg_program, "--state-dir", w->directory, "--uid", "64001",
+                             "--gid", "64001", NULL);
         _exit(7);
 }
 
@@ -118,7 +118,7 @@ static void start(World *w)
                 run_child(w, theirs);
         (void) fd_close(theirs);
         w->launcher.phase = PHASE_SETUP;
-        ASSERT_EQ(poll(&(struct pollfd) { .fd = w->launcher.fd, .events = POLLIN }, 1, WAIT_MSEC), 1);
+        ASSERT_EQ(poll(&(struct pollfd){ .fd = w->launcher.fd, .events = POLLIN }, 1, WAIT_MSEC), 1);
         ASSERT_EQ(imsg_receive(&w->launcher, &m), 1);
         ASSERT_EQ(m.type, PRIV_AUDIT_READY);
         w->ready_head = ((const PrivAuditReady *) m.body)->head_sequence;
@@ -147,7 +147,7 @@ static void world_init(World *w)
 {
         char path[80];
 
-        *w = (World) { .segment_bytes_max = 256 * 1024 * 1024 };
+        *w = (World){ .segment_bytes_max = 256 * 1024 * 1024 };
         ASSERT_OK(str_copy(w->directory, sizeof(w->directory), "/tmp/test-audit-XXXXXX"));
         ASSERT_TRUE(mkdtemp(w->directory) != NULL);
         ASSERT_OK(str_printf(path, sizeof(path), "%s/audit", w->directory));
@@ -176,8 +176,9 @@ static void world_done(World *w)
                         for (int j = 0; j < 3; j++) {
                                 static const char *const suffixes[] = { "", "-wal", "-shm" };
 
-                                ASSERT_OK(str_printf(command, sizeof(command), "%s/audit-%06llu.db%s", audit_path(w),
-                                                     (unsigned long long) numbers[i], suffixes[j]));
+                                ASSERT_OK(str_printf(command, sizeof(command), "%s/audit-%06llu.db%s",
+                                                     audit_path(w), (unsigned long long) numbers[i],
+                                                     suffixes[j]));
                                 (void) unlink(command);
                         }
         free(numbers);
@@ -188,14 +189,20 @@ static void world_done(World *w)
 /* Default as given; 9.9.9.9 denied by rule "nine". */
 static int make_policy(Verdict default_verdict, bool is_forged)
 {
-        static const char strings[] = "\0test\0" POLICY_TEXT "\0profile\0nine\0{\"id\":\"nine\"}\0not nine\0";
+        static const char strings[] =
+                        "\0test\0" POLICY_TEXT "\0profile\0nine\0{\"id\":\"nine\"}\0not nine\0";
         struct {
                 PolicyBlock header;
                 BlockSet set;
                 uint64_t align;
                 BlockRule rule;
                 char strings[(sizeof(strings) + 7) / 8 * 8];
-        } b = { .header = { .magic = BLOCK_MAGIC, .generation = 7, .n_sets = 1, .n_rules = 1, .name = 1, .text = 6 } };
+        } b = { .header = { .magic = BLOCK_MAGIC,
+                            .generation = 7,
+                            .n_sets = 1,
+                            .n_rules = 1,
+                            .name = 1,
+                            .text = 6 } };
         uint32_t layer = 6 + sizeof(POLICY_TEXT), id = layer + 8, text = id + 5, reason = text + 14;
         Chain *chain;
         int fd;
@@ -206,16 +213,16 @@ static int make_policy(Verdict default_verdict, bool is_forged)
         b.header.ports = b.header.buckets = b.header.strings = (uint32_t) offsetof(__typeof__(b), strings);
         b.header.strings_size = sizeof(b.strings);
         memcpy(b.strings, strings, sizeof(strings));
-        b.set = (BlockSet) { .default_verdict = default_verdict, .n_rules = 1, .n_linear = 1 };
-        b.rule = (BlockRule) { .verdict = VERDICT_DENY,
-                               .flags = BLOCK_RULE_CIDR,
-                               .protocols = 0x3f,
-                               .id = id,
-                               .layer = layer,
-                               .text = text,
-                               .reason = reason,
-                               .prefix_length = 32,
-                               .network = { .family = 4, .bytes = { 9, 9, 9, 9 } } };
+        b.set = (BlockSet){ .default_verdict = default_verdict, .n_rules = 1, .n_linear = 1 };
+        b.rule = (BlockRule){ .verdict = VERDICT_DENY,
+                              .flags = BLOCK_RULE_CIDR,
+                              .protocols = 0x3f,
+                              .id = id,
+                              .layer = layer,
+                              .text = text,
+                              .reason = reason,
+                              .prefix_length = 32,
+                              .network = { .family = 4, .bytes = { 9, 9, 9, 9 } } };
         ASSERT_OK(chain_new(&chain));
         ASSERT_OK(chain_digest(chain, POLICY_TEXT, strlen(POLICY_TEXT), b.header.digest));
         (void) chain_free(chain);
@@ -326,8 +333,12 @@ static void assert_chain(World *w, uint64_t n_min)
 static void test_row_before_verdict(_unused_ void **state)
 {
         PrivDecide d = request(1, "allowed.test");
-        PrivDialClosed closed = { .duration_usec = 5, .sent_bytes = 10, .received_bytes = 20, .port = 443,
-                                  .address = { .family = 4, .bytes = { 1, 2, 3, 4 } }, .reason = CLOSE_DONE };
+        PrivDialClosed closed = { .duration_usec = 5,
+                                  .sent_bytes = 10,
+                                  .received_bytes = 20,
+                                  .port = 443,
+                                  .address = { .family = 4, .bytes = { 1, 2, 3, 4 } },
+                                  .reason = CLOSE_DONE };
         _cleanup_imsg_ Imsg m = { .n_fds = 0 };
         PrivVerdict v;
         World w;
@@ -336,7 +347,8 @@ static void test_row_before_verdict(_unused_ void **state)
         begin(&w, VERDICT_ALLOW);
         v = ask(&w, &d);
         ASSERT_EQ(v.verdict, VERDICT_ALLOW);
-        ASSERT_EQ(number_in(&w, "SELECT seq FROM decision WHERE kind=2 AND action='connect' AND verdict=2"), v.sequence);
+        ASSERT_EQ(number_in(&w, "SELECT seq FROM decision WHERE kind=2 AND action='connect' AND verdict=2"),
+                  v.sequence);
         expect(&w.dialer, PRIV_DIAL, &m);
         ASSERT_EQ(((const PrivDial *) m.body)->sequence, v.sequence);
         ASSERT_STREQ(((const PrivDial *) m.body)->host, "allowed.test");
@@ -344,7 +356,7 @@ static void test_row_before_verdict(_unused_ void **state)
         closed.sequence = v.sequence;
         say(&w.dialer, PRIV_DIAL_CLOSED, &closed, sizeof(closed), -EBADF);
         d = request(2, "");
-        d.address = (PrivAddress) { .family = 4, .bytes = { 9, 9, 9, 9 } };
+        d.address = (PrivAddress){ .family = 4, .bytes = { 9, 9, 9, 9 } };
         v = ask(&w, &d);
         ASSERT_EQ(v.verdict, VERDICT_DENY);
         ASSERT_STREQ(v.rule, "nine");
@@ -356,7 +368,9 @@ static void test_row_before_verdict(_unused_ void **state)
         ASSERT_EQ(receive(&w.dialer, &m, 50), 0);
         ASSERT_EQ(stop(&w), 0);
         ASSERT_EQ(number_in(&w, "SELECT bytes_up FROM flow WHERE reason='done'"), 10);
-        ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision d JOIN rule r USING(rule_id) WHERE r.name='nine'"), 1);
+        ASSERT_EQ(number_in(&w,
+                            "SELECT count(*) FROM decision d JOIN rule r USING(rule_id) WHERE r.name='nine'"),
+                  1);
         ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE kind=8 AND action='load'"), 1);
         assert_chain(&w, 8);
         world_done(&w);
@@ -373,14 +387,17 @@ static void test_ask_is_deny(_unused_ void **state)
         v = ask(&w, &d);
         ASSERT_EQ(v.verdict, VERDICT_DENY);
         ASSERT_EQ(v.reason, REASON_NO_APPROVER);
-        ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE verdict=0 AND reason='no-approver'"), 1);
+        ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE verdict=0 AND reason='no-approver'"),
+                  1);
         world_done(&w);
 }
 
 static void test_refused_address(_unused_ void **state)
 {
         PrivDecide d = request(5, "inside.test");
-        PrivDialRefused refused = { .request = 5, .port = 443, .address = { .family = 4, .bytes = { 10, 0, 0, 1 } } };
+        PrivDialRefused refused = { .request = 5,
+                                    .port = 443,
+                                    .address = { .family = 4, .bytes = { 10, 0, 0, 1 } } };
         _cleanup_imsg_ Imsg m = { .n_fds = 0 }, again = { .n_fds = 0 };
         PrivVerdict v;
         World w;
@@ -395,7 +412,8 @@ static void test_refused_address(_unused_ void **state)
         expect(&w.egress, PRIV_VERDICT, &m);
         ASSERT_EQ(((const PrivVerdict *) m.body)->verdict, VERDICT_DENY);
         ASSERT_EQ(((const PrivVerdict *) m.body)->reason, REASON_ADDRESS);
-        ASSERT_EQ(number_in(&w, "SELECT ref_seq FROM decision WHERE action='refuse' AND verdict=0"), v.sequence);
+        ASSERT_EQ(number_in(&w, "SELECT ref_seq FROM decision WHERE action='refuse' AND verdict=0"),
+                  v.sequence);
         /* A second time the connection is no more: the dialer lies and is dropped. */
         ASSERT_EQ(receive(&w.dialer, &again, WAIT_MSEC), 1);
         say(&w.dialer, PRIV_DIAL_REFUSED, &refused, sizeof(refused), -EBADF);
@@ -461,7 +479,8 @@ static void test_crash_and_restart(_unused_ void **state)
         crash(&w);
         start(&w);
         ASSERT_TRUE(w.ready_head > v.sequence);
-        ASSERT_EQ(number_in(&w, "SELECT conn_seq FROM flow WHERE bytes_up IS NULL AND reason='daemon-restart'"),
+        ASSERT_EQ(number_in(&w,
+                            "SELECT conn_seq FROM flow WHERE bytes_up IS NULL AND reason='daemon-restart'"),
                   v.sequence);
         /* The launcher kept the session: it goes on, with no second start. */
         ASSERT_EQ(try_open(&w, VERDICT_ALLOW, false, 1), 0);
@@ -473,7 +492,9 @@ static void test_crash_and_restart(_unused_ void **state)
         crash(&w);
         start(&w);
         wait_for_leftovers();
-        ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE action='end' AND reason='daemon-restart'"), 1);
+        ASSERT_EQ(number_in(&w,
+                            "SELECT count(*) FROM decision WHERE action='end' AND reason='daemon-restart'"),
+                  1);
         ASSERT_EQ(stop(&w), 0);
         assert_chain(&w, 10);
         world_done(&w);
@@ -563,10 +584,10 @@ static void test_query(_unused_ void **state)
         ASSERT_EQ(query(&w, &q, &first, &last), 20);
         ASSERT_OK(str_copy(q.host, sizeof(q.host), "*.a.denied.test"));
         ASSERT_EQ(query(&w, &q, &first, &last), 0);
-        q = (PrivQuery) { .uid = -1, .kinds = 1U << AUDIT_KIND_SESSION };
+        q = (PrivQuery){ .uid = -1, .kinds = 1U << AUDIT_KIND_SESSION };
         ASSERT_EQ(query(&w, &q, &first, &last), 1);
         imsg_channel_done(&w.api);
-        q = (PrivQuery) { .uid = -1, .has_all_users = 1 };
+        q = (PrivQuery){ .uid = -1, .has_all_users = 1 };
         pair(&w.api, CHANNEL_API_AUDIT, ROLE_API, &theirs);
         say(&w.launcher, PRIV_AUDIT_API_ATTACH, &other, sizeof(other), theirs);
         ASSERT_EQ(query(&w, &q, &first, &last), 0);
@@ -574,7 +595,8 @@ static void test_query(_unused_ void **state)
         pair(&w.api, CHANNEL_API_AUDIT, ROLE_API, &theirs);
         say(&w.launcher, PRIV_AUDIT_API_ATTACH, &root, sizeof(root), theirs);
         ASSERT_EQ(query(&w, &q, &first, &last), 24); /* with the row about this very look */
-        ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE kind=10 AND action='read' AND uid=0"), 1);
+        ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE kind=10 AND action='read' AND uid=0"),
+                  1);
         ASSERT_EQ(stop(&w), 0);
         assert_chain(&w, 24);
         world_done(&w);
@@ -604,7 +626,8 @@ static void test_exec_rows(_unused_ void **state)
         say(&w.api, PRIV_RECORD_EXIT, &e, sizeof(e), -EBADF);
         (void) poll(NULL, 0, 200);
         ASSERT_EQ(number_in(&w, "SELECT status FROM decision WHERE action='exit' AND reason='exited'"), 3);
-        ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE action='end' AND reason='terminated'"), 1);
+        ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE action='end' AND reason='terminated'"),
+                  1);
         ASSERT_EQ(stop(&w), 0);
         assert_chain(&w, 6);
         world_done(&w);
@@ -690,11 +713,16 @@ static void test_change_is_found(_unused_ void **state)
 int main(int argc, char **argv)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_row_before_verdict), cmocka_unit_test(test_ask_is_deny),
-                cmocka_unit_test(test_refused_address),    cmocka_unit_test(test_forged_messages),
-                cmocka_unit_test(test_crash_and_restart),  cmocka_unit_test(test_rotation),
-                cmocka_unit_test(test_query),              cmocka_unit_test(test_exec_rows),
-                cmocka_unit_test(test_disk_full),          cmocka_unit_test(test_change_is_found),
+                cmocka_unit_test(test_row_before_verdict),
+                cmocka_unit_test(test_ask_is_deny),
+                cmocka_unit_test(test_refused_address),
+                cmocka_unit_test(test_forged_messages),
+                cmocka_unit_test(test_crash_and_restart),
+                cmocka_unit_test(test_rotation),
+                cmocka_unit_test(test_query),
+                cmocka_unit_test(test_exec_rows),
+                cmocka_unit_test(test_disk_full),
+                cmocka_unit_test(test_change_is_found),
         };
 
         if (argc > 1 && geteuid() != 0)
