@@ -1,0 +1,419 @@
+/* Texts, layers and plans. */
+
+#include "check.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "daemon/policy/policy.h"
+#include "proto/base/buf.h"
+#include "proto/base/clock.h"
+#include "proto/base/fd.h"
+#include "proto/base/str.h"
+
+static int parse(PolicyKind kind, const char *text, PolicyDiagnostics *d, Policy **ret)
+{
+        policy_diagnostics_init(d);
+        return policy_parse(kind, "test.json", text, strlen(text), d, ret);
+}
+
+static Policy *parse_ok(PolicyKind kind, const char *text)
+{
+        PolicyDiagnostics d;
+        Policy *p = NULL;
+
+        if (parse(kind, text, &d, &p) < 0)
+                LIST_FOREACH(g, &d.list, PolicyDiagnostic, link)
+                        print_message("%u:%u %s: %s\n", g->line, g->column, g->key, g->message);
+        policy_diagnostics_done(&d);
+        assert_non_null(p);
+        return p;
+}
+
+static void test_errors(void **state)
+{
+        static const struct {
+                const char *text;
+                unsigned line, column;
+                const char *key;
+        } rows[] = {
+                { "", 1, 1, "" },
+                { "[]", 1, 1, "" },
+                { "{ \"version\": 1, }", 1, 17, "" },
+                { "{ \"version\": 1 } x", 1, 18, "" },
+                { "{ \"version\": 1,\n  \"version\": 1 }", 2, 3, "" },
+                { "{ \"version\": 2 }", 1, 14, "version" },
+                { "{}", 1, 1, "" },
+                { "{ \"version\": 1, \"nonsense\": 1 }", 1, 29, "nonsense" },
+                { "{ \"version\": 1, \"git\": {} }", 1, 24, "git" },
+                { "{ \"version\": 1, /* c */\n // d\n \"limits\": { \"idle\": \"5m\" } }", 3, 22, "limits.idle" },
+                { "{ \"version\": 1, \"filesystem\": { \"root\": \"host\" } }", 1, 41, "filesystem.root" },
+                { "{ \"version\": 1, \"filesystem\": { \"read\": [\"/a\", \"b\"] } }", 1, 48, "filesystem.read[1]" },
+                { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/a/*.pem\"] } }", 1, 42, "filesystem.deny[0]" },
+                { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"${x}/a\"] } }", 1, 42, "filesystem.deny[0]" },
+                { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/a/../b\"] } }", 1, 42, "filesystem.deny[0]" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\" }] } }", 2, 1, "network.rules[0]" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"*.com\" }] } }", 2, 30,
+                  "network.rules[0].host" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"*.github.io\" }] } }", 2, 30,
+                  "network.rules[0].host" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"10.0.0.1\" }] } }", 2, 30,
+                  "network.rules[0].host" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"A.test\" }] } }", 2, 30,
+                  "network.rules[0].host" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"cidr\": \"10.0.0.1/8\" }] } }", 2, 30,
+                  "network.rules[0].cidr" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
+                  "\"ports\": [1, 0] }] } }", 2, 14, "network.rules[0].ports[1]" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
+                  "\"methods\": [] }] } }", 2, 12, "network.rules[0].methods" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
+                  "\"protocol\": \"tcp\" }] } }", 2, 13, "network.rules[0].protocol" },
+                { "{ \"version\": 1, \"name\": \"\303\274\", \"x\": 1 }", 1, 25, "name" },
+                { "{ \"version\": 1, \"description\": \"\303\274\303\274\", \"x\": 1 }", 1, 43, "x" },
+                { "{ \"version\": 1, \"description\": \"\377\" }", 1, 33, "" },
+                { "{ \"version\": 1, \"description\": \"\\u0000\" }", 1, 39, "" },
+                { "{ \"version\": 01 }", 1, 14, "" },
+                { "{ \"version\": 1 /* ", 1, 16, "" },
+        };
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(rows); i++) {
+                PolicyDiagnostics d;
+                Policy *p = NULL;
+                const PolicyDiagnostic *g;
+
+                ASSERT_ERROR(parse(POLICY_PROFILE, rows[i].text, &d, &p), EINVAL);
+                g = list_entry(d.list.next, PolicyDiagnostic, link);
+                if (g->line != rows[i].line || g->column != rows[i].column || !str_equal(g->key, rows[i].key))
+                        fail_msg("%s\n-> %u:%u %s: %s", rows[i].text, g->line, g->column, g->key, g->message);
+                policy_diagnostics_done(&d);
+        }
+}
+
+static void test_depth(void **state)
+{
+        char text[200] = "{ \"version\": ";
+        PolicyDiagnostics d;
+        Policy *p = NULL;
+
+        (void) state;
+        memset(text + strlen(text), '[', 100);
+        ASSERT_ERROR(parse(POLICY_PROFILE, text, &d, &p), EINVAL);
+        policy_diagnostics_done(&d);
+}
+
+#define FULL                                                                                                     \
+        "{ \"version\": 1, \"name\": \"full\", \"description\": \"d \\\"q\\\"\", \"filesystem\": { \"root\": \"minimal\","   \
+        " \"read\": [\"/opt/b\", \"/opt/a\"], \"write\": [\"~/.cache/pip\"], \"deny\": [\"${workspace}/.env\"],"        \
+        " \"tmpfs\": { \"/tmp\": \"1G\" } }, \"network\": { \"default\": \"ask\", \"rules\": ["                          \
+        " { \"id\": \"p\", \"action\": \"allow\", \"host\": \"*.a.test\", \"ports\": [443, \"1-2\"], \"reason\": \"r\" },"   \
+        " { \"action\": \"deny\", \"cidr\": \"2001:db8::/32\", \"protocol\": \"http\","                                  \
+        " \"expires\": \"2030-01-01T00:00:00Z\" }] }, \"limits\": { \"memory\": \"4G\", \"swap\": \"0\", \"tasks\": 512,"  \
+        " \"cpu\": \"200%\", \"io\": \"100M\", \"files\": 4096, \"runtime\": \"2h\" },"                                   \
+        " \"environment\": { \"pass\": [\"TERM\", \"LANG\"], \"set\": { \"CI\": \"1=2\" } }, \"ask\": { \"timeout\": \"25s\" } }"
+
+static void test_format(void **state)
+{
+        _cleanup_(policy_freep) Policy *p = parse_ok(POLICY_PROFILE, FULL), *again = NULL;
+        _cleanup_free_ char *one = NULL;
+        _cleanup_free_ char *two = NULL;
+
+        (void) state;
+        ASSERT_OK(policy_format(p, &one));
+        again = parse_ok(POLICY_PROFILE, one);
+        ASSERT_OK(policy_format(again, &two));
+        assert_string_equal(one, two);
+        assert_int_equal(policy_limits(again)->memory_bytes, UINT64_C(4) << 30);
+        assert_int_equal(policy_limits(again)->cpu_percent, 200);
+        assert_true(policy_limits(again)->has_swap);
+        assert_int_equal(policy_limits(again)->runtime_usec, 7200 * USEC_PER_SEC);
+        assert_string_equal(policy_set(again, 0), "CI=1=2");
+}
+
+static int load(void *userdata, const char *name, char **ret_text, size_t *ret_size, char **ret_source)
+{
+        const char *const *table = userdata;
+
+        for (size_t i = 0; table[i]; i += 2)
+                if (str_equal(table[i], name)) {
+                        *ret_size = strlen(table[i + 1]);
+                        return str_dup(table[i + 1], ret_text) < 0 || str_dup(name, ret_source) < 0 ? -ENOMEM : 0;
+                }
+        return -ENOENT;
+}
+
+static void test_extends(void **state)
+{
+        static const char *const table[] = {
+                "base", "{ \"version\": 1, \"network\": { \"default\": \"deny\", \"rules\":"
+                        "[{ \"action\": \"deny\", \"host\": \"b.test\" }] }, \"limits\": { \"tasks\": 10 } }",
+                "loop", "{ \"version\": 1, \"extends\": [\"pool\"] }",
+                "pool", "{ \"version\": 1, \"extends\": [\"loop\"] }",
+                NULL,
+        };
+        static const char *const bad[] = { "loop", "absent" };
+        _cleanup_(policy_freep) Policy *p = parse_ok(POLICY_PROFILE, "{ \"version\": 1, \"name\": \"x\", \"extends\": [\"base\"],"
+                                                                    "\"network\": { \"default\": \"allow\" } }");
+        _cleanup_(policy_freep) Policy *all = NULL;
+        PolicyDiagnostics d;
+        char text[128];
+
+        (void) state;
+        policy_diagnostics_init(&d);
+        ASSERT_OK(policy_resolve(p, load, (void *) (uintptr_t) table, &d, &all));
+        assert_int_equal(policy_limits(all)->tasks, 10);
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                _cleanup_(policy_freep) Policy *q = NULL, *none = NULL;
+
+                ASSERT_OK(str_printf(text, sizeof(text), "{ \"version\": 1, \"extends\": [\"%s\"] }", bad[i]));
+                q = parse_ok(POLICY_PROFILE, text);
+                ASSERT_ERROR(policy_resolve(q, load, (void *) (uintptr_t) table, &d, &none), EINVAL);
+        }
+        assert_int_equal(d.n_failures, 2);
+        policy_diagnostics_done(&d);
+}
+
+/* ---- order and narrowing: random sets ---- */
+
+static const char *const hosts[] = { "a.test", "b.a.test", "c.b.a.test", "*.a.test", "*.b.a.test" };
+static const char *const cidrs[] = { "10.0.0.0/8", "10.1.0.0/16", "93.0.0.0/8", "0.0.0.0/0" };
+static const char *const verdicts[] = { "deny", "ask", "allow" };
+
+static unsigned pick(unsigned n)
+{
+        return (unsigned) random() % n;
+}
+
+static void random_rule(char *to, size_t size)
+{
+        bool has_host = pick(3) > 0;
+
+        ASSERT_OK(str_printf(to, size, "{ \"action\": \"%s\", \"%s\": \"%s\"%s }", verdicts[pick(3)],
+                             has_host ? "host" : "cidr", has_host ? hosts[pick(ELEMENTSOF(hosts))] : cidrs[pick(ELEMENTSOF(cidrs))],
+                             pick(3) ? "" : ", \"ports\": [8080]"));
+}
+
+static Policy *policy_of(PolicyKind kind, const char *fallback, char rules[][128], size_t n, bool is_reversed)
+{
+        Buf b = BUF_INIT(1U << 20);
+        Policy *p;
+
+        ASSERT_OK(buf_printf(&b, "{ \"version\": 1, \"network\": { \"default\": \"%s\", \"rules\": [", fallback));
+        for (size_t i = 0; i < n; i++)
+                ASSERT_OK(buf_printf(&b, "%s%s", i > 0 ? "," : "", rules[is_reversed ? n - 1 - i : i]));
+        ASSERT_OK(buf_put(&b, "] } }", 6));
+        p = parse_ok(kind, buf_front(&b));
+        buf_done(&b);
+        return p;
+}
+
+static const PolicyBlock *block_of(const Policy *p, const Policy *project, const Policy *ceiling)
+{
+        _cleanup_close_ int fd = -EBADF;
+        const PolicyBlock *b = NULL;
+
+        ASSERT_OK(policy_compile(p, project, ceiling, 1, &fd));
+        ASSERT_OK(policy_block_open(fd, &b));
+        return b;
+}
+
+static Verdict ask_block(const PolicyBlock *b, size_t i, bool *ret_is_open)
+{
+        static const char *const targets[] = { "a.test", "b.a.test", "c.b.a.test", "z.test", "10.1.1.1", "93.1.1.1" };
+        PolicyRequest q = { .host = "", .port = i % 2 ? 8080 : 443, .protocol = PROTOCOL_ANY };
+        PrivAddress a;
+        PolicyMatch m;
+
+        if (address_parse(targets[i / 2], &q.address) < 0)
+                q.host = targets[i / 2];
+        ASSERT_OK(address_parse(i % 3 ? "93.1.1.1" : "10.1.1.1", &a));
+        policy_match_request(b, &q, &m);
+        *ret_is_open = policy_match_address(b, &q, q.host[0] ? &a : &q.address, false);
+        return m.verdict;
+}
+
+static void test_order_and_narrowing(void **state)
+{
+        (void) state;
+        srandom(4711);
+        for (int round = 0; round < 300; round++) {
+                char rules[8][128], more[4][128];
+                const char *fallback = verdicts[pick(3)];
+                size_t n = pick(8), m = pick(4);
+                _cleanup_(policy_freep) Policy *p = NULL, *q = NULL, *c = NULL;
+                _cleanup_(policy_block_closep) const PolicyBlock *one = NULL, *two = NULL, *narrow = NULL, *both = NULL;
+
+                for (size_t i = 0; i < n; i++)
+                        random_rule(rules[i], sizeof(rules[i]));
+                for (size_t i = 0; i < m; i++)
+                        random_rule(more[i], sizeof(more[i]));
+                p = policy_of(POLICY_PROFILE, fallback, rules, n, false);
+                q = policy_of(POLICY_PROFILE, fallback, rules, n, true);
+                c = policy_of(POLICY_CEILING, verdicts[pick(3)], more, m, false);
+                one = block_of(p, NULL, NULL);
+                two = block_of(q, NULL, NULL);
+                narrow = block_of(p, NULL, c);
+                both = block_of(p, c, c);
+                assert_memory_equal(policy_block_digest(one), policy_block_digest(two), 32);
+                for (size_t i = 0; i < 12; i++) {
+                        bool a, b, x, y;
+                        Verdict v = ask_block(one, i, &a);
+
+                        assert_int_equal(v, ask_block(two, i, &b));
+                        assert_int_equal(a, b);
+                        assert_true(ask_block(narrow, i, &x) <= v);
+                        assert_true(ask_block(both, i, &y) <= v);
+                        assert_true(x <= a && y <= a);
+                }
+        }
+}
+
+/* ---- plans ---- */
+
+static const PolicyVariables variables = { .workspace = "/home/u/w", .home = "/home/u", .user = "u", .uid = 1000 };
+
+static Verdict file_verdict(const Policy *p, const char *path, bool for_writing)
+{
+        const char *layer, *rule;
+        Verdict v;
+
+        ASSERT_OK(policy_check_file(p, &variables, path, for_writing, &v, &layer, &rule));
+        return v;
+}
+
+static void make_plan(const Policy *p, Plan *ret)
+{
+        _cleanup_(plan_builder_freep) PlanBuilder *b = NULL;
+        _cleanup_close_ int fd = -EBADF;
+        PlanHeader header = { 0 };
+        PolicyDiagnostics d;
+        const void *data;
+        size_t size;
+
+        policy_diagnostics_init(&d);
+        ASSERT_OK(plan_builder_new(&b));
+        ASSERT_OK(policy_plan(p, &variables, false, b, &header, &d));
+        policy_diagnostics_done(&d);
+        ASSERT_OK(plan_builder_string(b, "/home/u", &header.home));
+        ASSERT_OK(plan_builder_string(b, "u", &header.user));
+        ASSERT_OK(plan_builder_string(b, "/home/u/w", &header.workspace));
+        header.group = header.hostname = header.user;
+        ASSERT_OK(plan_builder_string(b, "/bin/sh", &header.shell));
+        ASSERT_OK(plan_builder_seal(b, &header, &fd));
+        ASSERT_OK(fd_map_sealed(fd, PLAN_SIZE_MAX, &data, &size));
+        ASSERT_OK(plan_open(data, size, ret));
+}
+
+static int find_mount(const Plan *plan, const char *target)
+{
+        for (uint32_t i = 0; i < plan->header->n_mounts; i++)
+                if (str_equal(plan_string(plan, plan->mounts[i].target), target))
+                        return (int) i;
+        return -1;
+}
+
+static void test_plan(void **state)
+{
+        _cleanup_(policy_freep) Policy *p = parse_ok(
+                POLICY_PROFILE, "{ \"version\": 1, \"filesystem\": { \"read\": [\"~/.config\", \"/opt/t\", \"~/.aws\"],"
+                                "\"write\": [\"/opt/t/out\", \"/data/x\"], \"deny\": [\"${workspace}/.env\", \"~/.rustup\"] } }");
+        const char *writes[] = { "/opt/t/out/deep" }, *denies[] = { "/data" };
+        PolicyFlags flags = { .write = writes, .n_write = 1, .deny = denies, .n_deny = 1 };
+        PolicyDiagnostics d;
+        Plan plan;
+        int env, workspace;
+
+        (void) state;
+        policy_diagnostics_init(&d);
+        ASSERT_OK(policy_join_flags(p, &flags, &d));
+        policy_diagnostics_done(&d);
+        make_plan(p, &plan);
+        workspace = find_mount(&plan, "/home/u/w");
+        env = find_mount(&plan, "/home/u/w/.env");
+        assert_true(workspace >= 0 && env > workspace);
+        assert_int_equal(plan.mounts[env].type, PLAN_MASK);
+        assert_true(plan.mounts[workspace].flags & PLAN_WORKSPACE && plan.mounts[workspace].flags & PLAN_WRITABLE);
+        assert_true(find_mount(&plan, "/opt/t/out") > find_mount(&plan, "/opt/t"));
+        assert_int_equal(find_mount(&plan, "/data/x"), -1);
+        assert_int_equal(find_mount(&plan, "/home/u/.rustup"), -1);
+        assert_int_equal(plan.mounts[find_mount(&plan, "/home/u/.config/gh")].type, PLAN_MASK);
+        assert_int_equal(plan.mounts[find_mount(&plan, "/home/u/.aws")].type, PLAN_BIND);
+        assert_int_equal(find_mount(&plan, "/home/u/.ssh"), -1);
+        assert_int_equal(file_verdict(p, "/home/u/w/a", true), VERDICT_ALLOW);
+        assert_int_equal(file_verdict(p, "/home/u/w/.env", false), VERDICT_DENY);
+        assert_int_equal(file_verdict(p, "/opt/t/a", false), VERDICT_ALLOW);
+        assert_int_equal(file_verdict(p, "/opt/t/a", true), VERDICT_DENY);
+        assert_int_equal(file_verdict(p, "/data/x", false), VERDICT_DENY);
+        assert_int_equal(file_verdict(p, "/home/u/.config/gh/hosts.yml", false), VERDICT_DENY);
+        assert_int_equal(file_verdict(p, "/srv/other", false), VERDICT_DENY);
+}
+
+/* A denial of another layer holds, whatever is written below it, in whichever order. */
+static void test_deny_wins(void **state)
+{
+        static const char *const inner[] = { "/d/a", "/d/a/b", "/d/a/b/c", "/d" };
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(inner); i++) {
+                _cleanup_(policy_freep) Policy *p = parse_ok(
+                        POLICY_PROFILE, "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/d\"] } }");
+                PolicyFlags flags = { .write = &inner[i], .n_write = 1 };
+                PolicyDiagnostics d;
+
+                policy_diagnostics_init(&d);
+                ASSERT_OK(policy_join_flags(p, &flags, &d));
+                policy_diagnostics_done(&d);
+                assert_int_equal(file_verdict(p, inner[i], true), VERDICT_DENY);
+                assert_int_equal(file_verdict(p, inner[i], false), VERDICT_DENY);
+        }
+}
+
+static void test_workspace(void **state)
+{
+        static const char *const refused[] = {
+                "/", "/home", "/home/u", "/home/v", "/etc", "/etc/x", "/proc/self/cwd", "/sys/x", "/dev/shm", "/run", "/tmp",
+                "/usr/local/src", "/var", "/boot", "/root", "/home/u/.ssh", "/home/u/.ssh/x", "/home/u/.config",
+        };
+        static const char *const odd[] = { "", "a", "/a/", "/a//b", "/a/./b", "/a/../b", "/a\n", "/..", "//" };
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(refused); i++)
+                if (policy_workspace_check(refused[i], "/home/u") != -EPERM)
+                        fail_msg("%s", refused[i]);
+        for (size_t i = 0; i < ELEMENTSOF(odd); i++)
+                ASSERT_ERROR(policy_workspace_check(odd[i], "/home/u"), EINVAL);
+        ASSERT_OK(policy_workspace_check("/home/u/w", "/home/u"));
+        ASSERT_OK(policy_workspace_check("/tmp/x", "/home/u"));
+        ASSERT_OK(policy_workspace_check("/root/x", "/root"));
+        ASSERT_ERROR(policy_workspace_check("/root", "/root"), EPERM);
+}
+
+static void test_settings(void **state)
+{
+        _cleanup_(policy_freep) Policy *p = parse_ok(
+                POLICY_SETTINGS, "{ \"resolver\": { \"servers\": [\"127.0.0.1:5353\", \"[::1]:53\", \"192.0.2.1\", \"2001:db8::1\"] },"
+                                 "\"limits\": { \"sessions_per_user\": 9 }, \"audit\": { \"on_failure\": \"deny\" } }");
+        PrivSettings s;
+
+        (void) state;
+        policy_settings(p, &s);
+        assert_int_equal(s.n_servers, 4);
+        assert_int_equal(s.servers[0].port, 5353);
+        assert_int_equal(s.servers[1].address.family, 6);
+        assert_int_equal(s.servers[2].port, 53);
+        assert_int_equal(s.servers[3].address.family, 6);
+        assert_int_equal(s.sessions_per_user_max, 9);
+        assert_int_equal(s.root_session_uid, 1879048192);
+}
+
+int main(void)
+{
+        const struct CMUnitTest tests[] = {
+                cmocka_unit_test(test_errors), cmocka_unit_test(test_depth), cmocka_unit_test(test_format),
+                cmocka_unit_test(test_extends), cmocka_unit_test(test_order_and_narrowing), cmocka_unit_test(test_plan),
+                cmocka_unit_test(test_deny_wins), cmocka_unit_test(test_workspace), cmocka_unit_test(test_settings),
+        };
+
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
