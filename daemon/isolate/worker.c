@@ -181,6 +181,7 @@ static int change_root(const WorkerSpec *spec)
 {
         int fds[WORKER_DIRECTORIES_MAX];
         _cleanup_close_ int root_fd = -EBADF;
+        mode_t old_mask;
         int r;
 
         for (size_t i = 0; i < ELEMENTSOF(fds); i++)
@@ -190,8 +191,11 @@ static int change_root(const WorkerSpec *spec)
         r = clone_directories(spec, fds);
         if (r >= 0)
                 r = make_root(&root_fd);
+        /* The worker walks through what is made here as somebody else. */
+        old_mask = umask(0022);
         if (r >= 0)
                 r = attach_directories(spec, root_fd, fds);
+        (void) umask(old_mask);
         if (r >= 0)
                 r = enter_root(root_fd);
         fd_close_many(fds, ELEMENTSOF(fds));

@@ -37,8 +37,9 @@ static const struct {
         { CAP_KILL, "KILL" },           { CAP_NET_BIND_SERVICE, "NET_BIND_SERVICE" },
 };
 
-/* Workers empty their own bounding set. */
-static const unsigned needed_by_children[] = { CAP_SETPCAP };
+/* Until they confine themselves: workers empty their bounding set, and open directories that belong to the user that
+ * they are about to become. */
+static const unsigned needed_by_children[] = { CAP_SETPCAP, CAP_DAC_OVERRIDE, CAP_FOWNER };
 
 static int get_capabilities(struct __user_cap_data_struct data[2])
 {
