@@ -161,6 +161,7 @@ class Instance:
         self.socket = os.path.join(self.runtime, "io.sandboxd")
         self.address = "unix:" + self.socket
         self.log = os.path.join(self.folder, "log")
+        self.libexec = os.path.join(BUILD, "libexec")
         self.process = None
         if settings is not None:
             self.write_config("sandboxd.json", settings)
@@ -173,7 +174,7 @@ class Instance:
 
     def start(self, timeout=30, environment=None):
         argv = [os.path.join(BUILD, "daemon/launcher/sandboxd"), "--config-dir", self.config, "--state-dir",
-                self.state, "--runtime-dir", self.runtime, "--libexec-dir", os.path.join(BUILD, "libexec"),
+                self.state, "--runtime-dir", self.runtime, "--libexec-dir", self.libexec,
                 "--policy-dir", POLICIES, "--print-ready"]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,

@@ -177,10 +177,10 @@ class HttpStub(http.server.ThreadingHTTPServer):
     allow_reuse_address = True
     request_queue_size = 256
 
-    def __init__(self, git_root=None, address="127.0.0.1"):
+    def __init__(self, git_root=None, address="127.0.0.1", port=0):
         if ":" in address:
             self.address_family = socket.AF_INET6
-        super().__init__((address, 0), _Handler)
+        super().__init__((address, port), _Handler)
         self.requests = []
         self.accepted = 0
         self.git_root = git_root or "/nonexistent"
