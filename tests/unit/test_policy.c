@@ -407,12 +407,51 @@ static void test_settings(void **state)
         assert_int_equal(s.root_session_uid, 1879048192);
 }
 
+/* What is shipped parses, resolves and names no host. */
+static int load_shipped(void *userdata, const char *name, char **ret_text, size_t *ret_size, char **ret_source)
+{
+        _cleanup_close_ int fd = -EBADF;
+        char path[PLAN_PATH_MAX];
+
+        ASSERT_OK(str_printf(path, sizeof(path), "%s/%s.json", (const char *) userdata, name));
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+                return -ENOENT;
+        ASSERT_OK(fd_read_all(fd, 1U << 20, ret_text, ret_size));
+        return str_dup(path, ret_source);
+}
+
+static void test_shipped(void **state)
+{
+        static const char *const names[] = { "base", "agent", "offline" };
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
+                _cleanup_(policy_freep) Policy *p = NULL, *all = NULL;
+                _cleanup_free_ char *text = NULL;
+                _cleanup_free_ char *source = NULL;
+                char folder[] = POLICY_FOLDER;
+                PolicyDiagnostics d;
+                size_t size;
+
+                policy_diagnostics_init(&d);
+                ASSERT_OK(load_shipped(folder, names[i], &text, &size, &source));
+                ASSERT_OK(policy_parse(POLICY_PROFILE, source, text, size, &d, &p));
+                ASSERT_OK(policy_resolve(p, load_shipped, folder, &d, &all));
+                assert_string_equal(policy_name(all), names[i]);
+                assert_int_equal(d.n, 0);
+                assert_null(strstr(text, "\"host\""));
+                policy_diagnostics_done(&d);
+        }
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_errors), cmocka_unit_test(test_depth), cmocka_unit_test(test_format),
                 cmocka_unit_test(test_extends), cmocka_unit_test(test_order_and_narrowing), cmocka_unit_test(test_plan),
                 cmocka_unit_test(test_deny_wins), cmocka_unit_test(test_workspace), cmocka_unit_test(test_settings),
+                cmocka_unit_test(test_shipped),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
