@@ -1,5 +1,6 @@
 /* audit log */
 
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -136,7 +137,7 @@ static void format_subject(const Json *record, char *text, size_t size)
         else
                 r = str_printf(text, size, "%s", what ? shown(what) : "-");
         if (r < 0)
-                (void) str_printf(text, size, "(too long)");
+                (void) snprintf(text, size, "(too long)");
 }
 
 static bool show_record(const Json *record)
@@ -151,7 +152,7 @@ static bool show_record(const Json *record)
         format_time((uint64_t) integer_of(record, "realtimeUSec"), when);
         format_subject(record, subject, sizeof(subject));
         if (sent > 0 || received > 0)
-                (void) str_printf(bytes, sizeof(bytes), "  %lld/%lld", sent, received);
+                (void) snprintf(bytes, sizeof(bytes), "  %lld/%lld", sent, received);
         return print("%s  %6lld  %-8s %-8s %-5s  %-8.8s  %-32s  %s%s%s%s\n", when, (long long) integer_of(record, "sequence"),
                      shown(text_of(record, "kind")), shown(text_of(record, "action")), decision ? decision : "-",
                      session ? session : "-", subject, rule && *rule ? shown(rule) : reason && *reason ? shown(reason) : "-",

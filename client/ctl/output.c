@@ -56,10 +56,11 @@ int fail(const char *format, ...)
         va_start(ap, format);
         n = vasprintf(&text, format, ap);
         va_end(ap);
-        if (n >= 0 && str_escape(text, (size_t) n, &escaped) >= 0 &&
-            str_aprintf(&line, "sandboxctl: %s\n", escaped) >= 0)
-                (void) fd_write_all(STDERR_FILENO, line, strlen(line));
-        return EXIT_OURS;
+        if (n < 0 || str_escape(text, (size_t) n, &escaped) < 0 ||
+            str_aprintf(&line, "sandboxctl: %s\n", escaped) < 0)
+                return EXIT_OURS;
+        n = fd_write_all(STDERR_FILENO, line, strlen(line));
+        return EXIT_OURS; /* where it cannot be said, the status says it */
 }
 
 bool print_json(int fd, const Json *value)

@@ -212,7 +212,7 @@ int request_take_workspace(Request *q, const char *directory)
         fd = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (fd < 0)
                 return fail("%s: cannot be the workspace: %s", directory, error_name(neg_errno()));
-        (void) str_printf(link, sizeof(link), "/proc/self/fd/%d", fd);
+        (void) snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
         n = readlink(link, path, sizeof(path));
         if (n <= 0 || (size_t) n >= sizeof(path) || path[0] != '/')
                 return fail("%s: cannot find out its path", directory);

@@ -1,5 +1,6 @@
 /* run, create and exec. */
 
+#include <stdio.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -7,7 +8,7 @@
 #include <unistd.h>
 
 #include "client/ctl/request.h"
-#include "client/ctl/stdio.h"
+#include "client/ctl/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -72,8 +73,9 @@ static void pass_signal(Running *r, int number)
             json_set_string(p, "id", r->id) < 0 || json_set_string(p, "process", r->process) < 0 ||
             json_set_string(p, "signal", name) < 0 || json_set_string(p, "scope", "all") < 0)
                 return;
-        if (sandboxd_connect(r->common->address, &client) >= 0)
-                (void) sandboxd_call(client, SESSION "Signal", p, &reply);
+        if (sandboxd_connect(r->common->address, &client) < 0 ||
+            sandboxd_call(client, SESSION "Signal", p, &reply) < 0)
+                (void) fail("the signal could not be passed on");
 }
 
 /* 0, or the exit status: the signal is for us. */
@@ -214,7 +216,7 @@ static void show_denial(const Json *record)
         char where[24] = "";
 
         if (port > 0)
-                (void) str_printf(where, sizeof(where), ":%lld", port);
+                (void) snprintf(where, sizeof(where), ":%lld", port);
         (void) fail("denied: %s%s (%s%s): to allow it, --allow-host %s%s or a rule in ~/.config/sandboxd/policy.json",
                     what, where, rule && *rule ? "rule " : "", rule && *rule ? rule : reason ? reason : "default", what,
                     where);
@@ -264,7 +266,7 @@ static void show_denials(Running *r)
                 record = reply.error ? NULL : json_get(reply.parameters, "record");
                 if (record && json_type(record) == JSON_OBJECT && !is_known(seen, record)) {
                         show_denial(record);
-                        (void) json_append(seen, json_ref((Json *) (uintptr_t) record));
+                        has_more = json_append(seen, json_ref((Json *) (uintptr_t) record)) >= 0 && has_more;
                 }
                 sandboxd_reply_done(&reply);
         }

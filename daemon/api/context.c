@@ -28,7 +28,7 @@ static void report_refusal(Api *api, const char *reason, const char *detail)
 {
         PrivReport report = { .kind = AUDIT_KIND_SESSION, .uid = api->start.identity.uid, .is_denial = 1 };
 
-        (void) str_copy(report.action, sizeof(report.action), "refuse");
+        (void) snprintf(report.action, sizeof(report.action), "refuse");
         (void) snprintf(report.reason, sizeof(report.reason), "%s", reason);
         (void) snprintf(report.detail, sizeof(report.detail), "%s", detail ? detail : "");
         (void) priv_link_send(api->launcher, PRIV_SESSION_REFUSE, &report, sizeof(report), NULL, 0);

@@ -61,9 +61,9 @@ static int invalid(Client *c, const char *field)
 
 static int invalid_command(Client *c, const char *field)
 {
-        char path[64];
+        char path[80];
 
-        (void) str_printf(path, sizeof(path), "command.%s", field);
+        (void) snprintf(path, sizeof(path), "command.%s", field);
         return invalid(c, path);
 }
 

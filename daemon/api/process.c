@@ -1,3 +1,5 @@
+#include <stdio.h>
+
 #include "proto/base/clock.h"
 #include "daemon/api/session.h"
 #include "proto/base/error.h"
@@ -49,7 +51,7 @@ Process *process_last(const Session *s)
 
 void process_number_text(uint32_t number, char text[16])
 {
-        (void) str_printf(text, 16, "%u", number);
+        (void) snprintf(text, 16, "%u", number);
 }
 
 int process_result(const Process *p, Json **ret)

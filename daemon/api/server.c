@@ -44,7 +44,8 @@ void client_close(Client *c)
         sessions_client_gone(c->api, c->peer.connection);
         (void) priv_link_send(c->api->launcher, PRIV_API_CLIENT_CLOSED, &closed, sizeof(closed), NULL, 0);
         /* Without memory it leaks rather than being freed under somebody's feet. */
-        (void) loop_defer(c->api->loop, client_free_deferred, c);
+        if (loop_defer(c->api->loop, client_free_deferred, c) < 0)
+                (void) log_warning(-ENOMEM, "connection of uid %u stays, ignoring", c->peer.uid);
 }
 
 Client *client_find(Api *api, uint64_t connection)

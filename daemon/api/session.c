@@ -138,7 +138,8 @@ void session_warn(Session *s, const char *code, const char *message)
         if (json_n(s->warnings) >= 64 || json_new_object(&w) < 0 || json_set_string(w, "code", code) < 0 ||
             json_set_escaped(w, "message", message, strlen(message)) < 0)
                 return;
-        (void) json_append(s->warnings, TAKE_PTR(w));
+        if (json_append(s->warnings, TAKE_PTR(w)) < 0)
+                log_debug("a warning was lost");
 }
 
 /* ---- ending ---- */

@@ -1,4 +1,4 @@
-#include "client/ctl/stdio.h"
+#include "client/ctl/streams.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -209,8 +209,10 @@ static void end_of_input(Stdio *s, Flow *f)
 {
         static const char end = 4;
 
-        if (f->to == s->master && s->master >= 0)
-                (void) write(s->master, &end, 1);
+        if (f->to == s->master && s->master >= 0) {
+                if (write(s->master, &end, 1) < 0)
+                        f->to = -EBADF;
+        }
 }
 
 /* 1: bytes went; 0: none now; -1: the flow is over. */
