@@ -7,7 +7,7 @@
 #include "daemon/policy/compiled.h"
 
 #define WORD_SIZE 512U
-#define DNS_PORT 53U
+#define DNS_PORT  53U
 
 typedef struct Words {
         const char *at;
@@ -21,7 +21,8 @@ static bool next_word(Words *w, char word[WORD_SIZE])
 
         while (w->at < w->end && (*w->at == ' ' || *w->at == '\t' || *w->at == '\r'))
                 w->at++;
-        while (w->at < w->end && *w->at != ' ' && *w->at != '\t' && *w->at != '\r' && *w->at != '#' && *w->at != ';') {
+        while (w->at < w->end && *w->at != ' ' && *w->at != '\t' && *w->at != '\r' && *w->at != '#' &&
+               *w->at != ';') {
                 if (n + 1 >= WORD_SIZE || *w->at == '\0')
                         return false;
                 word[n++] = *w->at++;
@@ -37,7 +38,7 @@ static bool next_line(const char **at, const char *end, Words *ret)
         if (*at >= end)
                 return false;
         newline = memchr(*at, '\n', (size_t) (end - *at));
-        *ret = (Words) { .at = *at, .end = newline ? newline : end };
+        *ret = (Words){ .at = *at, .end = newline ? newline : end };
         *at = newline ? newline + 1 : end;
         return true;
 }

@@ -9,7 +9,7 @@
 #include "proto/base/str.h"
 
 #define NSS_BUFFER_SIZE (64U * 1024U)
-#define NSS_GROUPS_MAX 65536
+#define NSS_GROUPS_MAX  65536
 
 static int find_user_id(uint32_t uid, struct passwd *pw, char *buffer, const struct passwd **ret)
 {
@@ -82,9 +82,11 @@ int lookup_identity(uint32_t uid, PrivIdentity *ret)
                 to.gid = (uint32_t) found->pw_gid;
                 r = str_copy(to.user, sizeof(to.user), found->pw_name);
                 if (r >= 0)
-                        r = str_copy(to.home, sizeof(to.home), found->pw_dir[0] == '/' ? found->pw_dir : "/nonexistent");
+                        r = str_copy(to.home, sizeof(to.home),
+                                     found->pw_dir[0] == '/' ? found->pw_dir : "/nonexistent");
                 if (r >= 0)
-                        r = str_copy(to.shell, sizeof(to.shell), found->pw_shell[0] == '/' ? found->pw_shell : "/bin/sh");
+                        r = str_copy(to.shell, sizeof(to.shell),
+                                     found->pw_shell[0] == '/' ? found->pw_shell : "/bin/sh");
                 if (r >= 0)
                         r = set_groups(found, &to);
                 if (r >= 0)

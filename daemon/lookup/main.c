@@ -1,7 +1,7 @@
 /*
- * sandboxd-lookup: a question, an answer, the end. The launcher starts it where a name service or a parser is
- * needed; started as root it first becomes the user that --uid and --gid name. Standard output carries one struct,
- * standard error one line per complaint.
+ * sandboxd-lookup: a question, an answer, the end. The launcher starts it where a name service or a parser
+ * is needed; started as root it first becomes the user that --uid and --gid name. Standard output carries
+ * one struct, standard error one line per complaint.
  */
 
 #include <errno.h>
@@ -20,16 +20,17 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
-#define EXTRA_FD 3
+#define EXTRA_FD           3
 #define SETTINGS_BYTES_MAX (1U << 20)
 #define RESOLVER_BYTES_MAX (1U << 20)
-#define HOSTS_BYTES_MAX (8U << 20)
+#define HOSTS_BYTES_MAX    (8U << 20)
 
 static int drop_privileges(uint32_t uid, uint32_t gid)
 {
         if (geteuid() == 0) {
                 if (uid == 0 || gid == 0)
-                        return log_error(-EPERM, "started as root without --uid and --gid of an ordinary user");
+                        return log_error(-EPERM,
+                                         "started as root without --uid and --gid of an ordinary user");
                 if (setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 || setresuid(uid, uid, uid) < 0)
                         return log_error(neg_errno(), "cannot become uid %u", uid);
                 if (setresuid(0, 0, 0) == 0)
@@ -75,7 +76,7 @@ static int run_workers(const char *argument)
 
 static void print_diagnostics(PolicyDiagnostics *d)
 {
-        LIST_FOREACH(g, &d->list, PolicyDiagnostic, link) {
+        LIST_FOREACH (g, &d->list, PolicyDiagnostic, link) {
                 _cleanup_free_ char *message = NULL;
 
                 if (str_escape(g->message, strlen(g->message), &message) < 0)
@@ -198,7 +199,9 @@ int main(int argc, char **argv)
 
         log_open("sandboxd-lookup");
         for (; i + 1 < argc && str_has_prefix(argv[i], "--"); i += 2) {
-                uint32_t *to = str_equal(argv[i], "--uid") ? &uid : str_equal(argv[i], "--gid") ? &gid : NULL;
+                uint32_t *to = str_equal(argv[i], "--uid")   ? &uid
+                               : str_equal(argv[i], "--gid") ? &gid
+                                                             : NULL;
 
                 if (!to || parse_u32(argv[i + 1], to) < 0) {
                         (void) log_error(-EINVAL, "bad option %s", argv[i]);

@@ -1,13 +1,13 @@
 /*
- * Addresses: strict text, prefixes, and which ones a name may not lead to. An IPv6 address that carries an IPv4
- * one (NAT64, 6to4, Teredo, ISATAP …) is judged as both; the stricter judgement counts.
+ * Addresses: strict text, prefixes, and which ones a name may not lead to. An IPv6 address that carries an
+ * IPv4 one (NAT64, 6to4, Teredo, ISATAP …) is judged as both; the stricter judgement counts.
  */
+
+#include "daemon/policy/address.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <string.h>
-
-#include "daemon/policy/address.h"
 
 typedef struct Range {
         PrivAddress network;
@@ -15,8 +15,14 @@ typedef struct Range {
         AddressClass class;
 } Range;
 
-#define V4(a, b, c, d) { .family = 4, .bytes = { (a), (b), (c), (d) } }
-#define V6(...) { .family = 6, .bytes = { __VA_ARGS__ } }
+#define V4(a, b, c, d)                                      \
+        {                                                   \
+                .family = 4, .bytes = {(a), (b), (c), (d) } \
+        }
+#define V6(...)                                       \
+        {                                             \
+                .family = 6, .bytes = { __VA_ARGS__ } \
+        }
 
 static const Range ranges[] = {
         { V4(0, 0, 0, 0), 8, ADDRESS_GUARDED },
@@ -41,17 +47,17 @@ static const Range ranges[] = {
         { V4(100, 100, 100, 200), 32, ADDRESS_METADATA },
         { V4(168, 63, 129, 16), 32, ADDRESS_METADATA },
         { V4(192, 0, 0, 192), 32, ADDRESS_METADATA },
-        { V6(0), 96, ADDRESS_GUARDED },                                  /* ::/96: unspecified, compatible */
-        { V6(0), 128, ADDRESS_GUARDED },                                 /* :: */
+        { V6(0), 96, ADDRESS_GUARDED },  /* ::/96: unspecified, compatible */
+        { V6(0), 128, ADDRESS_GUARDED }, /* :: */
         { V6(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1), 128, ADDRESS_GUARDED },
         { V6(0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff), 96, ADDRESS_GUARDED }, /* ::ffff:0:0:0/96: SIIT */
         { V6(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff), 96, ADDRESS_GUARDED },
         { V6(0, 0x64, 0xff, 0x9b), 96, ADDRESS_GUARDED },
         { V6(0, 0x64, 0xff, 0x9b, 0, 1), 48, ADDRESS_GUARDED },
-        { V6(1), 64, ADDRESS_GUARDED },                                  /* 100::/64: discard */
-        { V6(0x20, 0x01, 0, 0), 32, ADDRESS_GUARDED },                   /* Teredo */
+        { V6(1), 64, ADDRESS_GUARDED },                /* 100::/64: discard */
+        { V6(0x20, 0x01, 0, 0), 32, ADDRESS_GUARDED }, /* Teredo */
         { V6(0x20, 0x01, 0x0d, 0xb8), 32, ADDRESS_GUARDED },
-        { V6(0x20, 0x02), 16, ADDRESS_GUARDED },                         /* 6to4 */
+        { V6(0x20, 0x02), 16, ADDRESS_GUARDED }, /* 6to4 */
         { V6(0x3f, 0xff), 20, ADDRESS_GUARDED },
         { V6(0x5f, 0x00), 16, ADDRESS_GUARDED },
         { V6(0xfc), 7, ADDRESS_GUARDED },
@@ -116,7 +122,7 @@ static void embed(Embedded list[EMBEDDED_MAX], size_t *n, const PrivAddress *a, 
 {
         Embedded *e = &list[(*n)++];
 
-        *e = (Embedded) { .address.family = 4, .offset_bits = offset_bits };
+        *e = (Embedded){ .address.family = 4, .offset_bits = offset_bits };
         memcpy(e->address.bytes, a->bytes + offset_bits / 8, 4);
 }
 
@@ -125,7 +131,7 @@ static void embed_around(Embedded list[EMBEDDED_MAX], size_t *n, const PrivAddre
 {
         Embedded *e = &list[(*n)++];
 
-        *e = (Embedded) { .address.family = 4, .offset_bits = 56 };
+        *e = (Embedded){ .address.family = 4, .offset_bits = 56 };
         memcpy(e->address.bytes, a->bytes + 6, 2);
         memcpy(e->address.bytes + 2, a->bytes + 9, 2);
 }
@@ -147,7 +153,8 @@ static size_t unwrap(const PrivAddress *a, Embedded list[EMBEDDED_MAX])
                 embed(list, &n, a, 32);
                 embed(list, &n, a, 96);
                 for (size_t i = 0; i < 4; i++)
-                        list[n - 1].address.bytes[i] ^= 0xff; /* RFC 4380: the client's address is inverted */
+                        list[n - 1].address.bytes[i] ^=
+                                        0xff; /* RFC 4380: the client's address is inverted */
         }
         if (in_range(a, &nat64_local))
                 embed_around(list, &n, a);
@@ -185,7 +192,8 @@ AddressClass address_class(const PrivAddress *a)
         return class;
 }
 
-/* Does the prefix lie inside every guarded range that holds a, which stands at offset_bits of the rule's address? */
+/* Does the prefix lie inside every guarded range that holds a, which stands at offset_bits of the rule's
+ * address? */
 static bool is_inside_ranges(const PrivAddress *a, uint32_t offset_bits, uint32_t prefix_length)
 {
         for (size_t i = 0; i < ELEMENTSOF(ranges); i++)

@@ -55,7 +55,8 @@ static bool header_ok(const PolicyBlock *b, size_t size)
             !table_ok(b, b->buckets, b->n_buckets, sizeof(BlockBucket)) ||
             !table_ok(b, b->strings, b->strings_size, 1))
                 return false;
-        return b->strings_size > 0 && *block_string(b, 0) == '\0' && *block_string(b, b->strings_size - 1) == '\0';
+        return b->strings_size > 0 && *block_string(b, 0) == '\0' &&
+               *block_string(b, b->strings_size - 1) == '\0';
 }
 
 static bool string_ok(const PolicyBlock *b, uint32_t offset)
@@ -78,8 +79,8 @@ static bool rule_ok(const PolicyBlock *b, const BlockRule *r)
                 return false;
         if (!slice_ok(r->first_port, r->n_ports, b->n_ports) || r->n_ports > BLOCK_PORTS_MAX)
                 return false;
-        if (!string_ok(b, r->host) || !string_ok(b, r->id) || !string_ok(b, r->layer) || !string_ok(b, r->text) ||
-            !string_ok(b, r->reason) || !names_ok(b, r))
+        if (!string_ok(b, r->host) || !string_ok(b, r->id) || !string_ok(b, r->layer) ||
+            !string_ok(b, r->text) || !string_ok(b, r->reason) || !names_ok(b, r))
                 return false;
         if (r->n_group > BLOCK_GROUP_MAX)
                 return false;
@@ -124,7 +125,8 @@ static bool set_ok(const PolicyBlock *b, const BlockSet *s)
         if (s->n_buckets & (s->n_buckets - 1))
                 return false;
         for (uint32_t i = 0; i < s->n_linear; i++)
-                if ((rules[s->first_rule + i].flags & (BLOCK_RULE_CIDR | BLOCK_RULE_HOST)) != BLOCK_RULE_CIDR)
+                if ((rules[s->first_rule + i].flags & (BLOCK_RULE_CIDR | BLOCK_RULE_HOST)) !=
+                    BLOCK_RULE_CIDR)
                         return false;
         for (uint32_t i = s->n_linear; i < s->n_rules; i++)
                 if (!(rules[s->first_rule + i].flags & BLOCK_RULE_HOST))

@@ -1,25 +1,26 @@
 #pragma once
 
 /*
- * Layout of a compiled policy, for its writer, its reader and their tests. Offsets of tables count from the start
- * of the block, offsets of strings from the start of the strings, whose first and last bytes are NUL.
+ * Layout of a compiled policy, for its writer, its reader and their tests. Offsets of tables count from the
+ * start of the block, offsets of strings from the start of the strings, whose first and last bytes are NUL.
  *
- * The rules of a set stand together: first those with a cidr alone (n_linear of them, tried one by one), then those
- * with a host, equal hosts side by side. Buckets are an open hash table of such groups: the key of a name is the
- * chained hash of its labels from the last to the first, so that one walk over the labels yields the key of the
- * name and of every parent. A block keeps runs of used buckets short, which bounds a look-up whoever wrote it.
+ * The rules of a set stand together: first those with a cidr alone (n_linear of them, tried one by one),
+ * then those with a host, equal hosts side by side. Buckets are an open hash table of such groups: the key
+ * of a name is the chained hash of its labels from the last to the first, so that one walk over the labels
+ * yields the key of the name and of every parent. A block keeps runs of used buckets short, which bounds a
+ * look-up whoever wrote it.
  */
 
 #include "daemon/policy/compiled.h"
 
-#define BLOCK_MAGIC UINT32_C(0x31425053) /* "SPB1" */
-#define BLOCK_SETS_MAX 8U
-#define BLOCK_RULES_MAX 500000U
-#define BLOCK_LINEAR_MAX 16384U /* per set */
-#define BLOCK_GROUP_MAX 1024U   /* rules of one host */
-#define BLOCK_PORTS_MAX 64U     /* ranges of one rule */
-#define BLOCK_RUN_MAX 512U      /* used buckets in a row */
-#define BLOCK_LABELS_MAX 128U
+#define BLOCK_MAGIC        UINT32_C(0x31425053) /* "SPB1" */
+#define BLOCK_SETS_MAX     8U
+#define BLOCK_RULES_MAX    500000U
+#define BLOCK_LINEAR_MAX   16384U /* per set */
+#define BLOCK_GROUP_MAX    1024U  /* rules of one host */
+#define BLOCK_PORTS_MAX    64U    /* ranges of one rule */
+#define BLOCK_RUN_MAX      512U   /* used buckets in a row */
+#define BLOCK_LABELS_MAX   128U
 #define BLOCK_KEY_WILDCARD UINT64_C(0x9e3779b97f4a7c15)
 
 struct PolicyBlock {
@@ -61,14 +62,14 @@ enum BlockRuleFlags {
 };
 
 typedef struct BlockRule {
-        uint64_t expires_usec;    /* 0: never */
+        uint64_t expires_usec; /* 0: never */
         uint32_t verdict;
         uint32_t flags;
-        uint32_t protocols;       /* bit per Protocol of a request */
+        uint32_t protocols; /* bit per Protocol of a request */
         uint32_t first_port;
-        uint32_t n_ports;         /* 0: every port */
-        uint32_t n_group;         /* in the first rule of a host: how many; else 0 */
-        uint32_t host;            /* of a wildcard without the "*." */
+        uint32_t n_ports; /* 0: every port */
+        uint32_t n_group; /* in the first rule of a host: how many; else 0 */
+        uint32_t host;    /* of a wildcard without the "*." */
         uint32_t id;
         uint32_t layer;
         uint32_t text;
@@ -84,11 +85,12 @@ typedef struct BlockPorts {
 } BlockPorts;
 
 typedef struct BlockBucket {
-        uint32_t tag;             /* upper half of the key */
-        uint32_t rule;            /* 1 + index of the group's first rule; 0: empty */
+        uint32_t tag;  /* upper half of the key */
+        uint32_t rule; /* 1 + index of the group's first rule; 0: empty */
 } BlockBucket;
 
-/* Keys of a canonical name: keys[i] of its last i + 1 labels, which begin at starts[i]. Returns their number. */
+/* Keys of a canonical name: keys[i] of its last i + 1 labels, which begin at starts[i]. Returns their
+ * number. */
 typedef struct BlockName {
         size_t n;
         uint64_t keys[BLOCK_LABELS_MAX];

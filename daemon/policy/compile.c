@@ -68,7 +68,7 @@ static int put_ports(Compiler *c, const NetRule *r, BlockRule *to)
         to->first_port = (uint32_t) (buf_size(&c->ports) / sizeof(BlockPorts));
         if (r->is_empty_ports) {
                 to->n_ports = 1;
-                return buf_put(&c->ports, &(BlockPorts) { .first = 1, .last = 0 }, sizeof(BlockPorts));
+                return buf_put(&c->ports, &(BlockPorts){ .first = 1, .last = 0 }, sizeof(BlockPorts));
         }
         if (n == 0 && r->action == VERDICT_DENY)
                 return 0;
@@ -78,7 +78,8 @@ static int put_ports(Compiler *c, const NetRule *r, BlockRule *to)
         }
         to->n_ports = (uint32_t) n;
         for (size_t i = 0; i < n; i++) {
-                int e = buf_put(&c->ports, &(BlockPorts) { ports[i].first, ports[i].last }, sizeof(BlockPorts));
+                int e = buf_put(&c->ports, &(BlockPorts){ ports[i].first, ports[i].last },
+                                sizeof(BlockPorts));
 
                 if (e < 0)
                         return e;
@@ -108,7 +109,9 @@ static int put_rule_strings(Compiler *c, const NetRule *r, BlockRule *to)
 
 static int put_rule(Compiler *c, const NetRule *r, uint32_t n_group)
 {
-        BlockRule to = { .expires_usec = r->expires_usec, .verdict = r->action, .protocols = protocols_of(r),
+        BlockRule to = { .expires_usec = r->expires_usec,
+                         .verdict = r->action,
+                         .protocols = protocols_of(r),
                          .n_group = n_group };
         int e;
 
@@ -125,7 +128,8 @@ static int put_rule(Compiler *c, const NetRule *r, uint32_t n_group)
         return e < 0 ? e : buf_put(&c->rules, &to, sizeof(to));
 }
 
-/* Rules with a cidr alone first, then by host: equal ones side by side; the rest only makes the order one. */
+/* Rules with a cidr alone first, then by host: equal ones side by side; the rest only makes the order one.
+ */
 static int compare_rules(const void *a, const void *b)
 {
         const NetRule *x = *(const NetRule *const *) a, *y = *(const NetRule *const *) b;
@@ -153,7 +157,8 @@ static uint32_t group_size(const NetRule *const *rules, size_t i, size_t n)
 {
         size_t end = i + 1;
 
-        while (end < n && str_equal(rules[end]->host, rules[i]->host) && rules[end]->is_wildcard == rules[i]->is_wildcard)
+        while (end < n && str_equal(rules[end]->host, rules[i]->host) &&
+               rules[end]->is_wildcard == rules[i]->is_wildcard)
                 end++;
         return (uint32_t) (end - i);
 }
@@ -195,9 +200,9 @@ static int put_set(Compiler *c, const Policy *p)
                 rules[i] = &p->rules[i];
         if (p->n_rules > 1)
                 qsort(rules, p->n_rules, sizeof(*rules), compare_rules);
-        *set = (BlockSet) { .default_verdict = p->network_default,
-                            .first_rule = (uint32_t) (buf_size(&c->rules) / sizeof(BlockRule)),
-                            .n_rules = (uint32_t) p->n_rules };
+        *set = (BlockSet){ .default_verdict = p->network_default,
+                           .first_rule = (uint32_t) (buf_size(&c->rules) / sizeof(BlockRule)),
+                           .n_rules = (uint32_t) p->n_rules };
         r = put_string(c, p->default_layer, &set->default_layer);
         return r < 0 ? r : put_rules(c, set, rules, p->n_rules);
 }
@@ -219,7 +224,7 @@ static void index_rule(Compiler *c, BlockSet *set, BlockBucket *buckets, uint32_
         at = (uint32_t) key & (set->n_buckets - 1);
         while (buckets[at].rule != 0)
                 at = (at + 1) & (set->n_buckets - 1);
-        buckets[at] = (BlockBucket) { .tag = (uint32_t) (key >> 32), .rule = i + 1 };
+        buckets[at] = (BlockBucket){ .tag = (uint32_t) (key >> 32), .rule = i + 1 };
 }
 
 static int put_index(Compiler *c, BlockSet *set)
@@ -328,7 +333,8 @@ static int assemble(Compiler *c, Buf *b)
         if (r >= 0)
                 r = put_table(b, c->ports.data ? buf_front(&c->ports) : "", buf_size(&c->ports), &h->ports);
         if (r >= 0)
-                r = put_table(b, c->buckets.data ? buf_front(&c->buckets) : "", buf_size(&c->buckets), &h->buckets);
+                r = put_table(b, c->buckets.data ? buf_front(&c->buckets) : "", buf_size(&c->buckets),
+                              &h->buckets);
         if (r >= 0)
                 r = put_table(b, buf_front(&c->strings), buf_size(&c->strings), &h->strings);
         if (r < 0)
@@ -361,11 +367,14 @@ static int seal(Compiler *c, int *ret_fd)
         return r;
 }
 
-int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling, uint64_t generation, int *ret_fd)
+int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling, uint64_t generation,
+                   int *ret_fd)
 {
         const Policy *const layers[2] = { project, ceiling };
-        Compiler c = { .rules = BUF_INIT(POLICY_BLOCK_MAX), .ports = BUF_INIT(POLICY_BLOCK_MAX),
-                       .buckets = BUF_INIT(POLICY_BLOCK_MAX), .strings = BUF_INIT(POLICY_BLOCK_MAX) };
+        Compiler c = { .rules = BUF_INIT(POLICY_BLOCK_MAX),
+                       .ports = BUF_INIT(POLICY_BLOCK_MAX),
+                       .buckets = BUF_INIT(POLICY_BLOCK_MAX),
+                       .strings = BUF_INIT(POLICY_BLOCK_MAX) };
         int r;
 
         c.header.generation = generation;

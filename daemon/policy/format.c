@@ -1,6 +1,6 @@
 /*
- * The canonical text of a policy: one order of keys, lists sorted, duplicates gone. Two policies that mean the same
- * by the same words have the same text, in whichever order their rules stood.
+ * The canonical text of a policy: one order of keys, lists sorted, duplicates gone. Two policies that mean
+ * the same by the same words have the same text, in whichever order their rules stood.
  */
 
 #include <errno.h>
@@ -17,7 +17,8 @@ static int compare_strings(const void *a, const void *b)
 }
 
 /* Sorts, then writes each once, by put. */
-static int format_sorted(Buf *b, char **items, size_t n, const char *separator, int (*put)(Buf *, const char *))
+static int format_sorted(Buf *b, char **items, size_t n, const char *separator,
+                         int (*put)(Buf *, const char *))
 {
         const char *previous = NULL;
         int r = 0;
@@ -85,7 +86,8 @@ static int format_filesystem(const Policy *p, Buf *b)
         if (r >= 0)
                 r = format_paths(p, b, PATH_DENY, "deny");
         if (r >= 0 && (p->has & HAS_TMP))
-                r = buf_printf(b, ",\n    \"tmpfs\": { \"/tmp\": \"%llu\" }", (unsigned long long) p->tmp_bytes);
+                r = buf_printf(b, ",\n    \"tmpfs\": { \"/tmp\": \"%llu\" }",
+                               (unsigned long long) p->tmp_bytes);
         return r < 0 ? r : buf_put_string(b, "\n  }");
 }
 
@@ -129,7 +131,8 @@ static int format_network(const Policy *p, Buf *b)
 {
         int r;
 
-        r = buf_printf(b, ",\n  \"network\": {\n    \"default\": \"%s\"", verdict_to_string(p->network_default));
+        r = buf_printf(b, ",\n  \"network\": {\n    \"default\": \"%s\"",
+                       verdict_to_string(p->network_default));
         if (r >= 0)
                 r = format_rules(p, b);
         return r < 0 ? r : buf_put_string(b, "\n  }");
@@ -141,9 +144,12 @@ static int format_limits(const Policy *p, Buf *b)
                 uint32_t has;
                 const char *format;
         } limits[] = {
-                { HAS_MEMORY, "\"memory\": \"%llu\"" }, { HAS_SWAP, "\"swap\": \"%llu\"" },
-                { HAS_TASKS, "\"tasks\": %llu" },       { HAS_CPU, "\"cpu\": \"%llu%%\"" },
-                { HAS_IO, "\"io\": \"%llu\"" },         { HAS_FILES, "\"files\": %llu" },
+                { HAS_MEMORY, "\"memory\": \"%llu\"" },
+                { HAS_SWAP, "\"swap\": \"%llu\"" },
+                { HAS_TASKS, "\"tasks\": %llu" },
+                { HAS_CPU, "\"cpu\": \"%llu%%\"" },
+                { HAS_IO, "\"io\": \"%llu\"" },
+                { HAS_FILES, "\"files\": %llu" },
                 { HAS_RUNTIME, "\"runtime\": \"%lluus\"" },
         };
         const PolicyLimits *l = &p->limits;
@@ -260,7 +266,8 @@ static int format_policy(const Policy *p, Buf *b)
         if (r >= 0 && !is_narrowing)
                 r = format_environment(p, b);
         if (r >= 0 && (p->has & HAS_ASK_TIMEOUT))
-                r = buf_printf(b, ",\n  \"ask\": { \"timeout\": \"%lluus\" }", (unsigned long long) p->ask_timeout_usec);
+                r = buf_printf(b, ",\n  \"ask\": { \"timeout\": \"%lluus\" }",
+                               (unsigned long long) p->ask_timeout_usec);
         return r < 0 ? r : buf_put(b, "\n}\n", sizeof("\n}\n"));
 }
 

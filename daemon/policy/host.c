@@ -5,7 +5,7 @@
 
 #include "daemon/policy/compiled.h"
 
-#define HOST_NAME_MAX_BYTES 253U
+#define HOST_NAME_MAX_BYTES  253U
 #define HOST_LABEL_MAX_BYTES 63U
 
 static int byte_canonical(char c, char *ret)

@@ -45,7 +45,8 @@ static bool rule_applies(const Matcher *m, const BlockRule *r)
 static const BlockRule *find_group(const Matcher *m, size_t i, bool is_wildcard)
 {
         const BlockRule *rules = block_table(m->b, m->b->rules);
-        const BlockBucket *buckets = (const BlockBucket *) block_table(m->b, m->b->buckets) + m->set->first_bucket;
+        const BlockBucket *buckets =
+                        (const BlockBucket *) block_table(m->b, m->b->buckets) + m->set->first_bucket;
         uint64_t key = m->name->keys[i] ^ (is_wildcard ? BLOCK_KEY_WILDCARD : 0);
         uint32_t mask = m->set->n_buckets - 1;
 
@@ -85,7 +86,8 @@ static void visit_cidr_rules(const Matcher *m, const PrivAddress *a, RuleVisitor
         const BlockRule *rules = (const BlockRule *) block_table(m->b, m->b->rules) + m->set->first_rule;
 
         for (uint32_t i = 0; i < m->set->n_linear; i++)
-                if (address_in_prefix(a, &rules[i].network, rules[i].prefix_length) && rule_applies(m, &rules[i]))
+                if (address_in_prefix(a, &rules[i].network, rules[i].prefix_length) &&
+                    rule_applies(m, &rules[i]))
                         visitor(m, &rules[i], userdata);
 }
 
@@ -163,16 +165,20 @@ static Outcome match_set(const Matcher *m)
 static void describe(const Matcher *m, const Outcome *o, PolicyMatch *ret)
 {
         if (o->rule)
-                *ret = (PolicyMatch) { .verdict = o->verdict, .reason = REASON_RULE,
-                                       .layer = block_string(m->b, o->rule->layer),
-                                       .rule = block_string(m->b, o->rule->id),
-                                       .rule_text = block_string(m->b, o->rule->text),
-                                       .rule_reason = block_string(m->b, o->rule->reason) };
+                *ret = (PolicyMatch){ .verdict = o->verdict,
+                                      .reason = REASON_RULE,
+                                      .layer = block_string(m->b, o->rule->layer),
+                                      .rule = block_string(m->b, o->rule->id),
+                                      .rule_text = block_string(m->b, o->rule->text),
+                                      .rule_reason = block_string(m->b, o->rule->reason) };
         else
-                *ret = (PolicyMatch) { .verdict = o->verdict,
-                                       .reason = o->is_guarded ? REASON_ADDRESS : REASON_DEFAULT,
-                                       .layer = o->is_guarded ? "builtin" : block_string(m->b, m->set->default_layer),
-                                       .rule = "", .rule_text = "", .rule_reason = "" };
+                *ret = (PolicyMatch){ .verdict = o->verdict,
+                                      .reason = o->is_guarded ? REASON_ADDRESS : REASON_DEFAULT,
+                                      .layer = o->is_guarded ? "builtin"
+                                                             : block_string(m->b, m->set->default_layer),
+                                      .rule = "",
+                                      .rule_text = "",
+                                      .rule_reason = "" };
 }
 
 void policy_match_request(const PolicyBlock *b, const PolicyRequest *q, PolicyMatch *ret)
@@ -181,8 +187,12 @@ void policy_match_request(const PolicyBlock *b, const PolicyRequest *q, PolicyMa
         BlockName name;
         bool is_decided = false;
 
-        *ret = (PolicyMatch) { .verdict = VERDICT_DENY, .reason = REASON_MALFORMED, .layer = "builtin", .rule = "",
-                               .rule_text = "", .rule_reason = "" };
+        *ret = (PolicyMatch){ .verdict = VERDICT_DENY,
+                              .reason = REASON_MALFORMED,
+                              .layer = "builtin",
+                              .rule = "",
+                              .rule_text = "",
+                              .rule_reason = "" };
         if (q->host[0] == '\0' && q->address.family != 4 && q->address.family != 6)
                 return;
         if (q->host[0] != '\0') {
@@ -203,16 +213,17 @@ void policy_match_request(const PolicyBlock *b, const PolicyRequest *q, PolicyMa
 typedef struct AddressView {
         PrivAddress address;
         bool is_guarded;
-        bool is_own;             /* of this machine, beyond loopback: opened by its very address alone */
+        bool is_own; /* of this machine, beyond loopback: opened by its very address alone */
         bool is_denied;
-        bool is_admitted;        /* a rule opens the guard */
-        bool has_rule[3];        /* by verdict: a rule for the host */
-        bool has_holding_rule[3];/* one of them without a cidr, or whose cidr holds the address */
+        bool is_admitted;         /* a rule opens the guard */
+        bool has_rule[3];         /* by verdict: a rule for the host */
+        bool has_holding_rule[3]; /* one of them without a cidr, or whose cidr holds the address */
 } AddressView;
 
 static bool opens_guard(const AddressView *v, const BlockRule *r)
 {
-        if (!(r->flags & BLOCK_RULE_CIDR) || !address_guard_admits(&v->address, &r->network, r->prefix_length))
+        if (!(r->flags & BLOCK_RULE_CIDR) ||
+            !address_guard_admits(&v->address, &r->network, r->prefix_length))
                 return false;
         return !v->is_own || r->prefix_length == (v->address.family == 4 ? 32U : 128U);
 }
@@ -254,7 +265,8 @@ static bool is_open_in_set(const Matcher *m, AddressView *v)
         return !v->has_rule[decided] || v->has_holding_rule[decided];
 }
 
-bool policy_match_address(const PolicyBlock *b, const PolicyRequest *q, const PrivAddress *address, bool is_local)
+bool policy_match_address(const PolicyBlock *b, const PolicyRequest *q, const PrivAddress *address,
+                          bool is_local)
 {
         Matcher m = { .b = b, .set = block_table(b, b->sets), .q = q };
         AddressView template = { .address = address_unmap(address) };

@@ -40,7 +40,7 @@ void string_list_done(StringList *l)
         for (size_t i = 0; i < l->n; i++)
                 free(l->items[i]);
         free(l->items);
-        *l = (StringList) { 0 };
+        *l = (StringList){ 0 };
 }
 
 void net_rule_done(NetRule *r)
@@ -50,7 +50,7 @@ void net_rule_done(NetRule *r)
         free(r->reason);
         free(r->expires);
         free(r->ports);
-        *r = (NetRule) { 0 };
+        *r = (NetRule){ 0 };
 }
 
 int policy_new(PolicyKind kind, const char *source, Policy **ret)
@@ -61,7 +61,7 @@ int policy_new(PolicyKind kind, const char *source, Policy **ret)
         p = calloc(1, sizeof(*p));
         if (!p)
                 return -ENOMEM;
-        *p = (Policy) { .kind = kind, .default_layer = "builtin" };
+        *p = (Policy){ .kind = kind, .default_layer = "builtin" };
         /* A layer that only narrows has no opinion where it says nothing. */
         if (kind == POLICY_PROJECT || kind == POLICY_CEILING)
                 p->network_default = VERDICT_ALLOW;
@@ -162,7 +162,7 @@ int policy_add_path(Policy *p, PathAccess access, const char *pattern, const cha
         if (!paths)
                 return -ENOMEM;
         p->paths = paths;
-        paths[p->n_paths] = (PathRule) { .access = access, .layer = layer };
+        paths[p->n_paths] = (PathRule){ .access = access, .layer = layer };
         r = str_dup(pattern, &paths[p->n_paths].pattern);
         if (r < 0)
                 return r;
@@ -219,7 +219,7 @@ const char *policy_set(const Policy *p, size_t i)
 
 void policy_diagnostics_init(PolicyDiagnostics *d)
 {
-        *d = (PolicyDiagnostics) { 0 };
+        *d = (PolicyDiagnostics){ 0 };
         list_init(&d->list);
 }
 
@@ -233,14 +233,15 @@ static void diagnostic_free(PolicyDiagnostic *g)
 
 void policy_diagnostics_done(PolicyDiagnostics *d)
 {
-        LIST_FOREACH(g, &d->list, PolicyDiagnostic, link) {
+        LIST_FOREACH (g, &d->list, PolicyDiagnostic, link) {
                 list_unlink(&g->link);
                 diagnostic_free(g);
         }
         d->n = d->n_failures = 0;
 }
 
-int diagnose(PolicyDiagnostics *d, PolicySeverity severity, const DiagnosticPlace *place, const char *format, ...)
+int diagnose(PolicyDiagnostics *d, PolicySeverity severity, const DiagnosticPlace *place, const char *format,
+             ...)
 {
         _cleanup_free_ char *message = NULL;
         PolicyDiagnostic *g;
@@ -261,7 +262,7 @@ int diagnose(PolicyDiagnostics *d, PolicySeverity severity, const DiagnosticPlac
         g = calloc(1, sizeof(*g));
         if (!g)
                 return -ENOMEM;
-        *g = (PolicyDiagnostic) { .severity = severity, .line = place->line, .column = place->column };
+        *g = (PolicyDiagnostic){ .severity = severity, .line = place->line, .column = place->column };
         list_init(&g->link);
         r = str_dup(place->source, &g->source);
         if (r >= 0)

@@ -7,10 +7,10 @@
 #include "proto/base/buf.h"
 #include "proto/base/hash.h"
 
-#define POLICY_RULES_MAX 200000U
-#define POLICY_PATHS_MAX 400U
-#define POLICY_EXTENDS_MAX 16U
-#define POLICY_STRINGS_MAX 256U
+#define POLICY_RULES_MAX      200000U
+#define POLICY_PATHS_MAX      400U
+#define POLICY_EXTENDS_MAX    16U
+#define POLICY_STRINGS_MAX    256U
 #define POLICY_RULE_PORTS_MAX 64U
 
 typedef struct PortRange {
@@ -36,7 +36,7 @@ typedef struct NetRule {
         char *expires;     /* as written (canonical already); NULL: never */
         const char *layer; /* static */
         PortRange *ports;
-        size_t n_ports;    /* 0: the default */
+        size_t n_ports; /* 0: the default */
         uint64_t expires_usec;
         RuleProtocol protocol;
         bool has_protocol;
@@ -125,8 +125,8 @@ typedef struct DiagnosticPlace {
 } DiagnosticPlace;
 
 /* -ENOMEM is all that fails. */
-int diagnose(PolicyDiagnostics *d, PolicySeverity severity, const DiagnosticPlace *place, const char *format, ...)
-        _must_check_ _printf_(4, 5);
+int diagnose(PolicyDiagnostics *d, PolicySeverity severity, const DiagnosticPlace *place, const char *format,
+             ...) _must_check_ _printf_(4, 5);
 
 /* ---- reading, by part of the schema ---- */
 
@@ -142,8 +142,8 @@ typedef int (*KeyReader)(SchemaReader *x, const TextNode *n);
 
 typedef struct KeyRule {
         const char *name;
-        KeyReader read;      /* NULL: part of the format, not enforced by this version */
-        const char *advice;  /* what to do instead, where read is NULL */
+        KeyReader read;     /* NULL: part of the format, not enforced by this version */
+        const char *advice; /* what to do instead, where read is NULL */
 } KeyRule;
 
 typedef struct KeyTable {
@@ -167,8 +167,8 @@ int schema_read_environment(SchemaReader *x, const TextNode *n) _must_check_;
 int schema_read_settings(SchemaReader *x, const TextNode *root) _must_check_;
 
 /* A host as a rule names it: -EINVAL with *ret_message (static), also for wildcards at a public suffix. */
-int rule_host_parse(const char *s, char ret[PRIV_HOST_SIZE], bool *ret_is_wildcard, const char **ret_message)
-        _must_check_;
+int rule_host_parse(const char *s, char ret[PRIV_HOST_SIZE], bool *ret_is_wildcard,
+                    const char **ret_message) _must_check_;
 int rule_cidr_parse(const char *s, PrivAddress *ret_network, uint32_t *ret_prefix_length,
                     const char **ret_message) _must_check_;
 int rule_time_parse(const char *s, uint64_t *ret_usec) _must_check_;

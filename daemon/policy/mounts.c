@@ -1,10 +1,11 @@
 /*
- * From the paths of a policy to the mounts of a session, and to the answer whether a path is readable inside.
+ * From the paths of a policy to the mounts of a session, and to the answer whether a path is readable
+ * inside.
  *
- * What is shown is made from three sources: the tool folders of the home, the workspace, and the paths of the
- * policy. A path that is shown is dropped where another layer denies it or a folder above it; of two words about
- * one path the narrower holds. What is left is mounted from the shortest path to the longest, so that the most
- * specific one lies on top. Denials and credentials are masks in the same order.
+ * What is shown is made from three sources: the tool folders of the home, the workspace, and the paths of
+ * the policy. A path that is shown is dropped where another layer denies it or a folder above it; of two
+ * words about one path the narrower holds. What is left is mounted from the shortest path to the longest, so
+ * that the most specific one lies on top. Denials and credentials are masks in the same order.
  */
 
 #include <errno.h>
@@ -13,16 +14,43 @@
 #include "daemon/policy/model.h"
 #include "proto/base/str.h"
 
-#define TMP_BYTES_DEFAULT (UINT64_C(1) << 30)
+#define TMP_BYTES_DEFAULT  (UINT64_C(1) << 30)
 #define HOME_BYTES_DEFAULT (UINT64_C(1) << 30)
-#define HOLE_BYTES (UINT64_C(1) << 20)
-#define FILES_DEFAULT 16384U
+#define HOLE_BYTES         (UINT64_C(1) << 20)
+#define FILES_DEFAULT      16384U
 
 static const char *const tool_folders[] = {
-        ".local/bin", ".local/lib", ".local/share/pipx", ".local/share/uv", ".local/share/mise", ".local/share/fnm",
-        ".local/share/pnpm", ".cargo/bin", ".rustup", ".nvm", ".volta", ".fnm", ".nodenv", ".npm-global", ".bun/bin",
-        ".deno/bin", ".yarn/bin", ".pyenv", ".poetry/bin", ".rbenv", ".rvm", ".asdf", ".goenv", "go/bin", ".jenv",
-        ".sdkman", ".ghcup/bin", ".cabal/bin", ".krew/bin", ".dotnet/tools", "bin",
+        ".local/bin",
+        ".local/lib",
+        ".local/share/pipx",
+        ".local/share/uv",
+        ".local/share/mise",
+        ".local/share/fnm",
+        ".local/share/pnpm",
+        ".cargo/bin",
+        ".rustup",
+        ".nvm",
+        ".volta",
+        ".fnm",
+        ".nodenv",
+        ".npm-global",
+        ".bun/bin",
+        ".deno/bin",
+        ".yarn/bin",
+        ".pyenv",
+        ".poetry/bin",
+        ".rbenv",
+        ".rvm",
+        ".asdf",
+        ".goenv",
+        "go/bin",
+        ".jenv",
+        ".sdkman",
+        ".ghcup/bin",
+        ".cabal/bin",
+        ".krew/bin",
+        ".dotnet/tools",
+        "bin",
 };
 
 typedef struct Item {
@@ -45,7 +73,7 @@ static void items_done(Items *x)
         for (size_t i = 0; i < x->n; i++)
                 free(x->list[i].path);
         free(x->list);
-        *x = (Items) { 0 };
+        *x = (Items){ 0 };
 }
 
 static int add_item(Items *x, const Item *item, const char *path)
@@ -66,11 +94,13 @@ static int add_item(Items *x, const Item *item, const char *path)
         return 0;
 }
 
-static int note(PolicyDiagnostics *d, PolicySeverity severity, const char *key, const char *path, const char *message)
+static int note(PolicyDiagnostics *d, PolicySeverity severity, const char *key, const char *path,
+                const char *message)
 {
         if (!d)
                 return 0;
-        return diagnose(d, severity, &(DiagnosticPlace) { .source = "policy", .key = key }, "%s: %s", path, message);
+        return diagnose(d, severity, &(DiagnosticPlace){ .source = "policy", .key = key }, "%s: %s", path,
+                        message);
 }
 
 static int add_tools(Items *x, const PolicyVariables *v)
@@ -82,8 +112,10 @@ static int add_tools(Items *x, const PolicyVariables *v)
                 r = str_printf(path, sizeof(path), "%s/%s", v->home, tool_folders[i]);
                 if (r >= 0)
                         r = add_item(x,
-                                     &(Item) { .pattern = "", .layer = "builtin", .access = PATH_READ,
-                                               .flags = PLAN_OPTIONAL | PLAN_EXEC_TOOLS },
+                                     &(Item){ .pattern = "",
+                                              .layer = "builtin",
+                                              .access = PATH_READ,
+                                              .flags = PLAN_OPTIONAL | PLAN_EXEC_TOOLS },
                                      path);
                 if (r < 0)
                         return r;
@@ -109,8 +141,10 @@ static int add_paths(Items *x, const Policy *p, const PolicyVariables *v, Policy
                         return r < 0 ? r : -EINVAL;
                 }
                 r = add_item(x,
-                             &(Item) { .pattern = rule->pattern, .layer = rule->layer, .access = rule->access,
-                                       .flags = rule->access == PATH_DENY ? 0 : PLAN_OPTIONAL },
+                             &(Item){ .pattern = rule->pattern,
+                                      .layer = rule->layer,
+                                      .access = rule->access,
+                                      .flags = rule->access == PATH_DENY ? 0 : PLAN_OPTIONAL },
                              path);
                 if (r < 0)
                         return r;
@@ -140,7 +174,8 @@ static const Item *denier_of(const Items *x, const Item *item)
         for (size_t i = 0; i < x->n; i++) {
                 const Item *d = &x->list[i];
 
-                if (d->access == PATH_DENY && !str_equal(d->layer, item->layer) && path_is_below(item->path, d->path))
+                if (d->access == PATH_DENY && !str_equal(d->layer, item->layer) &&
+                    path_is_below(item->path, d->path))
                         return d;
         }
         return NULL;
@@ -187,15 +222,17 @@ static int drop_wider(Items *x, PolicyDiagnostics *d)
                         continue;
                 }
                 if (item->flags & PLAN_WORKSPACE && kept->access == PATH_DENY) {
-                        r = note(d, SEVERITY_FAILURE, "filesystem.deny", item->path, "the policy denies this workspace");
+                        r = note(d, SEVERITY_FAILURE, "filesystem.deny", item->path,
+                                 "the policy denies this workspace");
                         return r < 0 ? r : -EPERM;
                 }
                 kept->flags |= item->flags & PLAN_WORKSPACE;
                 item->is_dropped = true;
                 if (item->access != kept->access && !(item->flags & PLAN_WORKSPACE)) {
                         r = note(d, SEVERITY_WARNING, "filesystem", item->path,
-                                 kept->access == PATH_DENY ? "is denied as well: the denial holds" :
-                                                             "is named for reading as well: it is shown read-only");
+                                 kept->access == PATH_DENY
+                                                 ? "is denied as well: the denial holds"
+                                                 : "is named for reading as well: it is shown read-only");
                         if (r < 0)
                                 return r;
                 }
@@ -206,7 +243,8 @@ static int drop_wider(Items *x, PolicyDiagnostics *d)
 static bool is_named(const Items *x, const char *path)
 {
         for (size_t i = 0; i < x->n; i++)
-                if (!x->list[i].is_dropped && x->list[i].pattern[0] != '\0' && str_equal(x->list[i].path, path))
+                if (!x->list[i].is_dropped && x->list[i].pattern[0] != '\0' &&
+                    str_equal(x->list[i].path, path))
                         return true;
         return false;
 }
@@ -230,7 +268,7 @@ static int mask_credential(Items *x, size_t n, const char *path, const PolicyVar
                 return 0;
         if (!is_below_shown(x, n, path) || is_named(x, path))
                 return 0;
-        return add_item(x, &(Item) { .pattern = "", .layer = "credential", .access = PATH_DENY }, path);
+        return add_item(x, &(Item){ .pattern = "", .layer = "credential", .access = PATH_DENY }, path);
 }
 
 static int add_credentials(Items *x, const PolicyVariables *v)
@@ -260,7 +298,11 @@ static int collect(const Policy *p, const PolicyVariables *v, PolicyDiagnostics 
 
         r = add_tools(x, v);
         if (r >= 0 && v->workspace[0] != '\0')
-                r = add_item(x, &(Item) { .pattern = "", .layer = "builtin", .access = PATH_WRITE, .flags = PLAN_WORKSPACE },
+                r = add_item(x,
+                             &(Item){ .pattern = "",
+                                      .layer = "builtin",
+                                      .access = PATH_WRITE,
+                                      .flags = PLAN_WORKSPACE },
                              v->workspace);
         if (r >= 0)
                 r = add_paths(x, p, v, d);
@@ -284,7 +326,8 @@ static bool has_hole(const Items *x, const Item *denied)
         for (size_t i = 0; i < x->n; i++) {
                 const Item *item = &x->list[i];
 
-                if (!item->is_dropped && item->access != PATH_DENY && path_is_below(item->path, denied->path))
+                if (!item->is_dropped && item->access != PATH_DENY &&
+                    path_is_below(item->path, denied->path))
                         return true;
         }
         return false;
@@ -326,8 +369,8 @@ static int put_items(const Items *x, const PolicyVariables *v, bool is_root_sess
         return r;
 }
 
-int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session, PlanBuilder *b, PlanHeader *header,
-                PolicyDiagnostics *diagnostics)
+int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session, PlanBuilder *b,
+                PlanHeader *header, PolicyDiagnostics *diagnostics)
 {
         Items items = { 0 };
         int r;

@@ -10,7 +10,10 @@
 #define ID_BYTES "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:*/-"
 
 static const char *const protocol_names[] = {
-        [RULE_ANY] = "any", [RULE_HTTP] = "http", [RULE_TLS] = "tls", [RULE_TCP] = "tcp",
+        [RULE_ANY] = "any",
+        [RULE_HTTP] = "http",
+        [RULE_TLS] = "tls",
+        [RULE_TCP] = "tcp",
 };
 ASSERT_TABLE(protocol_names, _RULE_PROTOCOL_MAX);
 
@@ -42,7 +45,8 @@ static int read_id(SchemaReader *x, const TextNode *n)
         r = schema_expect(x, n, TEXT_STRING);
         if (r <= 0)
                 return r;
-        if (n->string[0] == '\0' || strlen(n->string) >= PRIV_NAME_SIZE || n->string[strspn(n->string, ID_BYTES)])
+        if (n->string[0] == '\0' || strlen(n->string) >= PRIV_NAME_SIZE ||
+            n->string[strspn(n->string, ID_BYTES)])
                 return schema_fail(x, n, "an id has 1 to 63 letters, digits and . _ : * / -");
         if (map_get(&x->ids, n->string, strlen(n->string))) {
                 r = schema_warn(x, n, "another rule has this id: rows will not tell them apart");
@@ -93,7 +97,7 @@ static int parse_range(const TextNode *n, PortRange *ret)
         if (n->type == TEXT_INTEGER) {
                 if (n->integer < 1 || n->integer > UINT16_MAX)
                         return -ERANGE;
-                *ret = (PortRange) { (uint16_t) n->integer, (uint16_t) n->integer };
+                *ret = (PortRange){ (uint16_t) n->integer, (uint16_t) n->integer };
                 return 0;
         }
         if (n->type != TEXT_STRING)
@@ -103,7 +107,8 @@ static int parse_range(const TextNode *n, PortRange *ret)
                 return -EINVAL;
         memcpy(first, n->string, (size_t) (dash - n->string));
         first[dash - n->string] = '\0';
-        if (parse_port(first, &ret->first) < 0 || parse_port(dash + 1, &ret->last) < 0 || ret->first > ret->last)
+        if (parse_port(first, &ret->first) < 0 || parse_port(dash + 1, &ret->last) < 0 ||
+            ret->first > ret->last)
                 return -EINVAL;
         return 0;
 }
@@ -124,7 +129,8 @@ static int read_ports(SchemaReader *x, const TextNode *n)
                 return -ENOMEM;
         for (const TextNode *c = n->first; c; c = c->next) {
                 if (parse_range(c, &rule->ports[rule->n_ports]) < 0) {
-                        r = schema_fail(x, c, "expected a port from 1 to 65535 or a range such as \"8000-8100\"");
+                        r = schema_fail(x, c,
+                                        "expected a port from 1 to 65535 or a range such as \"8000-8100\"");
                         if (r < 0)
                                 return r;
                         continue;
@@ -145,8 +151,10 @@ static int read_protocol(SchemaReader *x, const TextNode *n)
                 if (!str_equal(protocol_names[i], n->string))
                         continue;
                 if (i == RULE_TCP)
-                        return schema_fail(x, n, "\"tcp\" is not enforced by this version: only HTTP and TLS pass; write "
-                                                 "\"any\", \"http\" or \"tls\"");
+                        return schema_fail(
+                                        x, n,
+                                        "\"tcp\" is not enforced by this version; write "
+                                        "\"any\", \"http\" or \"tls\"");
                 x->rule->protocol = (RuleProtocol) i;
                 x->rule->has_protocol = true;
                 return 0;

@@ -40,14 +40,29 @@ int policy_path_canonical(const char *path, char *ret, size_t size)
 
 /* Nothing at or below these is anybody's workspace. */
 static const char *const system_trees[] = {
-        "/proc", "/sys", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/boot",
-        "/var/lib/sandboxd", "/run/sandboxd", "/var/log", "/var/spool",
+        "/proc",
+        "/sys",
+        "/dev",
+        "/etc",
+        "/usr",
+        "/bin",
+        "/sbin",
+        "/lib",
+        "/lib32",
+        "/lib64",
+        "/libx32",
+        "/boot",
+        "/var/lib/sandboxd",
+        "/run/sandboxd",
+        "/var/log",
+        "/var/spool",
 };
 
 /* These themselves are not; what lies below may be. */
 static const char *const system_folders[] = {
-        "/", "/home", "/run", "/tmp", "/var", "/root", "/opt", "/srv", "/mnt", "/media", "/lost+found",
-        "/var/lib", "/var/tmp", "/run/user", "/run/lock", "/run/shm", "/var/run", "/var/cache",
+        "/",        "/home",     "/run",      "/tmp",     "/var",        "/root",
+        "/opt",     "/srv",      "/mnt",      "/media",   "/lost+found", "/var/lib",
+        "/var/tmp", "/run/user", "/run/lock", "/run/shm", "/var/run",    "/var/cache",
 };
 
 static bool touches_credentials(const char *path, const char *home)
@@ -152,7 +167,8 @@ static const char *check_variables(const char *s)
 
 const char *path_pattern_check(const char *s, char *ret, size_t size)
 {
-        const char *samples[] = { variables[0].sample, variables[1].sample, variables[2].sample, variables[3].sample };
+        const char *samples[] = { variables[0].sample, variables[1].sample, variables[2].sample,
+                                  variables[3].sample };
         char example[PLAN_PATH_MAX], canonical[PLAN_PATH_MAX];
         const char *message;
 
@@ -168,8 +184,8 @@ const char *path_pattern_check(const char *s, char *ret, size_t size)
         if (substitute(ret, samples, example, sizeof(example)) < 0)
                 return "this path is too long";
         if (policy_path_canonical(example, canonical, sizeof(canonical)) < 0)
-                return "expected an absolute path (or ~/…, ${workspace}/…) without \"//\", \"/./\", \"/../\", control "
-                       "characters or a slash at the end";
+                return "expected an absolute path (or ~/…, ${workspace}/…) without \"//\", \"/./\", \"/../\", "
+                       "control characters or a slash at the end";
         return NULL;
 }
 

@@ -39,7 +39,8 @@ static const char *host_error(int r)
                 return "an address is no host; write it as \"cidr\"";
         if (r == -EBADMSG)
                 return "a host that ends in a number is no name; write addresses as \"cidr\"";
-        return "not a host name: labels of a-z, 0-9, '-' and '_' (international names as xn--…), wildcards as *.name";
+        return "not a host name: labels of a-z, 0-9, '-' and '_' (international names as xn--…), "
+               "wildcards as *.name";
 }
 
 int rule_host_parse(const char *s, char ret[PRIV_HOST_SIZE], bool *ret_is_wildcard, const char **ret_message)
@@ -59,7 +60,8 @@ int rule_host_parse(const char *s, char ret[PRIV_HOST_SIZE], bool *ret_is_wildca
                 return -EINVAL;
         }
         if (is_wildcard && is_public_suffix(ret)) {
-                *ret_message = "a wildcard at a public suffix would cover names of strangers; name the hosts";
+                *ret_message = "a wildcard at a public suffix would cover names of strangers; name the "
+                               "hosts";
                 return -EINVAL;
         }
         *ret_is_wildcard = is_wildcard;
@@ -76,7 +78,8 @@ static bool has_host_bits(const PrivAddress *a, uint32_t prefix_length)
         return false;
 }
 
-int rule_cidr_parse(const char *s, PrivAddress *ret_network, uint32_t *ret_prefix_length, const char **ret_message)
+int rule_cidr_parse(const char *s, PrivAddress *ret_network, uint32_t *ret_prefix_length,
+                    const char **ret_message)
 {
         static const PrivAddress mapped = { .family = 6, .bytes = { [10] = 0xff, [11] = 0xff } };
         char text[ADDRESS_TEXT_SIZE];
@@ -93,8 +96,8 @@ int rule_cidr_parse(const char *s, PrivAddress *ret_network, uint32_t *ret_prefi
         if (address_parse(text, &a) < 0)
                 return -EINVAL;
         length = a.family == 4 ? 32 : 128;
-        if (slash && (slash[1] == '\0' || (slash[1] == '0' && slash[2]) || parse_u32(slash + 1, &length) < 0 ||
-                      length > (a.family == 4 ? 32U : 128U)))
+        if (slash && (slash[1] == '\0' || (slash[1] == '0' && slash[2]) ||
+                      parse_u32(slash + 1, &length) < 0 || length > (a.family == 4 ? 32U : 128U)))
                 return -EINVAL;
         if (has_host_bits(&a, length)) {
                 *ret_message = "bits are set behind the prefix; write the network's own address";
@@ -133,17 +136,17 @@ int rule_time_parse(const char *s, uint64_t *ret_usec)
         for (size_t i = 0; form[i]; i++)
                 if (form[i] != '0' && s[i] != form[i])
                         return -EINVAL;
-        if (digits(s, 4, &tm.tm_year) < 0 || digits(s + 5, 2, &tm.tm_mon) < 0 || digits(s + 8, 2, &tm.tm_mday) < 0 ||
-            digits(s + 11, 2, &tm.tm_hour) < 0 || digits(s + 14, 2, &tm.tm_min) < 0 ||
-            digits(s + 17, 2, &tm.tm_sec) < 0)
+        if (digits(s, 4, &tm.tm_year) < 0 || digits(s + 5, 2, &tm.tm_mon) < 0 ||
+            digits(s + 8, 2, &tm.tm_mday) < 0 || digits(s + 11, 2, &tm.tm_hour) < 0 ||
+            digits(s + 14, 2, &tm.tm_min) < 0 || digits(s + 17, 2, &tm.tm_sec) < 0)
                 return -EINVAL;
         tm.tm_year -= 1900;
         tm.tm_mon -= 1;
         check = tm;
         t = timegm(&check);
         /* timegm() carries a 30 February over into March. */
-        if (t <= 0 || check.tm_mon != tm.tm_mon || check.tm_mday != tm.tm_mday || check.tm_hour != tm.tm_hour ||
-            check.tm_min != tm.tm_min || check.tm_sec != tm.tm_sec)
+        if (t <= 0 || check.tm_mon != tm.tm_mon || check.tm_mday != tm.tm_mday ||
+            check.tm_hour != tm.tm_hour || check.tm_min != tm.tm_min || check.tm_sec != tm.tm_sec)
                 return -EINVAL;
         *ret_usec = (uint64_t) t * USEC_PER_SEC;
         return 0;

@@ -1,6 +1,6 @@
 /*
- * The keys of a policy text. Every key of the format is known here; one that this version does not enforce is a
- * failure that says so, as is one that is unknown: what a text says holds, or it is not accepted.
+ * The keys of a policy text. Every key of the format is known here; one that this version does not enforce
+ * is a failure that says so, as is one that is unknown: what a text says holds, or it is not accepted.
  */
 
 #include <errno.h>
@@ -12,11 +12,12 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
-#define KEY_PATH_SIZE 256U
-#define NAME_MAX_BYTES 63U
+#define KEY_PATH_SIZE         256U
+#define NAME_MAX_BYTES        63U
 #define DESCRIPTION_MAX_BYTES 1024U
 
-static int report(SchemaReader *x, PolicySeverity severity, const TextNode *n, const char *format, va_list ap)
+static int report(SchemaReader *x, PolicySeverity severity, const TextNode *n, const char *format,
+                  va_list ap)
 {
         _cleanup_free_ char *message = NULL;
         char key[KEY_PATH_SIZE];
@@ -27,7 +28,10 @@ static int report(SchemaReader *x, PolicySeverity severity, const TextNode *n, c
         }
         text_path(n, key, sizeof(key));
         return diagnose(x->diagnostics, severity,
-                        &(DiagnosticPlace) { .source = x->source, .line = n->line, .column = n->column, .key = key },
+                        &(DiagnosticPlace){ .source = x->source,
+                                            .line = n->line,
+                                            .column = n->column,
+                                            .key = key },
                         "%s", message);
 }
 
@@ -59,7 +63,8 @@ int schema_expect(SchemaReader *x, const TextNode *n, TextType type)
 
         if (n->type == type)
                 return 1;
-        r = schema_fail(x, n, "expected %s, found %s", text_type_to_string(type), text_type_to_string(n->type));
+        r = schema_fail(x, n, "expected %s, found %s", text_type_to_string(type),
+                        text_type_to_string(n->type));
         return r < 0 ? r : 0;
 }
 
@@ -70,8 +75,8 @@ static int fail_unknown(SchemaReader *x, const TextNode *n, const KeyTable *tabl
         for (size_t i = 0; i < table->n; i++) {
                 size_t used = strlen(known);
 
-                if (table->rules[i].read &&
-                    str_printf(known + used, sizeof(known) - used, "%s%s", used ? ", " : "", table->rules[i].name) < 0)
+                if (table->rules[i].read && str_printf(known + used, sizeof(known) - used, "%s%s",
+                                                       used ? ", " : "", table->rules[i].name) < 0)
                         break;
         }
         return schema_fail(x, n, "unknown key; known here: %s", known);
@@ -86,8 +91,8 @@ static int read_key(SchemaReader *x, const TextNode *n, const KeyTable *table)
                         continue;
                 if (rule->read)
                         return rule->read(x, n);
-                return schema_fail(x, n, "not enforced by this version%s%s; remove the key", rule->advice ? ": " : "",
-                                   rule->advice ? rule->advice : "");
+                return schema_fail(x, n, "not enforced by this version%s%s; remove the key",
+                                   rule->advice ? ": " : "", rule->advice ? rule->advice : "");
         }
         return fail_unknown(x, n, table);
 }
@@ -142,7 +147,8 @@ static int read_version(SchemaReader *x, const TextNode *n)
         r = schema_expect(x, n, TEXT_INTEGER);
         if (r <= 0)
                 return r;
-        return n->integer == 1 ? 0 : schema_fail(x, n, "this version reads format 1 only; write \"version\": 1");
+        return n->integer == 1 ? 0
+                               : schema_fail(x, n, "this version reads format 1 only; write \"version\": 1");
 }
 
 static int read_name(SchemaReader *x, const TextNode *n)
@@ -153,7 +159,10 @@ static int read_name(SchemaReader *x, const TextNode *n)
         if (r <= 0)
                 return r;
         if (!is_name(n->string))
-                return schema_fail(x, n, "a name has 1 to 63 of a-z, 0-9, '-' and '_', and begins with a letter or digit");
+                return schema_fail(
+                                x, n,
+                                "a name has 1 to 63 of a-z, 0-9, '-' and '_', and begins with a letter or "
+                                "digit");
         return str_dup(n->string, &x->policy->name);
 }
 
@@ -259,8 +268,8 @@ static int read_root(SchemaReader *x, const TextNode *root)
         return schema_read_object(x, root, &policy_table);
 }
 
-int policy_parse(PolicyKind kind, const char *source, const char *text, size_t size, PolicyDiagnostics *diagnostics,
-                 Policy **ret)
+int policy_parse(PolicyKind kind, const char *source, const char *text, size_t size,
+                 PolicyDiagnostics *diagnostics, Policy **ret)
 {
         _cleanup_(policy_freep) Policy *p = NULL;
         _cleanup_(text_freep) TextNode *root = NULL;
@@ -276,7 +285,8 @@ int policy_parse(PolicyKind kind, const char *source, const char *text, size_t s
         r = text_parse(text, size, &root, &error);
         if (r == -EINVAL)
                 r = diagnose(diagnostics, SEVERITY_FAILURE,
-                             &(DiagnosticPlace) { .source = source, .line = error.line, .column = error.column },
+                             &(DiagnosticPlace){
+                                             .source = source, .line = error.line, .column = error.column },
                              "%s", error.message);
         else if (r >= 0)
                 r = read_root(&x, root);

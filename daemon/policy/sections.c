@@ -7,8 +7,8 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
-#define TMP_BYTES_MIN (UINT64_C(1) << 20)
-#define SIZE_BYTES_MAX (UINT64_C(1) << 50)
+#define TMP_BYTES_MIN         (UINT64_C(1) << 20)
+#define SIZE_BYTES_MAX        (UINT64_C(1) << 50)
 #define ENVIRONMENT_VALUE_MAX 4096U
 
 static const char *layer_of(const Policy *p)
@@ -30,7 +30,8 @@ static int read_choice(SchemaReader *x, const TextNode *n, const char *const wor
         }
         for (size_t i = 1; words[i]; i++)
                 if (str_equal(n->string, words[i]))
-                        return schema_fail(x, n, "\"%s\" is not enforced by this version; write \"%s\"", words[i], words[0]);
+                        return schema_fail(x, n, "\"%s\" is not enforced by this version; write \"%s\"",
+                                           words[i], words[0]);
         return schema_fail(x, n, "expected \"%s\"", words[0]);
 }
 
@@ -131,9 +132,10 @@ static int read_tmpfs(SchemaReader *x, const TextNode *n)
         if (r <= 0)
                 return r;
         for (const TextNode *c = n->first; c; c = c->next) {
-                r = str_equal(c->key, "/tmp") ?
-                            read_tmp(x, c) :
-                            schema_fail(x, c, "only \"/tmp\" is enforced by this version; remove the key");
+                r = str_equal(c->key, "/tmp")
+                                    ? read_tmp(x, c)
+                                    : schema_fail(x, c,
+                                                  "only \"/tmp\" is enforced; remove the key");
                 if (r < 0)
                         return r;
         }
@@ -198,7 +200,8 @@ static int read_count(SchemaReader *x, const TextNode *n, int64_t min, int64_t m
         if (r <= 0)
                 return r;
         if (n->integer < min || n->integer > max) {
-                r = schema_fail(x, n, "expected a number from %lld to %lld", (long long) min, (long long) max);
+                r = schema_fail(x, n, "expected a number from %lld to %lld", (long long) min,
+                                (long long) max);
                 return r < 0 ? r : 0;
         }
         *to = (uint64_t) n->integer;
@@ -250,21 +253,18 @@ static int read_runtime(SchemaReader *x, const TextNode *n)
         r = schema_expect(x, n, TEXT_STRING);
         if (r <= 0)
                 return r;
-        if (parse_duration(n->string, &x->policy->limits.runtime_usec) < 0 || x->policy->limits.runtime_usec == 0)
+        if (parse_duration(n->string, &x->policy->limits.runtime_usec) < 0 ||
+            x->policy->limits.runtime_usec == 0)
                 return schema_fail(x, n, "expected a duration such as \"2h\"");
         x->policy->has |= HAS_RUNTIME;
         return 0;
 }
 
 static const KeyRule limit_rules[] = {
-        { "memory", read_memory, NULL },
-        { "swap", read_swap, NULL },
-        { "tasks", read_tasks, NULL },
-        { "cpu", read_cpu, NULL },
-        { "io", read_io, NULL },
-        { "files", read_files, NULL },
-        { "runtime", read_runtime, NULL },
-        { "idle", NULL, "limit the whole session with runtime" },
+        { "memory", read_memory, NULL },   { "swap", read_swap, NULL },
+        { "tasks", read_tasks, NULL },     { "cpu", read_cpu, NULL },
+        { "io", read_io, NULL },           { "files", read_files, NULL },
+        { "runtime", read_runtime, NULL }, { "idle", NULL, "limit the whole session with runtime" },
         { "output", NULL, NULL },
 };
 static const KeyTable limit_table = { limit_rules, ELEMENTSOF(limit_rules) };
@@ -289,7 +289,8 @@ static int add_pass(SchemaReader *x, const TextNode *n)
 {
         if (!is_variable_name(n->string))
                 return schema_fail(x, n, "expected the exact name of a variable: letters, digits and '_'");
-        return string_list_holds(&x->policy->pass, n->string) ? 0 : string_list_add(&x->policy->pass, n->string);
+        return string_list_holds(&x->policy->pass, n->string) ? 0
+                                                              : string_list_add(&x->policy->pass, n->string);
 }
 
 static int read_pass(SchemaReader *x, const TextNode *n)

@@ -8,12 +8,12 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
-#define DNS_PORT 53U
+#define DNS_PORT         53U
 #define ROOT_SESSION_UID UINT32_C(1879048192)
 
 void policy_settings_default(PrivSettings *ret)
 {
-        *ret = (PrivSettings) {
+        *ret = (PrivSettings){
                 .ask_timeout_usec = 25 * USEC_PER_SEC,
                 .connections_per_user_max = 256,
                 .sessions_per_user_max = 256,
@@ -51,7 +51,7 @@ static int server_parse(const char *s, PrivServer *ret)
         memcpy(text, s, (size_t) (end - s));
         if (*colon == ':' && parse_port(colon + 1, &port) < 0)
                 return -EINVAL;
-        *ret = (PrivServer) { .port = port };
+        *ret = (PrivServer){ .port = port };
         return address_parse(text, &ret->address);
 }
 
@@ -62,7 +62,9 @@ static int add_server(SchemaReader *x, const TextNode *n)
         if (s->n_servers >= PRIV_RESOLVERS_MAX)
                 return schema_fail(x, n, "at most %u servers", PRIV_RESOLVERS_MAX);
         if (server_parse(n->string, &s->servers[s->n_servers]) < 0)
-                return schema_fail(x, n, "expected an address such as \"192.0.2.1\", \"127.0.0.1:5353\" or \"[::1]:53\"");
+                return schema_fail(
+                                x, n,
+                                "expected an address: \"192.0.2.1\", \"127.0.0.1:53\" or \"[::1]:53\"");
         s->n_servers++;
         return 0;
 }
@@ -88,7 +90,8 @@ static int read_number(SchemaReader *x, const TextNode *n, int64_t min, int64_t 
         if (r <= 0)
                 return r;
         if (n->integer < min || n->integer > max)
-                return schema_fail(x, n, "expected a number from %lld to %lld", (long long) min, (long long) max);
+                return schema_fail(x, n, "expected a number from %lld to %lld", (long long) min,
+                                   (long long) max);
         *to = (uint32_t) n->integer;
         return 0;
 }
@@ -184,9 +187,10 @@ static int read_on_failure(SchemaReader *x, const TextNode *n)
         r = schema_expect(x, n, TEXT_STRING);
         if (r <= 0)
                 return r;
-        return str_equal(n->string, "deny") ?
-                       0 :
-                       schema_fail(x, n, "only \"deny\" is enforced by this version: what cannot be recorded is refused");
+        return str_equal(n->string, "deny")
+                               ? 0
+                               : schema_fail(x, n,
+                                             "only \"deny\" is enforced by this version");
 }
 
 static const KeyRule audit_rules[] = {
@@ -208,7 +212,8 @@ static int read_version(SchemaReader *x, const TextNode *n)
         r = schema_expect(x, n, TEXT_INTEGER);
         if (r <= 0)
                 return r;
-        return n->integer == 1 ? 0 : schema_fail(x, n, "this version reads format 1 only; write \"version\": 1");
+        return n->integer == 1 ? 0
+                               : schema_fail(x, n, "this version reads format 1 only; write \"version\": 1");
 }
 
 static const KeyRule settings_rules[] = {

@@ -17,7 +17,7 @@ typedef struct Reader {
 
 static int fail(Reader *x, const char *message)
 {
-        *x->error = (TextError) { .line = x->line, .column = x->column, .message = message };
+        *x->error = (TextError){ .line = x->line, .column = x->column, .message = message };
         return -EINVAL;
 }
 
@@ -98,7 +98,7 @@ static int new_node(Reader *x, TextType type, TextNode **ret)
         n = calloc(1, sizeof(*n));
         if (!n)
                 return -ENOMEM;
-        *n = (TextNode) { .type = type, .line = x->line, .column = x->column };
+        *n = (TextNode){ .type = type, .line = x->line, .column = x->column };
         *ret = n;
         return 0;
 }
@@ -234,7 +234,9 @@ static int read_string(Reader *x, char **ret)
                 if (*x->at == '"')
                         break;
                 if ((unsigned char) *x->at < 0x20)
-                        return fail(x, "a string may not hold control characters or line ends; write them as escapes");
+                        return fail(x,
+                                    "a string may not hold control characters or line ends; write them as "
+                                    "escapes");
                 if (n >= TEXT_STRING_MAX)
                         return fail(&start, "this string is too long (at most 8192 bytes)");
                 if (*x->at == '\\') {
@@ -313,7 +315,9 @@ static int read_word(Reader *x, TextNode **ret)
                 step_many(x, strlen(words[i].word));
                 return 0;
         }
-        return fail(x, "expected a value: an object, an array, a string in double quotes, a number, true, false or null");
+        return fail(x,
+                    "expected a value: an object, an array, a string in double quotes, a number, true, "
+                    "false or null");
 }
 
 static int read_value(Reader *x, unsigned depth, TextNode **ret);
@@ -443,7 +447,7 @@ int text_parse(const char *text, size_t size, TextNode **ret, TextError *ret_err
         Reader x = { .at = text, .end = text + size, .line = 1, .column = 1, .error = ret_error };
         int r;
 
-        *ret_error = (TextError) { 0 };
+        *ret_error = (TextError){ 0 };
         if (size > TEXT_SIZE_MAX)
                 return fail(&x, "the text is larger than 32 MiB");
         r = check_encoding(text, size, ret_error);
@@ -467,8 +471,8 @@ int text_parse(const char *text, size_t size, TextNode **ret, TextError *ret_err
 }
 
 static const char *const type_names[] = {
-        [TEXT_NULL] = "null",       [TEXT_BOOLEAN] = "true or false", [TEXT_INTEGER] = "an integer",
-        [TEXT_REAL] = "a number",   [TEXT_STRING] = "a string",       [TEXT_ARRAY] = "a list",
+        [TEXT_NULL] = "null",        [TEXT_BOOLEAN] = "true or false", [TEXT_INTEGER] = "an integer",
+        [TEXT_REAL] = "a number",    [TEXT_STRING] = "a string",       [TEXT_ARRAY] = "a list",
         [TEXT_OBJECT] = "an object",
 };
 ASSERT_TABLE(type_names, _TEXT_TYPE_MAX);

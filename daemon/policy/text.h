@@ -1,8 +1,9 @@
 #pragma once
 
 /*
- * JSON with comments, for texts that people write: a tree whose every node knows its line and column. Strict in
- * all else: RFC 8259 plus // and block comments, well-formed UTF-8, no duplicate keys, bounded depth and size.
+ * JSON with comments, for texts that people write: a tree whose every node knows its line and column. Strict
+ * in all else: RFC 8259 plus // and block comments, well-formed UTF-8, no duplicate keys, bounded depth and
+ * size.
  */
 
 #include <stdbool.h>
@@ -11,11 +12,11 @@
 
 #include "proto/base/macro.h"
 
-#define TEXT_SIZE_MAX (32U * 1024U * 1024U)
-#define TEXT_DEPTH_MAX 16U
-#define TEXT_NODES_MAX 2000000U
+#define TEXT_SIZE_MAX   (32U * 1024U * 1024U)
+#define TEXT_DEPTH_MAX  16U
+#define TEXT_NODES_MAX  2000000U
 #define TEXT_STRING_MAX 8192U
-#define TEXT_KEYS_MAX 256U /* of one object */
+#define TEXT_KEYS_MAX   256U /* of one object */
 
 typedef enum TextType {
         TEXT_NULL = 0,
@@ -32,15 +33,15 @@ const char *text_type_to_string(TextType t);
 
 typedef struct TextNode {
         TextType type;
-        unsigned line;   /* of the value; from 1; columns count characters */
+        unsigned line; /* of the value; from 1; columns count characters */
         unsigned column;
-        char *key;       /* NULL but for members of objects */
-        size_t index;    /* in an array */
+        char *key;    /* NULL but for members of objects */
+        size_t index; /* in an array */
         struct TextNode *parent;
         struct TextNode *first;
         struct TextNode *last;
         struct TextNode *next;
-        size_t n;        /* children */
+        size_t n; /* children */
         char *string;
         int64_t integer; /* booleans: 0, 1 */
 } TextNode;

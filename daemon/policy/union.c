@@ -1,7 +1,7 @@
 /*
- * Texts become one policy: profiles with what they extend, then the user's layer, then the command line. Rules and
- * paths add up. Of single values a profile's own one replaces those that it extends; what joins later, and parents
- * side by side, can only narrow.
+ * Texts become one policy: profiles with what they extend, then the user's layer, then the command line.
+ * Rules and paths add up. Of single values a profile's own one replaces those that it extends; what joins
+ * later, and parents side by side, can only narrow.
  */
 
 #include <errno.h>
@@ -108,8 +108,9 @@ static int merge_lists(Policy *to, const Policy *from, const char *layer)
                         return r;
         }
         for (size_t i = 0; i < from->pass.n; i++) {
-                r = string_list_holds(&to->pass, from->pass.items[i]) ? 0 :
-                                                                        string_list_add(&to->pass, from->pass.items[i]);
+                r = string_list_holds(&to->pass, from->pass.items[i])
+                                    ? 0
+                                    : string_list_add(&to->pass, from->pass.items[i]);
                 if (r < 0)
                         return r;
         }
@@ -131,7 +132,7 @@ static int merge(Policy *to, const Policy *from, MergeMode mode, const char *lay
         r = merge_lists(to, from, layer);
         if (r != -E2BIG)
                 return r;
-        r = diagnose(d, SEVERITY_FAILURE, &(DiagnosticPlace) { .source = from->source },
+        r = diagnose(d, SEVERITY_FAILURE, &(DiagnosticPlace){ .source = from->source },
                      "together with what it is added to this makes too many rules, paths or variables");
         return r < 0 ? r : -EINVAL;
 }
@@ -141,7 +142,8 @@ static int resolve_into(Resolver *x, const Policy *p, Policy *to);
 static int fail_extends(Resolver *x, const Policy *p, const char *name, const char *message)
 {
         int r = diagnose(x->diagnostics, SEVERITY_FAILURE,
-                         &(DiagnosticPlace) { .source = p->source, .key = "extends" }, "\"%s\": %s", name, message);
+                         &(DiagnosticPlace){ .source = p->source, .key = "extends" }, "\"%s\": %s", name,
+                         message);
 
         return r < 0 ? r : -EINVAL;
 }
@@ -150,7 +152,8 @@ static int check_parent(Resolver *x, const Policy *p, const char *name)
 {
         for (unsigned i = 0; i < x->depth; i++)
                 if (str_equal(x->names[i], name))
-                        return fail_extends(x, p, name, "this profile extends itself, by way of others or directly");
+                        return fail_extends(x, p, name,
+                                            "this profile extends itself, by way of others or directly");
         if (x->depth > EXTENDS_DEPTH_MAX)
                 return fail_extends(x, p, name, "profiles extend each other more than 8 deep");
         if (x->n_loads++ >= EXTENDS_LOADS_MAX)
@@ -197,7 +200,8 @@ static int resolve_into(Resolver *x, const Policy *p, Policy *to)
         return merge(to, p, MERGE_REPLACE, NULL, x->diagnostics);
 }
 
-int policy_resolve(const Policy *p, PolicyLoader loader, void *userdata, PolicyDiagnostics *diagnostics, Policy **ret)
+int policy_resolve(const Policy *p, PolicyLoader loader, void *userdata, PolicyDiagnostics *diagnostics,
+                   Policy **ret)
 {
         _cleanup_(policy_freep) Policy *to = NULL;
         Resolver x = { .loader = loader, .userdata = userdata, .diagnostics = diagnostics, .depth = 1 };
@@ -227,8 +231,8 @@ int policy_join(Policy *p, const Policy *layer, const char *layer_name, PolicyDi
 
 static int fail_flag(PolicyDiagnostics *d, const char *flag, const char *value, const char *message)
 {
-        int r = diagnose(d, SEVERITY_FAILURE, &(DiagnosticPlace) { .source = "flags", .key = flag }, "\"%s\": %s", value,
-                         message);
+        int r = diagnose(d, SEVERITY_FAILURE, &(DiagnosticPlace){ .source = "flags", .key = flag },
+                         "\"%s\": %s", value, message);
 
         return r < 0 ? r : -EINVAL;
 }

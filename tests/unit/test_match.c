@@ -1,10 +1,9 @@
 /* Addresses, host names, matching, and blocks that somebody has damaged. */
 
-#include "check.h"
-
 #include <stdio.h>
 #include <sys/mman.h>
 
+#include "check.h"
 #include "daemon/policy/address.h"
 #include "daemon/policy/block.h"
 #include "daemon/policy/policy.h"
@@ -20,7 +19,7 @@ static Policy *parse_text(PolicyKind kind, const char *text)
 
         policy_diagnostics_init(&d);
         if (policy_parse(kind, "test", text, strlen(text), &d, &p) < 0)
-                LIST_FOREACH(g, &d.list, PolicyDiagnostic, link)
+                LIST_FOREACH (g, &d.list, PolicyDiagnostic, link)
                         print_message("%u:%u %s: %s\n", g->line, g->column, g->key, g->message);
         policy_diagnostics_done(&d);
         assert_non_null(p);
@@ -56,34 +55,57 @@ static void test_address_class(void **state)
                 const char *text;
                 AddressClass class;
         } rows[] = {
-                { "0.1.2.3", ADDRESS_GUARDED },         { "10.0.0.1", ADDRESS_GUARDED },
-                { "100.64.0.1", ADDRESS_GUARDED },      { "127.0.0.1", ADDRESS_GUARDED },
-                { "169.254.1.1", ADDRESS_GUARDED },     { "172.16.0.1", ADDRESS_GUARDED },
-                { "172.31.255.255", ADDRESS_GUARDED },  { "172.32.0.1", ADDRESS_GLOBAL },
-                { "192.0.0.1", ADDRESS_GUARDED },       { "192.0.2.1", ADDRESS_GUARDED },
-                { "192.88.99.1", ADDRESS_GUARDED },     { "192.168.1.1", ADDRESS_GUARDED },
-                { "198.18.0.1", ADDRESS_GUARDED },      { "198.19.255.1", ADDRESS_GUARDED },
-                { "198.51.100.1", ADDRESS_GUARDED },    { "203.0.113.1", ADDRESS_GUARDED },
-                { "224.0.0.1", ADDRESS_GUARDED },       { "240.0.0.1", ADDRESS_GUARDED },
-                { "255.255.255.255", ADDRESS_GUARDED }, { "8.8.8.8", ADDRESS_GLOBAL },
-                { "100.128.0.1", ADDRESS_GLOBAL },      { "93.184.216.34", ADDRESS_GLOBAL },
-                { "::", ADDRESS_GUARDED },              { "::1", ADDRESS_GUARDED },
-                { "fe80::1", ADDRESS_GUARDED },         { "fec0::1", ADDRESS_GUARDED },
-                { "fc00::1", ADDRESS_GUARDED },         { "fd12::1", ADDRESS_GUARDED },
-                { "ff02::1", ADDRESS_GUARDED },         { "2001:db8::1", ADDRESS_GUARDED },
-                { "100::1", ADDRESS_GUARDED },          { "3fff::1", ADDRESS_GUARDED },
-                { "5f00::1", ADDRESS_GUARDED },         { "2a00:1450::1", ADDRESS_GLOBAL },
-                { "2606:4700::1", ADDRESS_GLOBAL },     { "169.254.169.254", ADDRESS_METADATA },
-                { "169.254.170.2", ADDRESS_METADATA },  { "169.254.170.23", ADDRESS_METADATA },
-                { "fd00:ec2::254", ADDRESS_METADATA },  { "100.100.100.200", ADDRESS_METADATA },
-                { "168.63.129.16", ADDRESS_METADATA },  { "192.0.0.192", ADDRESS_METADATA },
-                { "::ffff:8.8.8.8", ADDRESS_GLOBAL },   { "::ffff:10.0.0.1", ADDRESS_GUARDED },
+                { "0.1.2.3", ADDRESS_GUARDED },
+                { "10.0.0.1", ADDRESS_GUARDED },
+                { "100.64.0.1", ADDRESS_GUARDED },
+                { "127.0.0.1", ADDRESS_GUARDED },
+                { "169.254.1.1", ADDRESS_GUARDED },
+                { "172.16.0.1", ADDRESS_GUARDED },
+                { "172.31.255.255", ADDRESS_GUARDED },
+                { "172.32.0.1", ADDRESS_GLOBAL },
+                { "192.0.0.1", ADDRESS_GUARDED },
+                { "192.0.2.1", ADDRESS_GUARDED },
+                { "192.88.99.1", ADDRESS_GUARDED },
+                { "192.168.1.1", ADDRESS_GUARDED },
+                { "198.18.0.1", ADDRESS_GUARDED },
+                { "198.19.255.1", ADDRESS_GUARDED },
+                { "198.51.100.1", ADDRESS_GUARDED },
+                { "203.0.113.1", ADDRESS_GUARDED },
+                { "224.0.0.1", ADDRESS_GUARDED },
+                { "240.0.0.1", ADDRESS_GUARDED },
+                { "255.255.255.255", ADDRESS_GUARDED },
+                { "8.8.8.8", ADDRESS_GLOBAL },
+                { "100.128.0.1", ADDRESS_GLOBAL },
+                { "93.184.216.34", ADDRESS_GLOBAL },
+                { "::", ADDRESS_GUARDED },
+                { "::1", ADDRESS_GUARDED },
+                { "fe80::1", ADDRESS_GUARDED },
+                { "fec0::1", ADDRESS_GUARDED },
+                { "fc00::1", ADDRESS_GUARDED },
+                { "fd12::1", ADDRESS_GUARDED },
+                { "ff02::1", ADDRESS_GUARDED },
+                { "2001:db8::1", ADDRESS_GUARDED },
+                { "100::1", ADDRESS_GUARDED },
+                { "3fff::1", ADDRESS_GUARDED },
+                { "5f00::1", ADDRESS_GUARDED },
+                { "2a00:1450::1", ADDRESS_GLOBAL },
+                { "2606:4700::1", ADDRESS_GLOBAL },
+                { "169.254.169.254", ADDRESS_METADATA },
+                { "169.254.170.2", ADDRESS_METADATA },
+                { "169.254.170.23", ADDRESS_METADATA },
+                { "fd00:ec2::254", ADDRESS_METADATA },
+                { "100.100.100.200", ADDRESS_METADATA },
+                { "168.63.129.16", ADDRESS_METADATA },
+                { "192.0.0.192", ADDRESS_METADATA },
+                { "::ffff:8.8.8.8", ADDRESS_GLOBAL },
+                { "::ffff:10.0.0.1", ADDRESS_GUARDED },
                 { "::ffff:169.254.169.254", ADDRESS_METADATA },
                 { "64:ff9b::a9fe:a9fe", ADDRESS_METADATA },
                 { "64:ff9b::808:808", ADDRESS_GUARDED },
                 { "64:ff9b:1::a9fe:a9fe", ADDRESS_METADATA },
                 { "64:ff9b:1:a9fe:a9:fe00::", ADDRESS_METADATA },
-                { "2002:7f00:1::", ADDRESS_GUARDED },   { "2002:a9fe:a9fe::1", ADDRESS_METADATA },
+                { "2002:7f00:1::", ADDRESS_GUARDED },
+                { "2002:a9fe:a9fe::1", ADDRESS_METADATA },
                 { "2001:0:a9fe:a9fe::", ADDRESS_METADATA },
                 { "2001:0:1:1::5601:5601", ADDRESS_METADATA }, /* inverted 169.254.169.254 */
                 { "::169.254.169.254", ADDRESS_METADATA },
@@ -104,9 +126,32 @@ static void test_address_class(void **state)
 static void test_address_parse(void **state)
 {
         static const char *const bad[] = {
-                "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "017700000001", "169.254.43518", "0xa9fea9fe",
-                "127.0.0.1 ", " 127.0.0.1", "0000127.0.0.1", "127.0.0.01", "256.0.0.1", "1.2.3", "1.2.3.4.5", "1.2.3.4.",
-                "", ".", "1..2.3", "::1%lo", "[::1]", ":::", "12345::", "::g", "::1/64", "fe80::1%eth0", "1.2.3.-4",
+                "127.1",
+                "2130706433",
+                "0x7f.1",
+                "0177.0.0.1",
+                "017700000001",
+                "169.254.43518",
+                "0xa9fea9fe",
+                "127.0.0.1 ",
+                " 127.0.0.1",
+                "0000127.0.0.1",
+                "127.0.0.01",
+                "256.0.0.1",
+                "1.2.3",
+                "1.2.3.4.5",
+                "1.2.3.4.",
+                "",
+                ".",
+                "1..2.3",
+                "::1%lo",
+                "[::1]",
+                ":::",
+                "12345::",
+                "::g",
+                "::1/64",
+                "fe80::1%eth0",
+                "1.2.3.-4",
         };
         char text[ADDRESS_TEXT_SIZE];
         PrivAddress a;
@@ -130,17 +175,36 @@ static void test_host_canonical(void **state)
                 { "EVIL.Example.", 0, "evil.example" },
                 { "a_b.test", 0, "a_b.test" },
                 { "xn--bcher-kva.test", 0, "xn--bcher-kva.test" },
-                { "", EINVAL, NULL }, { ".", EINVAL, NULL }, { "a..b", EINVAL, NULL }, { ".a", EINVAL, NULL },
-                { "a..", EINVAL, NULL }, { "-a.test", EINVAL, NULL }, { "a-.test", EINVAL, NULL },
-                { "[evil.example]", EINVAL, NULL }, { "u@h.test", EINVAL, NULL }, { "a b", EINVAL, NULL },
-                { "a/b", EINVAL, NULL }, { "a%b", EINVAL, NULL }, { "b\303\274cher.test", EINVAL, NULL },
-                { "\357\274\221.0.0.1", EINVAL, NULL }, { "::1%x.allowed.test", EINVAL, NULL },
-                { "*.a.test", EINVAL, NULL }, { "a\tb", EINVAL, NULL }, { "a\177", EINVAL, NULL },
-                { "10.0.0.1", EADDRNOTAVAIL, NULL }, { "10.0.0.1.", EADDRNOTAVAIL, NULL },
+                { "", EINVAL, NULL },
+                { ".", EINVAL, NULL },
+                { "a..b", EINVAL, NULL },
+                { ".a", EINVAL, NULL },
+                { "a..", EINVAL, NULL },
+                { "-a.test", EINVAL, NULL },
+                { "a-.test", EINVAL, NULL },
+                { "[evil.example]", EINVAL, NULL },
+                { "u@h.test", EINVAL, NULL },
+                { "a b", EINVAL, NULL },
+                { "a/b", EINVAL, NULL },
+                { "a%b", EINVAL, NULL },
+                { "b\303\274cher.test", EINVAL, NULL },
+                { "\357\274\221.0.0.1", EINVAL, NULL },
+                { "::1%x.allowed.test", EINVAL, NULL },
+                { "*.a.test", EINVAL, NULL },
+                { "a\tb", EINVAL, NULL },
+                { "a\177", EINVAL, NULL },
+                { "10.0.0.1", EADDRNOTAVAIL, NULL },
+                { "10.0.0.1.", EADDRNOTAVAIL, NULL },
                 { "::1", EADDRNOTAVAIL, NULL },
-                { "127.1", EBADMSG, NULL }, { "2130706433", EBADMSG, NULL }, { "0x7f.1", EBADMSG, NULL },
-                { "0177.0.0.1", EBADMSG, NULL }, { "0xa9fea9fe", EBADMSG, NULL }, { "a.0x", EBADMSG, NULL },
-                { "0000127.0.0.1", EBADMSG, NULL }, { "169.254.43518", EBADMSG, NULL }, { "a.test.1", EBADMSG, NULL },
+                { "127.1", EBADMSG, NULL },
+                { "2130706433", EBADMSG, NULL },
+                { "0x7f.1", EBADMSG, NULL },
+                { "0177.0.0.1", EBADMSG, NULL },
+                { "0xa9fea9fe", EBADMSG, NULL },
+                { "a.0x", EBADMSG, NULL },
+                { "0000127.0.0.1", EBADMSG, NULL },
+                { "169.254.43518", EBADMSG, NULL },
+                { "a.test.1", EBADMSG, NULL },
         };
         char host[PRIV_HOST_SIZE], longest[300];
 
@@ -165,7 +229,9 @@ static void test_host_canonical(void **state)
 
 static Verdict decide(const PolicyBlock *b, const char *target, uint32_t port, Protocol protocol)
 {
-        PolicyRequest q = { .host = "", .port = port, .protocol = protocol, .now_usec = clock_realtime_usec() };
+        PolicyRequest q = {
+                .host = "", .port = port, .protocol = protocol, .now_usec = clock_realtime_usec()
+        };
         PolicyMatch m;
 
         if (address_parse(target, &q.address) < 0)
@@ -176,15 +242,16 @@ static Verdict decide(const PolicyBlock *b, const char *target, uint32_t port, P
 
 static void test_hosts(void **state)
 {
-        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(
-                RULES("deny", "{ \"action\": \"allow\", \"host\": \"allowed.test\" },"
-                              "{ \"action\": \"allow\", \"host\": \"*.wild.test\" },"
-                              "{ \"action\": \"deny\", \"host\": \"bad.wild.test\" },"
-                              "{ \"action\": \"ask\", \"host\": \"*.sub.wild.test\", \"ports\": [8443] },"
-                              "{ \"action\": \"allow\", \"host\": \"high.test\", \"ports\": [\"8000-8100\", 9000] },"
-                              "{ \"action\": \"allow\", \"host\": \"plain.test\", \"protocol\": \"http\" },"
-                              "{ \"action\": \"allow\", \"host\": \"old.test\", \"expires\": \"2001-01-01T00:00:00Z\" },"
-                              "{ \"action\": \"allow\", \"host\": \"none.test\", \"ports\": [] }"));
+        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(RULES(
+                        "deny",
+                        "{ \"action\": \"allow\", \"host\": \"allowed.test\" },"
+                        "{ \"action\": \"allow\", \"host\": \"*.wild.test\" },"
+                        "{ \"action\": \"deny\", \"host\": \"bad.wild.test\" },"
+                        "{ \"action\": \"ask\", \"host\": \"*.sub.wild.test\", \"ports\": [8443] },"
+                        "{ \"action\": \"allow\", \"host\": \"high.test\", \"ports\": [\"8000-8100\", 9000] },"
+                        "{ \"action\": \"allow\", \"host\": \"plain.test\", \"protocol\": \"http\" },"
+                        "{ \"action\": \"allow\", \"host\": \"old.test\", \"expires\": \"2001-01-01T00:00:00Z\" },"
+                        "{ \"action\": \"allow\", \"host\": \"none.test\", \"ports\": [] }"));
 
         (void) state;
         assert_int_equal(decide(b, "allowed.test", 443, PROTOCOL_ANY), VERDICT_ALLOW);
@@ -214,13 +281,14 @@ static void test_hosts(void **state)
 
 static void test_literals(void **state)
 {
-        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(
-                RULES("allow", "{ \"action\": \"allow\", \"cidr\": \"0.0.0.0/0\" },"
-                               "{ \"action\": \"allow\", \"cidr\": \"10.1.0.0/16\" },"
-                               "{ \"action\": \"deny\", \"cidr\": \"10.1.2.0/24\" },"
-                               "{ \"action\": \"allow\", \"cidr\": \"169.254.0.0/16\" },"
-                               "{ \"action\": \"allow\", \"cidr\": \"100.100.100.200/32\" },"
-                               "{ \"action\": \"allow\", \"host\": \"h.test\", \"cidr\": \"192.168.0.0/16\" }"));
+        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(RULES(
+                        "allow",
+                        "{ \"action\": \"allow\", \"cidr\": \"0.0.0.0/0\" },"
+                        "{ \"action\": \"allow\", \"cidr\": \"10.1.0.0/16\" },"
+                        "{ \"action\": \"deny\", \"cidr\": \"10.1.2.0/24\" },"
+                        "{ \"action\": \"allow\", \"cidr\": \"169.254.0.0/16\" },"
+                        "{ \"action\": \"allow\", \"cidr\": \"100.100.100.200/32\" },"
+                        "{ \"action\": \"allow\", \"host\": \"h.test\", \"cidr\": \"192.168.0.0/16\" }"));
 
         (void) state;
         assert_int_equal(decide(b, "93.184.216.34", 443, PROTOCOL_ANY), VERDICT_ALLOW);
@@ -250,14 +318,15 @@ static bool opens(const PolicyBlock *b, const char *host, const char *text, bool
 
 static void test_resolved(void **state)
 {
-        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(
-                RULES("deny", "{ \"action\": \"allow\", \"host\": \"open.test\" },"
-                              "{ \"action\": \"allow\", \"host\": \"pinned.test\", \"cidr\": \"10.1.0.0/16\" },"
-                              "{ \"action\": \"allow\", \"cidr\": \"172.16.5.0/24\" },"
-                              "{ \"action\": \"allow\", \"cidr\": \"127.0.0.0/8\" },"
-                              "{ \"action\": \"allow\", \"cidr\": \"192.168.7.7\" },"
-                              "{ \"action\": \"deny\", \"cidr\": \"172.16.5.9/32\" },"
-                              "{ \"action\": \"deny\", \"cidr\": \"93.0.0.0/8\" }"));
+        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(RULES(
+                        "deny",
+                        "{ \"action\": \"allow\", \"host\": \"open.test\" },"
+                        "{ \"action\": \"allow\", \"host\": \"pinned.test\", \"cidr\": \"10.1.0.0/16\" },"
+                        "{ \"action\": \"allow\", \"cidr\": \"172.16.5.0/24\" },"
+                        "{ \"action\": \"allow\", \"cidr\": \"127.0.0.0/8\" },"
+                        "{ \"action\": \"allow\", \"cidr\": \"192.168.7.7\" },"
+                        "{ \"action\": \"deny\", \"cidr\": \"172.16.5.9/32\" },"
+                        "{ \"action\": \"deny\", \"cidr\": \"93.0.0.0/8\" }"));
 
         (void) state;
         assert_true(opens(b, "open.test", "8.8.8.8", false));
@@ -294,10 +363,11 @@ static void try_block(const void *data, size_t size)
 
 static void test_damage(void **state)
 {
-        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(
-                RULES("deny", "{ \"action\": \"allow\", \"host\": \"allowed.test\", \"ports\": [1, \"2-3\"] },"
-                              "{ \"action\": \"allow\", \"host\": \"*.wild.test\" },"
-                              "{ \"action\": \"deny\", \"cidr\": \"10.0.0.0/8\" }"));
+        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(RULES(
+                        "deny",
+                        "{ \"action\": \"allow\", \"host\": \"allowed.test\", \"ports\": [1, \"2-3\"] },"
+                        "{ \"action\": \"allow\", \"host\": \"*.wild.test\" },"
+                        "{ \"action\": \"deny\", \"cidr\": \"10.0.0.0/8\" }"));
         size_t size = b->size;
         static const uint8_t flips[] = { 0x01, 0x80, 0xff };
 
@@ -347,8 +417,10 @@ static void test_many(void **state)
         (void) state;
         ASSERT_OK(buf_put_string(&text, "{ \"version\": 1, \"network\": { \"rules\": ["));
         for (int i = 0; i < N_HOSTS; i++)
-                ASSERT_OK(buf_printf(&text, "%s{ \"id\": \"r%d\", \"action\": \"allow\", \"host\": \"%sh%d.example.test\" }",
-                                     i > 0 ? "," : "", i, i % 3 == 0 ? "*." : "", i));
+                ASSERT_OK(buf_printf(
+                                &text,
+                                "%s{ \"id\": \"r%d\", \"action\": \"allow\", \"host\": \"%sh%d.example.test\" }",
+                                i > 0 ? "," : "", i, i % 3 == 0 ? "*." : "", i));
         ASSERT_OK(buf_put(&text, "] } }", 6));
         b = compile_text(buf_front(&text));
         begin = clock_monotonic_usec();
@@ -367,9 +439,10 @@ static void test_many(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_address_class), cmocka_unit_test(test_address_parse),
-                cmocka_unit_test(test_host_canonical), cmocka_unit_test(test_hosts), cmocka_unit_test(test_literals),
-                cmocka_unit_test(test_resolved), cmocka_unit_test(test_damage), cmocka_unit_test(test_unsealed),
+                cmocka_unit_test(test_address_class),  cmocka_unit_test(test_address_parse),
+                cmocka_unit_test(test_host_canonical), cmocka_unit_test(test_hosts),
+                cmocka_unit_test(test_literals),       cmocka_unit_test(test_resolved),
+                cmocka_unit_test(test_damage),         cmocka_unit_test(test_unsealed),
                 cmocka_unit_test(test_many),
         };
 

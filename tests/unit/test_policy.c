@@ -1,10 +1,9 @@
 /* Texts, layers and plans. */
 
-#include "check.h"
-
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "check.h"
 #include "daemon/policy/policy.h"
 #include "proto/base/buf.h"
 #include "proto/base/clock.h"
@@ -23,7 +22,7 @@ static Policy *parse_ok(PolicyKind kind, const char *text)
         Policy *p = NULL;
 
         if (parse(kind, text, &d, &p) < 0)
-                LIST_FOREACH(g, &d.list, PolicyDiagnostic, link)
+                LIST_FOREACH (g, &d.list, PolicyDiagnostic, link)
                         print_message("%u:%u %s: %s\n", g->line, g->column, g->key, g->message);
         policy_diagnostics_done(&d);
         assert_non_null(p);
@@ -46,29 +45,38 @@ static void test_errors(void **state)
                 { "{}", 1, 1, "" },
                 { "{ \"version\": 1, \"nonsense\": 1 }", 1, 29, "nonsense" },
                 { "{ \"version\": 1, \"git\": {} }", 1, 24, "git" },
-                { "{ \"version\": 1, /* c */\n // d\n \"limits\": { \"idle\": \"5m\" } }", 3, 22, "limits.idle" },
+                { "{ \"version\": 1, /* c */\n // d\n \"limits\": { \"idle\": \"5m\" } }", 3, 22,
+                  "limits.idle" },
                 { "{ \"version\": 1, \"filesystem\": { \"root\": \"host\" } }", 1, 41, "filesystem.root" },
-                { "{ \"version\": 1, \"filesystem\": { \"read\": [\"/a\", \"b\"] } }", 1, 48, "filesystem.read[1]" },
-                { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/a/*.pem\"] } }", 1, 42, "filesystem.deny[0]" },
-                { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"${x}/a\"] } }", 1, 42, "filesystem.deny[0]" },
-                { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/a/../b\"] } }", 1, 42, "filesystem.deny[0]" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\" }] } }", 2, 1, "network.rules[0]" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"*.com\" }] } }", 2, 30,
-                  "network.rules[0].host" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"*.github.io\" }] } }", 2, 30,
-                  "network.rules[0].host" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"10.0.0.1\" }] } }", 2, 30,
-                  "network.rules[0].host" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"A.test\" }] } }", 2, 30,
-                  "network.rules[0].host" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"cidr\": \"10.0.0.1/8\" }] } }", 2, 30,
-                  "network.rules[0].cidr" },
+                { "{ \"version\": 1, \"filesystem\": { \"read\": [\"/a\", \"b\"] } }", 1, 48,
+                  "filesystem.read[1]" },
+                { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/a/*.pem\"] } }", 1, 42,
+                  "filesystem.deny[0]" },
+                { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"${x}/a\"] } }", 1, 42,
+                  "filesystem.deny[0]" },
+                { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/a/../b\"] } }", 1, 42,
+                  "filesystem.deny[0]" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\" }] } }", 2, 1,
+                  "network.rules[0]" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"*.com\" }] } }",
+                  2, 30, "network.rules[0].host" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"*.github.io\" }] } }",
+                  2, 30, "network.rules[0].host" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"10.0.0.1\" }] } }",
+                  2, 30, "network.rules[0].host" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"A.test\" }] } }",
+                  2, 30, "network.rules[0].host" },
+                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"cidr\": \"10.0.0.1/8\" }] } }",
+                  2, 30, "network.rules[0].cidr" },
                 { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
-                  "\"ports\": [1, 0] }] } }", 2, 14, "network.rules[0].ports[1]" },
+                  "\"ports\": [1, 0] }] } }",
+                  2, 14, "network.rules[0].ports[1]" },
                 { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
-                  "\"methods\": [] }] } }", 2, 12, "network.rules[0].methods" },
+                  "\"methods\": [] }] } }",
+                  2, 12, "network.rules[0].methods" },
                 { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
-                  "\"protocol\": \"tcp\" }] } }", 2, 13, "network.rules[0].protocol" },
+                  "\"protocol\": \"tcp\" }] } }",
+                  2, 13, "network.rules[0].protocol" },
                 { "{ \"version\": 1, \"name\": \"\303\274\", \"x\": 1 }", 1, 25, "name" },
                 { "{ \"version\": 1, \"description\": \"\303\274\303\274\", \"x\": 1 }", 1, 43, "x" },
                 { "{ \"version\": 1, \"description\": \"\377\" }", 1, 33, "" },
@@ -85,8 +93,10 @@ static void test_errors(void **state)
 
                 ASSERT_ERROR(parse(POLICY_PROFILE, rows[i].text, &d, &p), EINVAL);
                 g = list_entry(d.list.next, PolicyDiagnostic, link);
-                if (g->line != rows[i].line || g->column != rows[i].column || !str_equal(g->key, rows[i].key))
-                        fail_msg("%s\n-> %u:%u %s: %s", rows[i].text, g->line, g->column, g->key, g->message);
+                if (g->line != rows[i].line || g->column != rows[i].column ||
+                    !str_equal(g->key, rows[i].key))
+                        fail_msg("%s\n-> %u:%u %s: %s", rows[i].text, g->line, g->column, g->key,
+                                 g->message);
                 policy_diagnostics_done(&d);
         }
 }
@@ -103,14 +113,14 @@ static void test_depth(void **state)
         policy_diagnostics_done(&d);
 }
 
-#define FULL                                                                                                     \
-        "{ \"version\": 1, \"name\": \"full\", \"description\": \"d \\\"q\\\"\", \"filesystem\": { \"root\": \"minimal\","   \
-        " \"read\": [\"/opt/b\", \"/opt/a\"], \"write\": [\"~/.cache/pip\"], \"deny\": [\"${workspace}/.env\"],"        \
-        " \"tmpfs\": { \"/tmp\": \"1G\" } }, \"network\": { \"default\": \"ask\", \"rules\": ["                          \
-        " { \"id\": \"p\", \"action\": \"allow\", \"host\": \"*.a.test\", \"ports\": [443, \"1-2\"], \"reason\": \"r\" },"   \
-        " { \"action\": \"deny\", \"cidr\": \"2001:db8::/32\", \"protocol\": \"http\","                                  \
+#define FULL                                                                                                               \
+        "{ \"version\": 1, \"name\": \"full\", \"description\": \"d \\\"q\\\"\", \"filesystem\": { \"root\": \"minimal\"," \
+        " \"read\": [\"/opt/b\", \"/opt/a\"], \"write\": [\"~/.cache/pip\"], \"deny\": [\"${workspace}/.env\"],"           \
+        " \"tmpfs\": { \"/tmp\": \"1G\" } }, \"network\": { \"default\": \"ask\", \"rules\": ["                            \
+        " { \"id\": \"p\", \"action\": \"allow\", \"host\": \"*.a.test\", \"ports\": [443, \"1-2\"], \"reason\": \"r\" }," \
+        " { \"action\": \"deny\", \"cidr\": \"2001:db8::/32\", \"protocol\": \"http\","                                    \
         " \"expires\": \"2030-01-01T00:00:00Z\" }] }, \"limits\": { \"memory\": \"4G\", \"swap\": \"0\", \"tasks\": 512,"  \
-        " \"cpu\": \"200%\", \"io\": \"100M\", \"files\": 4096, \"runtime\": \"2h\" },"                                   \
+        " \"cpu\": \"200%\", \"io\": \"100M\", \"files\": 4096, \"runtime\": \"2h\" },"                                    \
         " \"environment\": { \"pass\": [\"TERM\", \"LANG\"], \"set\": { \"CI\": \"1=2\" } }, \"ask\": { \"timeout\": \"25s\" } }"
 
 static void test_format(void **state)
@@ -138,7 +148,8 @@ static int load(void *userdata, const char *name, char **ret_text, size_t *ret_s
         for (size_t i = 0; table[i]; i += 2)
                 if (str_equal(table[i], name)) {
                         *ret_size = strlen(table[i + 1]);
-                        return str_dup(table[i + 1], ret_text) < 0 || str_dup(name, ret_source) < 0 ? -ENOMEM : 0;
+                        return str_dup(table[i + 1], ret_text) < 0 || str_dup(name, ret_source) < 0 ? -ENOMEM
+                                                                                                    : 0;
                 }
         return -ENOENT;
 }
@@ -146,15 +157,19 @@ static int load(void *userdata, const char *name, char **ret_text, size_t *ret_s
 static void test_extends(void **state)
 {
         static const char *const table[] = {
-                "base", "{ \"version\": 1, \"network\": { \"default\": \"deny\", \"rules\":"
-                        "[{ \"action\": \"deny\", \"host\": \"b.test\" }] }, \"limits\": { \"tasks\": 10 } }",
-                "loop", "{ \"version\": 1, \"extends\": [\"pool\"] }",
-                "pool", "{ \"version\": 1, \"extends\": [\"loop\"] }",
+                "base",
+                "{ \"version\": 1, \"network\": { \"default\": \"deny\", \"rules\":"
+                "[{ \"action\": \"deny\", \"host\": \"b.test\" }] }, \"limits\": { \"tasks\": 10 } }",
+                "loop",
+                "{ \"version\": 1, \"extends\": [\"pool\"] }",
+                "pool",
+                "{ \"version\": 1, \"extends\": [\"loop\"] }",
                 NULL,
         };
         static const char *const bad[] = { "loop", "absent" };
-        _cleanup_(policy_freep) Policy *p = parse_ok(POLICY_PROFILE, "{ \"version\": 1, \"name\": \"x\", \"extends\": [\"base\"],"
-                                                                    "\"network\": { \"default\": \"allow\" } }");
+        _cleanup_(policy_freep) Policy *p = parse_ok(
+                        POLICY_PROFILE, "{ \"version\": 1, \"name\": \"x\", \"extends\": [\"base\"],"
+                                        "\"network\": { \"default\": \"allow\" } }");
         _cleanup_(policy_freep) Policy *all = NULL;
         PolicyDiagnostics d;
         char text[128];
@@ -166,7 +181,8 @@ static void test_extends(void **state)
         for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
                 _cleanup_(policy_freep) Policy *q = NULL, *none = NULL;
 
-                ASSERT_OK(str_printf(text, sizeof(text), "{ \"version\": 1, \"extends\": [\"%s\"] }", bad[i]));
+                ASSERT_OK(str_printf(text, sizeof(text), "{ \"version\": 1, \"extends\": [\"%s\"] }",
+                                     bad[i]));
                 q = parse_ok(POLICY_PROFILE, text);
                 ASSERT_ERROR(policy_resolve(q, load, (void *) (uintptr_t) table, &d, &none), EINVAL);
         }
@@ -190,16 +206,19 @@ static void random_rule(char *to, size_t size)
         bool has_host = pick(3) > 0;
 
         ASSERT_OK(str_printf(to, size, "{ \"action\": \"%s\", \"%s\": \"%s\"%s }", verdicts[pick(3)],
-                             has_host ? "host" : "cidr", has_host ? hosts[pick(ELEMENTSOF(hosts))] : cidrs[pick(ELEMENTSOF(cidrs))],
+                             has_host ? "host" : "cidr",
+                             has_host ? hosts[pick(ELEMENTSOF(hosts))] : cidrs[pick(ELEMENTSOF(cidrs))],
                              pick(3) ? "" : ", \"ports\": [8080]"));
 }
 
-static Policy *policy_of(PolicyKind kind, const char *fallback, char rules[][128], size_t n, bool is_reversed)
+static Policy *policy_of(PolicyKind kind, const char *fallback, char rules[][128], size_t n,
+                         bool is_reversed)
 {
         Buf b = BUF_INIT(1U << 20);
         Policy *p;
 
-        ASSERT_OK(buf_printf(&b, "{ \"version\": 1, \"network\": { \"default\": \"%s\", \"rules\": [", fallback));
+        ASSERT_OK(buf_printf(&b, "{ \"version\": 1, \"network\": { \"default\": \"%s\", \"rules\": [",
+                             fallback));
         for (size_t i = 0; i < n; i++)
                 ASSERT_OK(buf_printf(&b, "%s%s", i > 0 ? "," : "", rules[is_reversed ? n - 1 - i : i]));
         ASSERT_OK(buf_put(&b, "] } }", 6));
@@ -220,7 +239,8 @@ static const PolicyBlock *block_of(const Policy *p, const Policy *project, const
 
 static Verdict ask_block(const PolicyBlock *b, size_t i, bool *ret_is_open)
 {
-        static const char *const targets[] = { "a.test", "b.a.test", "c.b.a.test", "z.test", "10.1.1.1", "93.1.1.1" };
+        static const char *const targets[] = { "a.test", "b.a.test", "c.b.a.test",
+                                               "z.test", "10.1.1.1", "93.1.1.1" };
         PolicyRequest q = { .host = "", .port = i % 2 ? 8080 : 443, .protocol = PROTOCOL_ANY };
         PrivAddress a;
         PolicyMatch m;
@@ -242,7 +262,8 @@ static void test_order_and_narrowing(void **state)
                 const char *fallback = verdicts[pick(3)];
                 size_t n = pick(8), m = pick(4);
                 _cleanup_(policy_freep) Policy *p = NULL, *q = NULL, *c = NULL;
-                _cleanup_(policy_block_closep) const PolicyBlock *one = NULL, *two = NULL, *narrow = NULL, *both = NULL;
+                _cleanup_(policy_block_closep) const PolicyBlock *one = NULL, *two = NULL, *narrow = NULL,
+                                                                 *both = NULL;
 
                 for (size_t i = 0; i < n; i++)
                         random_rule(rules[i], sizeof(rules[i]));
@@ -271,7 +292,9 @@ static void test_order_and_narrowing(void **state)
 
 /* ---- plans ---- */
 
-static const PolicyVariables variables = { .workspace = "/home/u/w", .home = "/home/u", .user = "u", .uid = 1000 };
+static const PolicyVariables variables = {
+        .workspace = "/home/u/w", .home = "/home/u", .user = "u", .uid = 1000
+};
 
 static Verdict file_verdict(const Policy *p, const char *path, bool for_writing)
 {
@@ -316,8 +339,9 @@ static int find_mount(const Plan *plan, const char *target)
 static void test_plan(void **state)
 {
         _cleanup_(policy_freep) Policy *p = parse_ok(
-                POLICY_PROFILE, "{ \"version\": 1, \"filesystem\": { \"read\": [\"~/.config\", \"/opt/t\", \"~/.aws\"],"
-                                "\"write\": [\"/opt/t/out\", \"/data/x\"], \"deny\": [\"${workspace}/.env\", \"~/.rustup\"] } }");
+                        POLICY_PROFILE,
+                        "{ \"version\": 1, \"filesystem\": { \"read\": [\"~/.config\", \"/opt/t\", \"~/.aws\"],"
+                        "\"write\": [\"/opt/t/out\", \"/data/x\"], \"deny\": [\"${workspace}/.env\", \"~/.rustup\"] } }");
         const char *writes[] = { "/opt/t/out/deep" }, *denies[] = { "/data" };
         PolicyFlags flags = { .write = writes, .n_write = 1, .deny = denies, .n_deny = 1 };
         PolicyDiagnostics d;
@@ -333,7 +357,8 @@ static void test_plan(void **state)
         env = find_mount(&plan, "/home/u/w/.env");
         assert_true(workspace >= 0 && env > workspace);
         assert_int_equal(plan.mounts[env].type, PLAN_MASK);
-        assert_true(plan.mounts[workspace].flags & PLAN_WORKSPACE && plan.mounts[workspace].flags & PLAN_WRITABLE);
+        assert_true(plan.mounts[workspace].flags & PLAN_WORKSPACE &&
+                    plan.mounts[workspace].flags & PLAN_WRITABLE);
         assert_true(find_mount(&plan, "/opt/t/out") > find_mount(&plan, "/opt/t"));
         assert_int_equal(find_mount(&plan, "/data/x"), -1);
         assert_int_equal(find_mount(&plan, "/home/u/.rustup"), -1);
@@ -356,8 +381,9 @@ static void test_deny_wins(void **state)
 
         (void) state;
         for (size_t i = 0; i < ELEMENTSOF(inner); i++) {
-                _cleanup_(policy_freep) Policy *p = parse_ok(
-                        POLICY_PROFILE, "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/d\"] } }");
+                _cleanup_(policy_freep) Policy *p =
+                                parse_ok(POLICY_PROFILE,
+                                         "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/d\"] } }");
                 PolicyFlags flags = { .write = &inner[i], .n_write = 1 };
                 PolicyDiagnostics d;
 
@@ -372,10 +398,28 @@ static void test_deny_wins(void **state)
 static void test_workspace(void **state)
 {
         static const char *const refused[] = {
-                "/", "/home", "/home/u", "/home/v", "/etc", "/etc/x", "/proc/self/cwd", "/sys/x", "/dev/shm", "/run", "/tmp",
-                "/usr/local/src", "/var", "/boot", "/root", "/home/u/.ssh", "/home/u/.ssh/x", "/home/u/.config",
+                "/",
+                "/home",
+                "/home/u",
+                "/home/v",
+                "/etc",
+                "/etc/x",
+                "/proc/self/cwd",
+                "/sys/x",
+                "/dev/shm",
+                "/run",
+                "/tmp",
+                "/usr/local/src",
+                "/var",
+                "/boot",
+                "/root",
+                "/home/u/.ssh",
+                "/home/u/.ssh/x",
+                "/home/u/.config",
         };
-        static const char *const odd[] = { "", "a", "/a/", "/a//b", "/a/./b", "/a/../b", "/a\n", "/..", "//" };
+        static const char *const odd[] = {
+                "", "a", "/a/", "/a//b", "/a/./b", "/a/../b", "/a\n", "/..", "//"
+        };
 
         (void) state;
         for (size_t i = 0; i < ELEMENTSOF(refused); i++)
@@ -392,8 +436,9 @@ static void test_workspace(void **state)
 static void test_settings(void **state)
 {
         _cleanup_(policy_freep) Policy *p = parse_ok(
-                POLICY_SETTINGS, "{ \"resolver\": { \"servers\": [\"127.0.0.1:5353\", \"[::1]:53\", \"192.0.2.1\", \"2001:db8::1\"] },"
-                                 "\"limits\": { \"sessions_per_user\": 9 }, \"audit\": { \"on_failure\": \"deny\" } }");
+                        POLICY_SETTINGS,
+                        "{ \"resolver\": { \"servers\": [\"127.0.0.1:5353\", \"[::1]:53\", \"192.0.2.1\", \"2001:db8::1\"] },"
+                        "\"limits\": { \"sessions_per_user\": 9 }, \"audit\": { \"on_failure\": \"deny\" } }");
         PrivSettings s;
 
         (void) state;
@@ -408,7 +453,8 @@ static void test_settings(void **state)
 }
 
 /* What is shipped parses, resolves and names no host. */
-static int load_shipped(void *userdata, const char *name, char **ret_text, size_t *ret_size, char **ret_source)
+static int load_shipped(void *userdata, const char *name, char **ret_text, size_t *ret_size,
+                        char **ret_source)
 {
         _cleanup_close_ int fd = -EBADF;
         char path[PLAN_PATH_MAX];
@@ -448,9 +494,15 @@ static void test_shipped(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_errors), cmocka_unit_test(test_depth), cmocka_unit_test(test_format),
-                cmocka_unit_test(test_extends), cmocka_unit_test(test_order_and_narrowing), cmocka_unit_test(test_plan),
-                cmocka_unit_test(test_deny_wins), cmocka_unit_test(test_workspace), cmocka_unit_test(test_settings),
+                cmocka_unit_test(test_errors),
+                cmocka_unit_test(test_depth),
+                cmocka_unit_test(test_format),
+                cmocka_unit_test(test_extends),
+                cmocka_unit_test(test_order_and_narrowing),
+                cmocka_unit_test(test_plan),
+                cmocka_unit_test(test_deny_wins),
+                cmocka_unit_test(test_workspace),
+                cmocka_unit_test(test_settings),
                 cmocka_unit_test(test_shipped),
         };
 
