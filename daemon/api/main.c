@@ -1,7 +1,7 @@
 #include <fcntl.h>
+#include <seccomp.h>
 #include <signal.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "daemon/api/session.h"
@@ -28,16 +28,17 @@ typedef struct Arguments {
 } Arguments;
 
 static const int syscalls[] = {
-        SYS_read,          SYS_write,        SYS_readv,          SYS_writev,        SYS_pread64,
-        SYS_sendmsg,       SYS_recvmsg,      SYS_sendto,         SYS_recvfrom,      SYS_close,
-        SYS_epoll_create1, SYS_epoll_ctl,    SYS_epoll_wait,     SYS_epoll_pwait,   SYS_poll,
-        SYS_ppoll,         SYS_eventfd2,     SYS_timerfd_create, SYS_timerfd_settime,
-        SYS_openat,        SYS_fstat,        SYS_newfstatat,     SYS_getdents64,    SYS_lseek,
-        SYS_mmap,          SYS_munmap,       SYS_mprotect,       SYS_mremap,        SYS_madvise,
-        SYS_brk,           SYS_futex,        SYS_clock_gettime,  SYS_getrandom,     SYS_memfd_create,
-        SYS_fcntl,         SYS_ioctl,        SYS_getsockopt,     SYS_exit_group,    SYS_rt_sigreturn,
-        SYS_rt_sigaction,  SYS_rt_sigprocmask, SYS_getpid,       SYS_gettid,        SYS_tgkill,
-        SYS_restart_syscall, SYS_sched_yield,
+        SCMP_SYS(brk), SCMP_SYS(clock_gettime), SCMP_SYS(close), SCMP_SYS(epoll_create1),
+        SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_wait), SCMP_SYS(eventfd2),
+        SCMP_SYS(exit_group), SCMP_SYS(fcntl), SCMP_SYS(fstat), SCMP_SYS(futex), SCMP_SYS(getdents64),
+        SCMP_SYS(getpid), SCMP_SYS(getrandom), SCMP_SYS(getsockopt), SCMP_SYS(gettid), SCMP_SYS(ioctl),
+        SCMP_SYS(lseek), SCMP_SYS(madvise), SCMP_SYS(memfd_create), SCMP_SYS(mmap), SCMP_SYS(mprotect),
+        SCMP_SYS(mremap), SCMP_SYS(munmap), SCMP_SYS(newfstatat), SCMP_SYS(openat), SCMP_SYS(pipe2),
+        SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(pread64), SCMP_SYS(read), SCMP_SYS(readv),
+        SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(restart_syscall), SCMP_SYS(rt_sigaction),
+        SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(sched_yield), SCMP_SYS(sendmsg),
+        SCMP_SYS(sendto), SCMP_SYS(tgkill), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
+        SCMP_SYS(write), SCMP_SYS(writev),
 };
 
 static int parse_arguments(int argc, char *argv[], Arguments *ret)
