@@ -27,7 +27,7 @@ POLICY = {"version": 1, "network": {"default": "deny", "rules": [
     {"id": "l", "action": "allow", "cidr": "127.0.0.1/32", "ports": ["1-65535"]},
     {"id": "r", "action": "allow", "host": "rebound.test", "ports": ["1-65535"]},
     {"id": "n", "action": "allow", "host": "nothing.test", "ports": ["1-65535"]}]}}
-HOSTS = {"allowed.test": ["127.0.0.1"], "other.test": ["127.0.0.1"], "rebound.test": ["127.0.0.1"]}
+HOSTS = {"allowed.test": ["127.0.0.1"], "other.test": ["127.0.0.1"], "rebound.test": ["127.0.0.2"]}
 
 
 class Web(http.server.ThreadingHTTPServer):
@@ -384,7 +384,7 @@ def tls(tmp_path_factory):
         with contextlib.suppress(OSError):
             with context.wrap_socket(peer, server_side=True) as s:
                 data = b""
-                while part := s.recv(65536):
+                while not data.endswith(b"\n") and (part := s.recv(65536)):
                     data += part
                 s.sendall(b"%d" % len(data))
 
@@ -406,7 +406,8 @@ def test_connect_tls(rig, tls):
     s, got = connect(rig, "allowed.test", tls)
     assert got.startswith(b"HTTP/1.1 200 ")
     with handshake(s, "allowed.test") as t:
-        t.sendall(b"x" * 1_000_000)
+        t.sendall(b"x" * 1_000_000 + b"\n")
+        assert t.recv(100) == b"1000001"
     eventually(lambda: rig.closed)
     assert rig.closed[0]["sent"] > 1_000_000
     assert len(rig.decided) == 1
@@ -463,7 +464,7 @@ def test_rebinding(rig, web):
     n = len(web.seen)
     got = rig.ask(get(web, "rebound.test", more=CLOSING))
     assert got.startswith(b"HTTP/1.1 403 ") and b'"reason":"address"' in got
-    assert len(rig.refused) == 1 and rig.refused[0][4][:4] == bytes([127, 0, 0, 1])
+    assert len(rig.refused) == 1 and rig.refused[0][4][:4] == bytes([127, 0, 0, 2])
     assert len(web.seen) == n and not rig.closed
 
 
