@@ -288,39 +288,49 @@ static int open_session(Session *s, const PrivSessionCreated *m, Imsg *message)
         return start_life(s);
 }
 
+/* Which error a failed step is, and what it says besides its message. */
+static int refusal_format(const Session *s, const PrivSessionCreated *m, const char **ret_error, Json *p)
+{
+        const char *message = m->detail[0] ? m->detail : error_name(m->error);
+        int r;
+
+        if (m->error == -EDQUOT) {
+                *ret_error = SESSION_ERROR "QuotaExceeded";
+                r = json_set_string(p, "resource", "sessions");
+                return r < 0 ? r : json_set_integer(p, "limit", s->api->start.settings.sessions_per_user_max);
+        }
+        if (str_equal(m->step, "open-paths") && m->detail[0] == '/') {
+                *ret_error = SESSION_ERROR "PathRefused";
+                r = json_set_escaped(p, "path", m->detail, strlen(m->detail));
+                return r < 0 ? r : json_set_string(p, "message", error_name(m->error));
+        }
+        if (str_equal(m->step, "audit")) {
+                *ret_error = SESSION_ERROR "AuditUnavailable";
+                return json_set_escaped(p, "message", message, strlen(message));
+        }
+        *ret_error = SESSION_ERROR "SetupFailed";
+        if ((r = json_set_escaped(p, "step", m->step, strlen(m->step))) < 0 ||
+            (r = json_set_string(p, "errnoName", error_name(m->error))) < 0)
+                return r;
+        return json_set_escaped(p, "message", message, strlen(message));
+}
+
 static void answer_refused(Session *s, const PrivSessionCreated *m)
 {
         Client *c = client_find(s->api, s->connection);
         _cleanup_json_ Json *p = NULL;
-        const char *error = SESSION_ERROR "SetupFailed";
+        const char *error = NULL;
         int r;
 
         if (!c || c->wait != WAIT_CREATE)
                 return;
         r = json_new_object(&p);
+        if (r >= 0)
+                r = refusal_format(s, m, &error, p);
         if (r < 0)
-                goto fail;
-        if (str_has_prefix(m->step, "workspace")) {
-                error = SESSION_ERROR "PathRefused";
-                r = json_set_string(p, "path", s->workspace ? s->workspace : "");
-        } else if (str_has_prefix(m->step, "audit")) {
-                error = SESSION_ERROR "AuditUnavailable";
-        } else if (m->error == -EDQUOT) {
-                error = SESSION_ERROR "QuotaExceeded";
-                r = json_set_string(p, "resource", "sessions");
-        } else if ((r = json_set_escaped(p, "step", m->step, strlen(m->step))) >= 0) {
-                r = json_set_string(p, "errnoName", error_name(m->error));
-        }
-        if (r >= 0 && m->error != -EDQUOT && m->detail[0])
-                r = json_set_escaped(p, "message", m->detail, strlen(m->detail));
-        else if (r >= 0 && m->error != -EDQUOT)
-                r = json_set_string(p, "message", error_name(m->error));
-        if (r < 0)
-                goto fail;
-        client_error(c, error, TAKE_PTR(p));
-        return;
-fail:
-        client_failure(c, r);
+                client_failure(c, r);
+        else
+                client_error(c, error, TAKE_PTR(p));
 }
 
 static void answer_created(Session *s, Client *c)
