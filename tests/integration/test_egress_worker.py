@@ -156,8 +156,9 @@ class Rig:
         self.launcher_dialer.send("DIALER_SESSION_OPEN", self.session, fds=[privsep.sealed(block)])
 
     def run(self):
-        while not self.is_stopping:
-            ready, _, _ = select.select([self.egress_audit.end, self.audit_dialer.end], [], [], 0.1)
+        ends = [self.egress_audit.end, self.audit_dialer.end]
+        while ends and not self.is_stopping:
+            ready, _, _ = select.select(ends, [], [], 0.1)
             for end in ready:
                 if end is self.egress_audit.end:
                     message = self.egress_audit.receive()
@@ -168,7 +169,7 @@ class Rig:
                     if message:
                         self.on_dialer(message[0], message[1])
                 if not message:
-                    return
+                    ends.remove(end)
 
     def on_decide(self, values, tail):
         (request, entry, protocol, port, malformed, wants, n_raw, n_path, _, family, raw_address, host,
