@@ -20,6 +20,8 @@
  */
 
 #define TEXT_MAX 8192
+#define STATFS_READ_ONLY 1U
+#define STATFS_NOSUID 2U
 
 /* Whole content of a small file of /proc. */
 static int read_text(const char *path, char *text, size_t size)
@@ -48,14 +50,12 @@ static bool has_line(const char *text, const char *line)
 {
         size_t n = strlen(line);
 
-        for (const char *p = text; *p; p = *p ? p + 1 : p) {
+        for (const char *p = text; *p;) {
                 const char *end = strchrnul(p, '\n');
 
                 if ((size_t) (end - p) == n && strncmp(p, line, n) == 0)
                         return true;
-                p = end;
-                if (*p == '\0')
-                        break;
+                p = *end ? end + 1 : end;
         }
         return false;
 }
@@ -112,7 +112,7 @@ static int check_mounts(Setup *s)
         for (size_t i = 0; i < ELEMENTSOF(read_only); i++) {
                 if (statfs(read_only[i], &fs) < 0)
                         return setup_fail(s, neg_errno(), "%s", read_only[i]);
-                if (!(fs.f_flags & 1 /* ST_RDONLY */) || !(fs.f_flags & 2 /* ST_NOSUID */))
+                if (!(fs.f_flags & STATFS_READ_ONLY) || !(fs.f_flags & STATFS_NOSUID))
                         return setup_fail(s, -ENOTRECOVERABLE, "%s is writable", read_only[i]);
         }
         r = expect(s, open("/etc/shadow", O_RDONLY | O_CLOEXEC), ENOENT, "/etc/shadow");
@@ -121,26 +121,35 @@ static int check_mounts(Setup *s)
         return r;
 }
 
-static int check_masks(Setup *s)
+/* must_hide: something else than /proc shows there; read-only in any case. */
+static int check_proc_entry(Setup *s, const char *name, bool must_hide)
 {
         struct statfs fs;
         char path[64];
         int r;
 
+        r = str_printf(path, sizeof(path), "/proc/%s", name);
+        if (r < 0)
+                return setup_fail(s, r, "path");
+        if (statfs(path, &fs) < 0)
+                return errno == ENOENT ? 0 : setup_fail(s, neg_errno(), "%s", path);
+        if (!(fs.f_flags & STATFS_READ_ONLY))
+                return setup_fail(s, -ENOTRECOVERABLE, "%s is writable", path);
+        if (must_hide && fs.f_type == PROC_SUPER_MAGIC)
+                return setup_fail(s, -ENOTRECOVERABLE, "%s shows", path);
+        return 0;
+}
+
+static int check_masks(Setup *s)
+{
+        int r = 0;
+
         setup_step(s, "check-masks");
-        for (size_t i = 0; root_proc_empty[i]; i++) {
-                r = str_printf(path, sizeof(path), "/proc/%s", root_proc_empty[i]);
-                if (r < 0)
-                        return setup_fail(s, r, "path");
-                if (statfs(path, &fs) < 0) {
-                        if (errno == ENOENT)
-                                continue;
-                        return setup_fail(s, neg_errno(), "%s", path);
-                }
-                if (fs.f_type == PROC_SUPER_MAGIC || !(fs.f_flags & 1))
-                        return setup_fail(s, -ENOTRECOVERABLE, "%s shows", path);
-        }
-        return expect(s, open("/proc/sys/kernel/core_pattern", O_WRONLY | O_CLOEXEC), EROFS, "core_pattern");
+        for (size_t i = 0; r == 0 && root_proc_empty[i]; i++)
+                r = check_proc_entry(s, root_proc_empty[i], /* must_hide= */ true);
+        for (size_t i = 0; r == 0 && root_proc_read_only[i]; i++)
+                r = check_proc_entry(s, root_proc_read_only[i], /* must_hide= */ false);
+        return r;
 }
 
 static int check_map(Setup *s, const char *path, uint32_t id)
@@ -222,7 +231,7 @@ static int check_cgroup(Setup *s)
 
 static int check_network(Setup *s)
 {
-        char text[TEXT_MAX], *line;
+        char text[TEXT_MAX];
         int r, n = 0;
 
         setup_step(s, "check-network");
@@ -230,13 +239,12 @@ static int check_network(Setup *s)
         if (r < 0)
                 return setup_fail(s, r, "/proc/self/net/dev");
         /* Two lines of headings, then a line for each device. */
-        for (line = text; *line; line = *line ? line + 1 : line) {
-                const char *name = line + strspn(line, " ");
+        for (const char *line = text; *line; n++) {
+                const char *end = strchrnul(line, '\n');
 
-                if (n >= 2 && !str_has_prefix(name, "lo:"))
+                if (n >= 2 && !str_has_prefix(line + strspn(line, " "), "lo:"))
                         return setup_fail(s, -ENOTRECOVERABLE, "a device but lo");
-                n++;
-                line = strchrnul(line, '\n');
+                line = *end ? end + 1 : end;
         }
         return n >= 3 ? 0 : setup_fail(s, -ENOTRECOVERABLE, "no lo");
 }

@@ -39,9 +39,9 @@ int root_enter_namespaces(Setup *s)
                 return setup_fail(s, neg_errno(), "template mount namespace");
         if (unshare(CLONE_NEWNS) < 0)
                 return setup_fail(s, neg_errno(), "mount namespace");
-        if (unshare(CLONE_NEWCGROUP) < 0)
+        if (!SETUP_LEAVES_OUT(s, LAYER_CGROUP) && unshare(CLONE_NEWCGROUP) < 0)
                 return setup_fail(s, neg_errno(), "cgroup namespace");
-        if (setns(s->network_fd, CLONE_NEWNET) < 0)
+        if (!SETUP_LEAVES_OUT(s, LAYER_NETWORK) && setns(s->network_fd, CLONE_NEWNET) < 0)
                 return setup_fail(s, neg_errno(), "network namespace");
         s->template_fd = fd_close(s->template_fd);
         s->network_fd = fd_close(s->network_fd);
@@ -96,7 +96,7 @@ static int attach_at(int mount_fd, int directory_fd, const char *name)
 }
 
 /* A link is made again, a directory too; a mount of the template moves over. */
-static int take_over_entry(int from_fd, int to_fd, const char *name, dev_t template_device)
+static int take_over_entry(const Setup *s, int from_fd, const char *name, dev_t template_device)
 {
         _cleanup_close_ int mount = -EBADF;
         char target[256];
@@ -110,21 +110,22 @@ static int take_over_entry(int from_fd, int to_fd, const char *name, dev_t templ
                 if (n < 0)
                         return neg_errno();
                 target[n] = '\0';
-                return symlinkat(target, to_fd, name) < 0 ? neg_errno() : 0;
+                return symlinkat(target, s->root_fd, name) < 0 ? neg_errno() : 0;
         }
         if (!S_ISDIR(st.st_mode))
                 return 0;
-        if (mkdirat(to_fd, name, 0755) < 0)
+        if (mkdirat(s->root_fd, name, 0755) < 0)
                 return neg_errno();
-        if (st.st_dev == template_device)
+        /* The new root itself stands on one of the template's directories. */
+        if (st.st_dev == template_device || st.st_dev == s->root_device)
                 return 0;
         mount = kernel_open_tree(from_fd, name, 0);
         if (mount < 0)
                 return neg_errno();
-        return attach_at(mount, to_fd, name);
+        return attach_at(mount, s->root_fd, name);
 }
 
-static int take_over(int to_fd)
+static int take_over(const Setup *s)
 {
         const struct dirent *e;
         struct stat st;
@@ -138,7 +139,7 @@ static int take_over(int to_fd)
                 r = neg_errno();
         while (r == 0 && (e = readdir(d))) {
                 if (!str_equal(e->d_name, ".") && !str_equal(e->d_name, ".."))
-                        r = take_over_entry(dirfd(d), to_fd, e->d_name, st.st_dev);
+                        r = take_over_entry(s, dirfd(d), e->d_name, st.st_dev);
         }
         (void) closedir(d);
         return r;
@@ -206,11 +207,11 @@ int root_build(Setup *s)
         r = root_tmpfs_new(s, options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, &s->root_fd);
         if (r < 0)
                 return setup_fail(s, r, "tmpfs");
-        s->root_device = s->devices[0];
+        s->root_device = s->devices[s->n_devices - 1];
         r = attach_at(s->root_fd, AT_FDCWD, "/mnt");
         if (r < 0)
                 return setup_fail(s, r, "attach");
-        r = take_over(s->root_fd);
+        r = take_over(s);
         if (r < 0)
                 return setup_fail(s, r, "template");
         r = populate(s);
