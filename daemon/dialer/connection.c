@@ -12,8 +12,8 @@
 #include "proto/base/log.h"
 
 /*
- * epoll reports EPOLLHUP (both directions ended) and EPOLLERR without being asked. Registered with no other event,
- * a connection costs nothing while it carries data, and we never look at what it carries.
+ * epoll reports EPOLLHUP (both directions ended) and EPOLLERR without being asked. Registered with no other
+ * event, a connection costs nothing while it carries data, and we never look at what it carries.
  */
 
 #define WATCH_BATCH 64
@@ -75,12 +75,12 @@ int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress 
 
         if (!c)
                 return -ENOMEM;
-        *c = (Connection) { .session = s,
-                            .sequence = dial->order.sequence,
-                            .fd = -EBADF,
-                            .started_usec = clock_monotonic_usec(),
-                            .address = *address,
-                            .port = dial->order.port };
+        *c = (Connection){ .session = s,
+                           .sequence = dial->order.sequence,
+                           .fd = -EBADF,
+                           .started_usec = clock_monotonic_usec(),
+                           .address = *address,
+                           .port = dial->order.port };
         r = map_put(&s->connections, &c->sequence, sizeof(c->sequence), c);
         if (r < 0) {
                 free(c);

@@ -11,12 +11,12 @@
 #include "proto/base/str.h"
 
 /*
- * From a decision to a connection: match, resolve once, judge all, then try the judged ones in turn, the next one
- * 250 ms after the last or as soon as that has failed (RFC 8305). The first that stands wins.
+ * From a decision to a connection: match, resolve once, judge all, then try the judged ones in turn, the
+ * next one 250 ms after the last or as soon as that has failed (RFC 8305). The first that stands wins.
  */
 
 #define DIAL_TIMEOUT_USEC (10 * USEC_PER_SEC)
-#define STAGGER_USEC (250 * USEC_PER_MSEC)
+#define STAGGER_USEC      (250 * USEC_PER_MSEC)
 
 static void dial_free(Dial *d)
 {
@@ -36,10 +36,9 @@ static void dial_free(Dial *d)
 
 static void report_failed(Session *s, const PrivDial *order, CloseReason reason)
 {
-        PrivDialClosed closed = { .session = order->session,
-                                  .sequence = order->sequence,
-                                  .port = order->port,
-                                  .reason = reason };
+        PrivDialClosed closed = {
+                .session = order->session, .sequence = order->sequence, .port = order->port, .reason = reason
+        };
         PrivConnectFailed failed = { .request = order->request, .reason = reason };
 
         dialer_report_closed(s->dialer, &closed);
@@ -57,7 +56,8 @@ static void report_refused(Session *s, const PrivDial *order, const PrivAddress 
         if (address)
                 refused.address = *address;
         if (s->dialer->audit)
-                (void) priv_link_send(s->dialer->audit, PRIV_DIAL_REFUSED, &refused, sizeof(refused), NULL, 0);
+                (void) priv_link_send(s->dialer->audit, PRIV_DIAL_REFUSED, &refused, sizeof(refused), NULL,
+                                      0);
 }
 
 void dial_cancel(Dial *d, CloseReason reason)
@@ -150,8 +150,8 @@ static int start_attempt(Attempt *a)
         Dial *d = a->dial;
         int one = 1, r;
 
-        a->fd = socket(a->address.family == 4 ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
-                       IPPROTO_TCP);
+        a->fd = socket(a->address.family == 4 ? AF_INET : AF_INET6,
+                       SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
         if (a->fd < 0)
                 return neg_errno();
         (void) setsockopt(a->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
@@ -168,7 +168,7 @@ static void start_next(Dial *d)
         Attempt *a = &d->attempts[d->n_started];
         int r;
 
-        *a = (Attempt) { .dial = d, .fd = -EBADF, .address = d->addresses[d->n_started] };
+        *a = (Attempt){ .dial = d, .fd = -EBADF, .address = d->addresses[d->n_started] };
         d->n_started++;
         r = start_attempt(a);
         if (r < 0) {
@@ -203,7 +203,8 @@ static void judge(Dial *d, const PrivAddress *addresses, size_t n)
         for (size_t i = 0; i < n && d->n_addresses < DIAL_ADDRESSES_MAX; i++) {
                 PrivAddress a = address_unmap(&addresses[i]);
 
-                if (policy_match_address(d->session->policy, &d->request, &a, local_addresses_contain(local, &a)))
+                if (policy_match_address(d->session->policy, &d->request, &a,
+                                         local_addresses_contain(local, &a)))
                         d->addresses[d->n_addresses++] = a;
         }
         if (d->n_addresses == 0) {
@@ -250,15 +251,15 @@ static int dial_new(Session *s, const PrivDial *order, Dial **ret)
 
         if (!d)
                 return -ENOMEM;
-        *d = (Dial) { .session = s, .order = *order };
+        *d = (Dial){ .session = s, .order = *order };
         list_init(&d->link);
         list_append(&s->dials, &d->link);
         s->n_dials++;
-        d->request = (PolicyRequest) { .host = d->order.host,
-                                       .address = order->address,
-                                       .port = order->port,
-                                       .protocol = (Protocol) order->protocol,
-                                       .now_usec = clock_realtime_usec() };
+        d->request = (PolicyRequest){ .host = d->order.host,
+                                      .address = order->address,
+                                      .port = order->port,
+                                      .protocol = (Protocol) order->protocol,
+                                      .now_usec = clock_realtime_usec() };
         r = loop_timer_new(s->dialer->loop, on_deadline, d, &d->deadline);
         if (r >= 0)
                 r = loop_timer_new(s->dialer->loop, on_stagger, d, &d->stagger);

@@ -1,14 +1,14 @@
 #pragma once
 
 /*
- * The only process that makes connections to the outside. It acts on committed decisions from audit, matches them
- * once more against the session's policy, resolves once, judges every address, and connects to a judged one. It
- * keeps a duplicate of each descriptor that it hands to an egress worker: it, not egress, ends connections and
- * counts their bytes.
+ * The only process that makes connections to the outside. It acts on committed decisions from audit, matches
+ * them once more against the session's policy, resolves once, judges every address, and connects to a judged
+ * one. It keeps a duplicate of each descriptor that it hands to an egress worker: it, not egress, ends
+ * connections and counts their bytes.
  *
- * Dial: from the decision until the connection stands or has failed. Connection: from then until the egress worker
- * says that it is done with it (a connection that both ends closed before stays listed without descriptor, so that
- * a number which was never given out is known as such).
+ * Dial: from the decision until the connection stands or has failed. Connection: from then until the egress
+ * worker says that it is done with it (a connection that both ends closed before stays listed without
+ * descriptor, so that a number which was never given out is known as such).
  */
 
 #include <stdbool.h>
@@ -23,9 +23,9 @@
 #include "proto/base/list.h"
 
 #define DIALER_CONNECTIONS_MAX 1024U /* of one session */
-#define DIALER_DIALS_MAX 256U        /* of one session */
-#define DIALER_SESSIONS_MAX 8192U
-#define DIAL_ADDRESSES_MAX 16U
+#define DIALER_DIALS_MAX       256U  /* of one session */
+#define DIALER_SESSIONS_MAX    8192U
+#define DIAL_ADDRESSES_MAX     16U
 
 typedef struct Dialer Dialer;
 

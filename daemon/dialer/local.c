@@ -12,12 +12,12 @@
 #include "proto/base/log.h"
 
 /*
- * New addresses count at once. Others go only when a whole dump has been read: until then an address too many is
- * guarded, never one too few.
+ * New addresses count at once. Others go only when a whole dump has been read: until then an address too
+ * many is guarded, never one too few.
  */
 
 #define ADDRESSES_MAX 4096U
-#define MESSAGE_SIZE 65536U
+#define MESSAGE_SIZE  65536U
 
 typedef struct AddressSet {
         PrivAddress *items;
@@ -73,7 +73,7 @@ static int read_attribute(const struct rtattr *a, unsigned char family, PrivAddr
 
         if (RTA_PAYLOAD(a) != size)
                 return -EBADMSG;
-        *ret = (PrivAddress) { .family = family == AF_INET ? 4 : 6 };
+        *ret = (PrivAddress){ .family = family == AF_INET ? 4 : 6 };
         memcpy(ret->bytes, RTA_DATA(a), size);
         return 0;
 }
@@ -91,7 +91,8 @@ static int on_address(LocalAddresses *l, const struct nlmsghdr *h)
         const struct ifaddrmsg *m = NLMSG_DATA(h);
         int left, r = 0;
 
-        if (h->nlmsg_len < NLMSG_LENGTH(sizeof(*m)) || (m->ifa_family != AF_INET && m->ifa_family != AF_INET6))
+        if (h->nlmsg_len < NLMSG_LENGTH(sizeof(*m)) ||
+            (m->ifa_family != AF_INET && m->ifa_family != AF_INET6))
                 return 0;
         left = (int) (h->nlmsg_len - NLMSG_LENGTH(sizeof(*m)));
         for (const struct rtattr *a = IFA_RTA(m); RTA_OK(a, left) && r >= 0; a = next_attribute(a, &left)) {
@@ -178,7 +179,7 @@ int local_addresses_open(LocalAddresses **ret)
 
         if (!l)
                 return -ENOMEM;
-        *l = (LocalAddresses) { .fd = -EBADF };
+        *l = (LocalAddresses){ .fd = -EBADF };
         l->buffer = malloc(MESSAGE_SIZE);
         l->current.items = calloc(ADDRESSES_MAX, sizeof(PrivAddress));
         l->dumped.items = calloc(ADDRESSES_MAX, sizeof(PrivAddress));

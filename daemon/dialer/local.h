@@ -1,7 +1,7 @@
 #pragma once
 
-/* The addresses of this machine, kept current from rtnetlink. The socket is opened before the worker gives up its
- * rights, read afterwards. */
+/* The addresses of this machine, kept current from rtnetlink. The socket is opened before the worker gives
+ * up its rights, read afterwards. */
 
 #include <stdbool.h>
 

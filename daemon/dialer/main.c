@@ -10,19 +10,52 @@
 #include "proto/base/str.h"
 
 #define LAUNCHER_FD 3
-#define FILES_MAX 65536U
+#define FILES_MAX   65536U
 
 static const int dialer_syscalls[] = {
-        SCMP_SYS(bind), SCMP_SYS(brk), SCMP_SYS(clock_gettime), SCMP_SYS(close), SCMP_SYS(connect),
-        SCMP_SYS(epoll_create1), SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2),
-        SCMP_SYS(epoll_wait), SCMP_SYS(eventfd2), SCMP_SYS(fcntl), SCMP_SYS(fstat), SCMP_SYS(futex),
-        SCMP_SYS(getpeername), SCMP_SYS(getpid), SCMP_SYS(getrandom), SCMP_SYS(getsockname),
-        SCMP_SYS(getsockopt), SCMP_SYS(gettid), SCMP_SYS(gettimeofday), SCMP_SYS(ioctl), SCMP_SYS(madvise),
-        SCMP_SYS(mmap), SCMP_SYS(mremap), SCMP_SYS(munmap), SCMP_SYS(newfstatat), SCMP_SYS(pipe2),
-        SCMP_SYS(read), SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(rt_sigaction),
-        SCMP_SYS(rt_sigprocmask), SCMP_SYS(sendmsg), SCMP_SYS(sendto), SCMP_SYS(setsockopt),
-        SCMP_SYS(shutdown), SCMP_SYS(socket), SCMP_SYS(tgkill), SCMP_SYS(timerfd_create),
-        SCMP_SYS(timerfd_settime), SCMP_SYS(write), SCMP_SYS(writev),
+        SCMP_SYS(bind),
+        SCMP_SYS(brk),
+        SCMP_SYS(clock_gettime),
+        SCMP_SYS(close),
+        SCMP_SYS(connect),
+        SCMP_SYS(epoll_create1),
+        SCMP_SYS(epoll_ctl),
+        SCMP_SYS(epoll_pwait),
+        SCMP_SYS(epoll_pwait2),
+        SCMP_SYS(epoll_wait),
+        SCMP_SYS(eventfd2),
+        SCMP_SYS(fcntl),
+        SCMP_SYS(fstat),
+        SCMP_SYS(futex),
+        SCMP_SYS(getpeername),
+        SCMP_SYS(getpid),
+        SCMP_SYS(getrandom),
+        SCMP_SYS(getsockname),
+        SCMP_SYS(getsockopt),
+        SCMP_SYS(gettid),
+        SCMP_SYS(gettimeofday),
+        SCMP_SYS(ioctl),
+        SCMP_SYS(madvise),
+        SCMP_SYS(mmap),
+        SCMP_SYS(mremap),
+        SCMP_SYS(munmap),
+        SCMP_SYS(newfstatat),
+        SCMP_SYS(pipe2),
+        SCMP_SYS(read),
+        SCMP_SYS(recvfrom),
+        SCMP_SYS(recvmsg),
+        SCMP_SYS(rt_sigaction),
+        SCMP_SYS(rt_sigprocmask),
+        SCMP_SYS(sendmsg),
+        SCMP_SYS(sendto),
+        SCMP_SYS(setsockopt),
+        SCMP_SYS(shutdown),
+        SCMP_SYS(socket),
+        SCMP_SYS(tgkill),
+        SCMP_SYS(timerfd_create),
+        SCMP_SYS(timerfd_settime),
+        SCMP_SYS(write),
+        SCMP_SYS(writev),
 };
 
 void dialer_report_closed(Dialer *d, const PrivDialClosed *closed)
@@ -48,10 +81,10 @@ static int on_audit_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return 0;
         }
         /* The launcher closed it while the decision was on its way. */
-        dialer_report_closed(d, &(PrivDialClosed) { .session = order.session,
-                                                    .sequence = order.sequence,
-                                                    .port = order.port,
-                                                    .reason = CLOSE_SESSION_ENDED });
+        dialer_report_closed(d, &(PrivDialClosed){ .session = order.session,
+                                                   .sequence = order.sequence,
+                                                   .port = order.port,
+                                                   .reason = CLOSE_SESSION_ENDED });
         return 0;
 }
 

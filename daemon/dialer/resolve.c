@@ -15,8 +15,8 @@
 #include "proto/base/str.h"
 
 #define QUERY_TIMEOUT_MSEC 2000
-#define QUERY_TRIES 2
-#define ANSWERS_MAX 16
+#define QUERY_TRIES        2
+#define ANSWERS_MAX        16
 
 typedef struct AresSocket {
         ListLink link;
@@ -79,7 +79,7 @@ static void on_ares_io(void *userdata, int fd, unsigned events)
 
 static AresSocket *find_socket(Resolver *r, int fd)
 {
-        LIST_FOREACH(s, &r->sockets, AresSocket, link) {
+        LIST_FOREACH (s, &r->sockets, AresSocket, link) {
                 if (s->fd == fd)
                         return s;
         }
@@ -111,7 +111,7 @@ static void on_socket_state(void *userdata, ares_socket_t fd, int readable, int 
                 s = calloc(1, sizeof(*s));
                 if (!s)
                         return;
-                *s = (AresSocket) { .resolver = r, .fd = fd };
+                *s = (AresSocket){ .resolver = r, .fd = fd };
                 list_init(&s->link);
                 list_append(&r->sockets, &s->link);
                 e = loop_io_new(r->loop, fd, events, on_ares_io, s, &s->io);
@@ -143,9 +143,9 @@ int resolver_new(Resolver **ret)
         if (ares_library_init(ARES_LIB_INIT_ALL) != ARES_SUCCESS ||
             ares_init_options(&r->channel, &options,
                               ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_NDOTS |
-                                      ARES_OPT_SERVERS | ARES_OPT_DOMAINS | ARES_OPT_LOOKUPS |
-                                      ARES_OPT_SORTLIST | ARES_OPT_SOCK_STATE_CB | ARES_OPT_NOROTATE) !=
-                    ARES_SUCCESS) {
+                                              ARES_OPT_SERVERS | ARES_OPT_DOMAINS | ARES_OPT_LOOKUPS |
+                                              ARES_OPT_SORTLIST | ARES_OPT_SOCK_STATE_CB |
+                                              ARES_OPT_NOROTATE) != ARES_SUCCESS) {
                 free(r);
                 return -EIO;
         }
@@ -164,7 +164,7 @@ Resolver *resolver_free(Resolver *r)
         if (!r)
                 return NULL;
         ares_destroy(r->channel);
-        LIST_FOREACH(s, &r->sockets, AresSocket, link)
+        LIST_FOREACH (s, &r->sockets, AresSocket, link)
                 ares_socket_free(s);
         r->timer = loop_timer_free(r->timer);
         r->hosts = hosts_table_free(r->hosts);
@@ -177,7 +177,7 @@ static int to_ares(const PrivServer *s, struct ares_addr_port_node *ret)
 {
         if (s->port == 0 || s->port > UINT16_MAX)
                 return -EPROTO;
-        *ret = (struct ares_addr_port_node) { .udp_port = (int) s->port, .tcp_port = (int) s->port };
+        *ret = (struct ares_addr_port_node){ .udp_port = (int) s->port, .tcp_port = (int) s->port };
         if (s->address.family == 4) {
                 ret->family = AF_INET;
                 memcpy(&ret->addr.addr4, s->address.bytes, 4);
@@ -302,7 +302,7 @@ int resolver_lookup(Resolver *r, const char *name, LookupCallback callback, void
 
         if (!l)
                 return -ENOMEM;
-        *l = (Lookup) { .callback = callback, .userdata = userdata, .resolver = r, .n_pending = 1 };
+        *l = (Lookup){ .callback = callback, .userdata = userdata, .resolver = r, .n_pending = 1 };
         e = str_copy(l->name, sizeof(l->name), name);
         if (e >= 0)
                 e = loop_defer(r->loop, start_deferred, l);

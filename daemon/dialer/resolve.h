@@ -1,8 +1,9 @@
 #pragma once
 
 /*
- * Names to addresses: the host's table first, then DNS (A and AAAA, once each, no search list). resolver_new() is
- * called before the worker gives up the file system, since c-ares takes its random seed from a file.
+ * Names to addresses: the host's table first, then DNS (A and AAAA, once each, no search list).
+ * resolver_new() is called before the worker gives up the file system, since c-ares takes its random seed
+ * from a file.
  */
 
 #include "daemon/loop/loop.h"
@@ -14,7 +15,8 @@
 typedef struct Resolver Resolver;
 typedef struct Lookup Lookup;
 
-/* IPv6 and IPv4 in turn. n 0: the name does not resolve. Called once, never from within resolver_lookup(). */
+/* IPv6 and IPv4 in turn. n 0: the name does not resolve. Called once, never from within resolver_lookup().
+ */
 typedef void (*LookupCallback)(void *userdata, const PrivAddress *addresses, size_t n);
 
 int resolver_new(Resolver **ret) _must_check_;
@@ -25,7 +27,7 @@ int resolver_start(Resolver *r, Loop *loop) _must_check_;
 int resolver_configure(Resolver *r, const PrivResolver *servers, int hosts_fd) _must_check_;
 
 /* name is canonical, and copied. */
-int resolver_lookup(Resolver *r, const char *name, LookupCallback callback, void *userdata, Lookup **ret)
-        _must_check_;
+int resolver_lookup(Resolver *r, const char *name, LookupCallback callback, void *userdata,
+                    Lookup **ret) _must_check_;
 /* The callback will not be called. */
 void lookup_cancel(Lookup *l);

@@ -41,7 +41,7 @@ static void forget_connections(Session *s, CloseReason reason)
 
 static void detach(Session *s, CloseReason reason)
 {
-        LIST_FOREACH(d, &s->dials, Dial, link)
+        LIST_FOREACH (d, &s->dials, Dial, link)
                 dial_cancel(d, reason);
         s->egress = priv_link_free(s->egress);
         forget_connections(s, reason);
@@ -71,7 +71,7 @@ void session_cut(Session *s, CloseReason reason)
 {
         size_t cursor = 0;
 
-        LIST_FOREACH(d, &s->dials, Dial, link)
+        LIST_FOREACH (d, &s->dials, Dial, link)
                 dial_cancel(d, reason);
         for (Connection *c; (c = map_next(&s->connections, &cursor));)
                 connection_end(c, reason);
@@ -103,7 +103,7 @@ int session_open(Dialer *d, const Id *id, int policy_fd)
         s = calloc(1, sizeof(*s));
         if (!s)
                 return -ENOMEM;
-        *s = (Session) { .dialer = d, .id = *id };
+        *s = (Session){ .dialer = d, .id = *id };
         list_init(&s->dials);
         r = map_put(&d->sessions, &s->id, sizeof(s->id), s);
         if (r < 0) {

@@ -42,7 +42,8 @@ static int put_answer(Client *c, unsigned status, const char *fields, const char
         if (c->request_body.kind != HTTP_BODY_NONE && !c->request_body.is_done)
                 c->is_last = true;
         r = buf_printf(&c->to_client,
-                       "HTTP/1.1 %u %s\r\n%sContent-Type: text/plain; charset=utf-8\r\nContent-Length: %zu\r\n%s\r\n",
+                       "HTTP/1.1 %u %s\r\n%sContent-Type: text/plain; charset=utf-8\r\n"
+                       "Content-Length: %zu\r\n%s\r\n",
                        status, status_text(status), fields, strlen(body),
                        c->is_last ? "Connection: close\r\n" : "");
         if (r >= 0 && !c->is_head_method)

@@ -1,6 +1,7 @@
 #pragma once
 
-/* "HOST[:PORT]" as a client wrote it, by the strict grammar: one request, one destination, no second reading. */
+/* "HOST[:PORT]" as a client wrote it, by the strict grammar: one request, one destination, no second
+ * reading. */
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -9,11 +9,11 @@
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 
-#define HEAD_TIMEOUT_USEC (10 * USEC_PER_SEC)
-#define IDLE_TIMEOUT_USEC (60 * USEC_PER_SEC)
+#define HEAD_TIMEOUT_USEC    (10 * USEC_PER_SEC)
+#define IDLE_TIMEOUT_USEC    (60 * USEC_PER_SEC)
 #define VERDICT_TIMEOUT_USEC (6 * USEC_PER_SEC)
 #define CONNECT_TIMEOUT_USEC (20 * USEC_PER_SEC)
-#define ENDING_TIMEOUT_USEC (2 * USEC_PER_SEC)
+#define ENDING_TIMEOUT_USEC  (2 * USEC_PER_SEC)
 /* So many steps a turn, then the others have theirs. */
 #define STEPS_MAX 16U
 
@@ -170,7 +170,7 @@ static void client_free(Client *c)
 
 void egress_sweep(Egress *e)
 {
-        LIST_FOREACH(c, &e->dead, Client, link)
+        LIST_FOREACH (c, &e->dead, Client, link)
                 client_free(c);
 }
 
@@ -182,13 +182,13 @@ int client_new(Egress *e, int take_fd)
 
         if (!c)
                 return -ENOMEM;
-        *c = (Client) { .egress = e,
-                        .fd = -EBADF,
-                        .server = { .fd = -EBADF, .in = BUF_INIT(HTTP_HEAD_MAX + 1) },
-                        .in = BUF_INIT(HTTP_HEAD_MAX + 1),
-                        .to_client = BUF_INIT(8U * EGRESS_SCRATCH_SIZE),
-                        .to_server = BUF_INIT(8U * EGRESS_SCRATCH_SIZE),
-                        .decide = BUF_INIT(PRIV_DECIDE_MAX) };
+        *c = (Client){ .egress = e,
+                       .fd = -EBADF,
+                       .server = { .fd = -EBADF, .in = BUF_INIT(HTTP_HEAD_MAX + 1) },
+                       .in = BUF_INIT(HTTP_HEAD_MAX + 1),
+                       .to_client = BUF_INIT(8U * EGRESS_SCRATCH_SIZE),
+                       .to_server = BUF_INIT(8U * EGRESS_SCRATCH_SIZE),
+                       .decide = BUF_INIT(PRIV_DECIDE_MAX) };
         list_init(&c->waiting);
         (void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         r = loop_timer_new(e->loop, on_client_timer, c, &c->timer);
@@ -241,8 +241,8 @@ static void watch_idle_server(Client *c)
                 server_close(c, n == 0 ? CLOSE_SERVER : CLOSE_ERROR);
 }
 
-/* The answer goes out, then our end closes; what the client still sends is read and dropped for a while, since a
- * reset would take the answer away from it. */
+/* The answer goes out, then our end closes; what the client still sends is read and dropped for a while,
+ * since a reset would take the answer away from it. */
 static int step_ending(Client *c)
 {
         int r = buf_send(c->fd, &c->to_client);
@@ -312,7 +312,8 @@ static bool wants_client_read(const Client *c)
 
 static bool wants_server_read(const Client *c)
 {
-        if (c->server.is_eof || c->state == CLIENT_PEEK || (c->state == CLIENT_DECIDING && c->wants_connection))
+        if (c->server.is_eof || c->state == CLIENT_PEEK ||
+            (c->state == CLIENT_DECIDING && c->wants_connection))
                 return false;
         return buf_size(&c->to_client) == 0;
 }
@@ -320,15 +321,16 @@ static bool wants_server_read(const Client *c)
 /* is_busy: there is more to do without news from the sockets; a writable one calls us again. */
 static int update_events(Client *c, bool is_busy)
 {
-        int r = loop_io_set_events(c->io, (wants_client_read(c) ? LOOP_READ : 0U) |
-                                                  (is_busy || buf_size(&c->to_client) > 0 ? LOOP_WRITE : 0U));
+        int r = loop_io_set_events(
+                        c->io, (wants_client_read(c) ? LOOP_READ : 0U) |
+                                               (is_busy || buf_size(&c->to_client) > 0 ? LOOP_WRITE : 0U));
 
         if (r >= 0 && c->server.io) {
                 bool is_sending = (c->state == CLIENT_EXCHANGE || c->state == CLIENT_TUNNEL) &&
                                   buf_size(&c->to_server) > 0;
 
                 r = loop_io_set_events(c->server.io, (wants_server_read(c) ? LOOP_READ : 0U) |
-                                                             (is_sending ? LOOP_WRITE : 0U));
+                                                                     (is_sending ? LOOP_WRITE : 0U));
         }
         return r;
 }

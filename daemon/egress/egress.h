@@ -1,11 +1,12 @@
 #pragma once
 
 /*
- * The egress worker of one session: an explicit HTTP proxy whose way out is other people's decision. Each request
- * goes to audit; a connection comes, if at all, as a descriptor from the dialer.
+ * The egress worker of one session: an explicit HTTP proxy whose way out is other people's decision. Each
+ * request goes to audit; a connection comes, if at all, as a descriptor from the dialer.
  *
- * One Client per accepted connection, with at most one server connection, which serves one authority. Callbacks
- * never free a client: client_close() takes it off the loop and puts it on the dead list, swept after the turn.
+ * One Client per accepted connection, with at most one server connection, which serves one authority.
+ * Callbacks never free a client: client_close() takes it off the loop and puts it on the dead list, swept
+ * after the turn.
  */
 
 #include <stdbool.h>
@@ -19,8 +20,9 @@
 #include "proto/base/list.h"
 
 #define EGRESS_CLIENTS_MAX 1024U
-#define EGRESS_UNDECIDED_MAX 64U /* further requests wait their turn: audit takes so many of a session at once */
-#define EGRESS_SCRATCH_SIZE (256U * 1024U)
+#define EGRESS_UNDECIDED_MAX \
+        64U /* further requests wait their turn: audit takes so many of a session at once */
+#define EGRESS_SCRATCH_SIZE  (256U * 1024U)
 #define EGRESS_LISTENERS_MAX 6U
 
 typedef struct Egress Egress;
@@ -30,9 +32,9 @@ typedef enum ClientState {
         CLIENT_DECIDING,   /* audit has been asked, or will be; nothing of the request has left */
         CLIENT_CONNECTING, /* allowed; the dialer's answer is awaited */
         CLIENT_EXCHANGE,   /* request to the server, response to the client */
-        CLIENT_PEEK,       /* CONNECT was answered; nothing goes to the server before its first bytes are known */
-        CLIENT_TUNNEL,     /* bytes in both directions */
-        CLIENT_ENDING,     /* the last answer is going out; what comes in is thrown away */
+        CLIENT_PEEK, /* CONNECT was answered; nothing goes to the server before its first bytes are known */
+        CLIENT_TUNNEL, /* bytes in both directions */
+        CLIENT_ENDING, /* the last answer is going out; what comes in is thrown away */
 } ClientState;
 
 /* Where a message body stands. */
@@ -50,8 +52,8 @@ typedef struct Server {
         Buf in;         /* response bytes not yet understood */
         size_t scanned; /* of `in`, for http_find_head() */
         bool is_eof;
-        bool is_shut;   /* our direction has ended */
-        bool is_last;   /* serves no further request */
+        bool is_shut; /* our direction has ended */
+        bool is_last; /* serves no further request */
 } Server;
 
 typedef struct Client {
@@ -77,13 +79,13 @@ typedef struct Client {
         bool is_connect;
         bool is_head_method;
         bool wants_connection; /* as audit was asked */
-        bool is_undecided;    /* counts in Egress.n_undecided */
-        bool is_last;         /* no further request on this connection */
-        bool is_old_client;   /* HTTP/1.0: knows no chunks */
+        bool is_undecided;     /* counts in Egress.n_undecided */
+        bool is_last;          /* no further request on this connection */
+        bool is_old_client;    /* HTTP/1.0: knows no chunks */
         bool has_answer_begun;
-        bool has_sent;        /* something of the request went to the server */
-        bool has_failed;      /* the dialer's answer came before the verdict */
-        uint32_t fail_reason; /* CloseReason */
+        bool has_sent;          /* something of the request went to the server */
+        bool has_failed;        /* the dialer's answer came before the verdict */
+        uint32_t fail_reason;   /* CloseReason */
         uint32_t refuse_status; /* HTTP status of a request that is only recorded; 0: decided by policy */
         HttpParser request_parser;
         HttpParser response_parser;
@@ -121,8 +123,8 @@ int client_new(Egress *e, int take_fd) _must_check_;
 void client_close(Client *c, CloseReason reason);
 /* Does what can be done now, then waits for what it needs. May close the client. */
 void client_pump(Client *c);
-/* Takes what the client has sent, while less than a head's worth waits. 1: something came; 0: nothing, or the end
- * (is_eof). */
+/* Takes what the client has sent, while less than a head's worth waits. 1: something came; 0: nothing, or
+ * the end (is_eof). */
 int client_fill(Client *c) _must_check_;
 void client_set_timeout(Client *c, uint64_t timeout_usec);
 void client_set_state(Client *c, ClientState state);

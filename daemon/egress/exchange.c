@@ -6,12 +6,13 @@
 #include "proto/base/error.h"
 
 /*
- * One request and its response. Each direction reads only when what it read before has been sent: a slow reader at
- * one end slows the sender at the other. Lengths are counted here; chunks are decoded and made anew.
+ * One request and its response. Each direction reads only when what it read before has been sent: a slow
+ * reader at one end slows the sender at the other. Lengths are counted here; chunks are decoded and made
+ * anew.
  */
 
 #define GONE_TIMEOUT_USEC (60 * USEC_PER_SEC)
-#define CHUNKS_READ_MAX 32768U /* what lies behind the last chunk must fit into Client.in */
+#define CHUNKS_READ_MAX   32768U /* what lies behind the last chunk must fit into Client.in */
 
 typedef struct Bytes {
         const char *data;
@@ -22,7 +23,8 @@ typedef struct Bytes {
 /* What of b the body takes goes to fd, and to `out` what fd does not take now. */
 static int forward_plain(BodyState *body, int fd, Buf *out, Bytes *b)
 {
-        size_t n = body->kind == HTTP_BODY_LENGTH ? (size_t) MIN_OF((uint64_t) b->size, body->left) : b->size;
+        size_t n = body->kind == HTTP_BODY_LENGTH ? (size_t) MIN_OF((uint64_t) b->size, body->left)
+                                                  : b->size;
         ssize_t sent = 0;
         int r;
 
@@ -58,7 +60,7 @@ static int next_bytes(Egress *e, int fd, Buf *kept, size_t n_max, Bytes *ret)
         ssize_t n;
 
         if (buf_size(kept) > 0) {
-                *ret = (Bytes) { .data = buf_front(kept), .size = buf_size(kept) };
+                *ret = (Bytes){ .data = buf_front(kept), .size = buf_size(kept) };
                 return 1;
         }
         do
@@ -66,7 +68,7 @@ static int next_bytes(Egress *e, int fd, Buf *kept, size_t n_max, Bytes *ret)
         while (n < 0 && errno == EINTR);
         if (n < 0)
                 return neg_errno();
-        *ret = (Bytes) { .data = e->scratch, .size = (size_t) n };
+        *ret = (Bytes){ .data = e->scratch, .size = (size_t) n };
         return n > 0;
 }
 
@@ -93,8 +95,9 @@ static int step_request_body(Client *c)
 {
         BodyState *body = &c->request_body;
         bool is_kept = buf_size(&c->in) > 0;
-        size_t n_max = body->kind == HTTP_BODY_CHUNKED ? CHUNKS_READ_MAX :
-                                                         (size_t) MIN_OF(body->left, (uint64_t) EGRESS_SCRATCH_SIZE);
+        size_t n_max = body->kind == HTTP_BODY_CHUNKED
+                                       ? CHUNKS_READ_MAX
+                                       : (size_t) MIN_OF(body->left, (uint64_t) EGRESS_SCRATCH_SIZE);
         Bytes b;
         int r = next_bytes(c->egress, c->fd, &c->in, n_max, &b);
 
@@ -157,7 +160,9 @@ static int put_head(Client *c, const HttpHead *h)
                 return c->is_old_client ? 0 : http_put_response(&c->to_client, h, HTTP_BODY_NONE, false);
         c->has_response_head = true;
         c->has_answer_begun = true;
-        c->response_body = (BodyState) { .kind = framing, .left = h->length, .is_done = framing == HTTP_BODY_NONE };
+        c->response_body = (BodyState){ .kind = framing,
+                                        .left = h->length,
+                                        .is_done = framing == HTTP_BODY_NONE };
         c->server.is_last = h->wants_close || framing == HTTP_BODY_UNTIL_CLOSE;
         if (framing == HTTP_BODY_CHUNKED && c->is_old_client)
                 framing = HTTP_BODY_UNTIL_CLOSE;
@@ -198,8 +203,9 @@ static int step_response_body(Client *c)
         BodyState *body = &c->response_body;
         Server *s = &c->server;
         bool is_kept = buf_size(&s->in) > 0;
-        size_t n_max = body->kind == HTTP_BODY_LENGTH ? (size_t) MIN_OF(body->left, (uint64_t) EGRESS_SCRATCH_SIZE) :
-                                                        EGRESS_SCRATCH_SIZE;
+        size_t n_max = body->kind == HTTP_BODY_LENGTH
+                                       ? (size_t) MIN_OF(body->left, (uint64_t) EGRESS_SCRATCH_SIZE)
+                                       : EGRESS_SCRATCH_SIZE;
         Bytes b;
         int r = next_bytes(c->egress, s->fd, &s->in, n_max, &b);
 

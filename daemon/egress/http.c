@@ -6,8 +6,8 @@
 
 #include "proto/base/str.h"
 
-#define HTTP_TRAILERS_MAX 8192U
-#define HTTP_EXTENSION_MAX 256U
+#define HTTP_TRAILERS_MAX         8192U
+#define HTTP_EXTENSION_MAX        256U
 #define CONTENT_LENGTH_DIGITS_MAX 18U
 
 bool http_slice_equal(HttpSlice a, const char *s)
@@ -86,7 +86,7 @@ static int on_url(llhttp_t *l, const char *at, size_t size)
 
         if (!p->head)
                 return HPE_USER;
-        p->head->target = (HttpSlice) { at, size };
+        p->head->target = (HttpSlice){ at, size };
         return 0;
 }
 
@@ -96,7 +96,7 @@ static int on_status(llhttp_t *l, const char *at, size_t size)
 
         if (!p->head)
                 return HPE_USER;
-        p->head->reason = (HttpSlice) { at, size };
+        p->head->reason = (HttpSlice){ at, size };
         return 0;
 }
 
@@ -115,7 +115,7 @@ static int on_header_field(llhttp_t *l, const char *at, size_t size)
                 return count_trailer(p, size + 4);
         if (p->head->n_fields >= HTTP_FIELDS_MAX)
                 return HPE_USER;
-        p->head->fields[p->head->n_fields] = (HttpField) { .name = { at, size }, .value = { at + size, 0 } };
+        p->head->fields[p->head->n_fields] = (HttpField){ .name = { at, size }, .value = { at + size, 0 } };
         return 0;
 }
 
@@ -127,7 +127,7 @@ static int on_header_value(llhttp_t *l, const char *at, size_t size)
                 return count_trailer(p, size);
         while (size > 0 && (at[size - 1] == ' ' || at[size - 1] == '\t'))
                 size--;
-        p->head->fields[p->head->n_fields].value = (HttpSlice) { at, size };
+        p->head->fields[p->head->n_fields].value = (HttpSlice){ at, size };
         return 0;
 }
 
@@ -299,7 +299,8 @@ static bool connection_lists(const HttpHead *h, HttpSlice name)
         for (size_t i = 0; i < h->n_fields; i++) {
                 const HttpField *f = &h->fields[i];
 
-                if ((http_slice_equal(f->name, "Connection") || http_slice_equal(f->name, "Proxy-Connection")) &&
+                if ((http_slice_equal(f->name, "Connection") ||
+                     http_slice_equal(f->name, "Proxy-Connection")) &&
                     list_contains(f->value, name))
                         return true;
         }
@@ -310,8 +311,8 @@ static int parse_head(HttpParser *p, llhttp_type_t type, const char *data, size_
 {
         llhttp_errno_t e;
 
-        *p = (HttpParser) { .head = ret };
-        *ret = (HttpHead) { .n_fields = 0 };
+        *p = (HttpParser){ .head = ret };
+        *ret = (HttpHead){ .n_fields = 0 };
         llhttp_init(&p->llhttp, type, &http_settings);
         p->llhttp.data = p;
         e = llhttp_execute(&p->llhttp, data, size);
@@ -321,7 +322,7 @@ static int parse_head(HttpParser *p, llhttp_type_t type, const char *data, size_
         if (p->llhttp.http_major != 1 || p->llhttp.http_minor > 1)
                 return -EBADMSG;
         ret->minor = p->llhttp.http_minor;
-        ret->wants_close = ret->minor == 0 || connection_lists(ret, (HttpSlice) { "close", 5 });
+        ret->wants_close = ret->minor == 0 || connection_lists(ret, (HttpSlice){ "close", 5 });
         return check_lines(data, size, ret->n_fields);
 }
 
@@ -381,7 +382,8 @@ int http_parse_response(HttpParser *p, const char *data, size_t size, HttpHead *
 /* ---- destinations ---- */
 
 /* Exactly one Host, naming what the request line names. Only HTTP/1.0 may leave it out. */
-static int check_host(const HttpHead *h, const Authority *expected, uint16_t default_port, HttpSlice *ret_raw)
+static int check_host(const HttpHead *h, const Authority *expected, uint16_t default_port,
+                      HttpSlice *ret_raw)
 {
         const HttpField *host = NULL;
         Authority a;
@@ -415,8 +417,8 @@ static int judge_absolute(const HttpHead *h, HttpTarget *ret)
         rest.size -= sizeof(scheme) - 1;
         while (n < rest.size && rest.data[n] != '/' && rest.data[n] != '?')
                 n++;
-        ret->raw_host = (HttpSlice) { rest.data, n };
-        ret->path = (HttpSlice) { rest.data + n, rest.size - n };
+        ret->raw_host = (HttpSlice){ rest.data, n };
+        ret->path = (HttpSlice){ rest.data + n, rest.size - n };
         if (authority_parse(rest.data, n, 80, &ret->authority) < 0)
                 return -EBADMSG;
         return check_host(h, &ret->authority, 80, NULL);
@@ -438,14 +440,15 @@ static int judge_origin(const HttpHead *h, const Authority *tunnel, HttpTarget *
         ret->raw_host = h->target;
         ret->authority = *tunnel;
         ret->path = h->target;
-        if (h->target.data[0] != '/' && !(str_equal(h->method, "OPTIONS") && http_slice_equal(h->target, "*")))
+        if (h->target.data[0] != '/' &&
+            !(str_equal(h->method, "OPTIONS") && http_slice_equal(h->target, "*")))
                 return -EBADMSG;
         return check_host(h, tunnel, 80, &ret->raw_host);
 }
 
 int http_judge_request(const HttpHead *h, const Authority *tunnel, HttpTarget *ret)
 {
-        *ret = (HttpTarget) { .raw_host = h->target };
+        *ret = (HttpTarget){ .raw_host = h->target };
         if (str_equal(h->method, "TRACE") || (tunnel && str_equal(h->method, "CONNECT")))
                 return -EPERM;
         if (tunnel)
@@ -457,7 +460,8 @@ int http_judge_request(const HttpHead *h, const Authority *tunnel, HttpTarget *r
 
 /* ---- bodies ---- */
 
-int http_read_chunks(HttpParser *p, const char *data, size_t size, Buf *to, bool is_rechunked, size_t *ret_used)
+int http_read_chunks(HttpParser *p, const char *data, size_t size, Buf *to, bool is_rechunked,
+                     size_t *ret_used)
 {
         llhttp_errno_t e;
 
@@ -487,8 +491,10 @@ int http_read_chunks(HttpParser *p, const char *data, size_t size, Buf *to, bool
 static bool is_passed_on(const HttpHead *h, const HttpField *f)
 {
         static const char *const dropped[] = {
-                "Connection", "Keep-Alive", "TE", "Trailer", "Transfer-Encoding", "Upgrade", "HTTP2-Settings",
-                "Content-Length", "Host", "Sandboxd-Decision",
+                "Connection",        "Keep-Alive",        "TE",
+                "Trailer",           "Transfer-Encoding", "Upgrade",
+                "HTTP2-Settings",    "Content-Length",    "Host",
+                "Sandboxd-Decision",
         };
 
         for (size_t i = 0; i < ELEMENTSOF(dropped); i++) {

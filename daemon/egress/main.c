@@ -12,23 +12,33 @@
 #include "proto/base/str.h"
 
 /*
- * Started by the launcher with its channel as descriptor 3. Reads hostile bytes all its life, so it can do nothing
- * but move bytes between descriptors that it was given: no socket(), no connect(), no file.
+ * Started by the launcher with its channel as descriptor 3. Reads hostile bytes all its life, so it can do
+ * nothing but move bytes between descriptors that it was given: no socket(), no connect(), no file.
  */
 
-#define LAUNCHER_FD 3
+#define LAUNCHER_FD  3
 #define ACCEPT_BATCH 64U
-#define FILES_MAX 4096U
+#define FILES_MAX    4096U
 
 static const int egress_syscalls[] = {
-        SCMP_SYS(accept4), SCMP_SYS(brk), SCMP_SYS(clock_gettime), SCMP_SYS(close), SCMP_SYS(epoll_create1),
-        SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2), SCMP_SYS(epoll_wait),
-        SCMP_SYS(eventfd2), SCMP_SYS(fcntl), SCMP_SYS(futex), SCMP_SYS(getpid), SCMP_SYS(getrandom),
-        SCMP_SYS(getsockopt), SCMP_SYS(gettid), SCMP_SYS(gettimeofday), SCMP_SYS(madvise), SCMP_SYS(mmap),
-        SCMP_SYS(mremap), SCMP_SYS(munmap), SCMP_SYS(pipe2), SCMP_SYS(read), SCMP_SYS(recvfrom),
-        SCMP_SYS(recvmsg), SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask), SCMP_SYS(sendmsg),
-        SCMP_SYS(sendto), SCMP_SYS(setsockopt), SCMP_SYS(shutdown), SCMP_SYS(tgkill),
-        SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime), SCMP_SYS(write), SCMP_SYS(writev),
+        SCMP_SYS(accept4),        SCMP_SYS(brk),
+        SCMP_SYS(clock_gettime),  SCMP_SYS(close),
+        SCMP_SYS(epoll_create1),  SCMP_SYS(epoll_ctl),
+        SCMP_SYS(epoll_pwait),    SCMP_SYS(epoll_pwait2),
+        SCMP_SYS(epoll_wait),     SCMP_SYS(eventfd2),
+        SCMP_SYS(fcntl),          SCMP_SYS(futex),
+        SCMP_SYS(getpid),         SCMP_SYS(getrandom),
+        SCMP_SYS(getsockopt),     SCMP_SYS(gettid),
+        SCMP_SYS(gettimeofday),   SCMP_SYS(madvise),
+        SCMP_SYS(mmap),           SCMP_SYS(mremap),
+        SCMP_SYS(munmap),         SCMP_SYS(pipe2),
+        SCMP_SYS(read),           SCMP_SYS(recvfrom),
+        SCMP_SYS(recvmsg),        SCMP_SYS(rt_sigaction),
+        SCMP_SYS(rt_sigprocmask), SCMP_SYS(sendmsg),
+        SCMP_SYS(sendto),         SCMP_SYS(setsockopt),
+        SCMP_SYS(shutdown),       SCMP_SYS(tgkill),
+        SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
+        SCMP_SYS(write),          SCMP_SYS(writev),
 };
 
 static void on_accept(void *userdata, int fd, _unused_ unsigned events)
@@ -139,7 +149,8 @@ static int on_start(Egress *e, Imsg *m)
         e->is_offline = body.is_offline != 0;
         r = priv_link_new(e->loop, TAKE_FD(m->fds[0]), CHANNEL_EGRESS_AUDIT, ROLE_EGRESS, &e->audit);
         if (r >= 0)
-                r = priv_link_new(e->loop, TAKE_FD(m->fds[1]), CHANNEL_DIALER_EGRESS, ROLE_EGRESS, &e->dialer);
+                r = priv_link_new(e->loop, TAKE_FD(m->fds[1]), CHANNEL_DIALER_EGRESS, ROLE_EGRESS,
+                                  &e->dialer);
         if (r < 0)
                 return r;
         priv_link_set_handler(e->audit, on_audit_message, on_link_closed, e);
@@ -176,7 +187,7 @@ static int serve(Egress *e)
 
 static void egress_done(Egress *e)
 {
-        LIST_FOREACH(c, &e->clients, Client, link)
+        LIST_FOREACH (c, &e->clients, Client, link)
                 client_close(c, CLOSE_EGRESS_GONE);
         egress_sweep(e);
         for (size_t i = 0; i < e->n_listeners; i++) {

@@ -99,11 +99,11 @@ void request_record_malformed(Client *c, const void *raw, size_t n_raw)
 static void reset_request(Client *c)
 {
         buf_consume(&c->to_server, buf_size(&c->to_server));
-        c->authority = c->is_tunneled ? c->tunnel_authority : (Authority) { .port = 0 };
+        c->authority = c->is_tunneled ? c->tunnel_authority : (Authority){ .port = 0 };
         c->is_connect = c->is_head_method = c->is_last = c->is_old_client = false;
         c->has_answer_begun = c->has_sent = c->has_failed = c->has_response_head = false;
         c->refuse_status = 0;
-        c->request_body = c->response_body = (BodyState) { .kind = HTTP_BODY_NONE };
+        c->request_body = c->response_body = (BodyState){ .kind = HTTP_BODY_NONE };
 }
 
 /* The refusal waits for its row as any other answer does. */
@@ -120,7 +120,7 @@ static int refuse(Client *c, unsigned status, const char *method, HttpSlice raw)
         c->request_body.kind = HTTP_BODY_NONE;
         r = str_copy(d.method, sizeof(d.method), method);
         if (r >= 0)
-                r = put_decide(&c->decide, &d, raw, (HttpSlice) { "", 0 });
+                r = put_decide(&c->decide, &d, raw, (HttpSlice){ "", 0 });
         if (r < 0)
                 return r;
         client_set_state(c, CLIENT_DECIDING);
@@ -131,7 +131,7 @@ static HttpSlice first_line(const char *data, size_t size)
 {
         const char *end = memchr(data, '\r', size);
 
-        return (HttpSlice) { data, end ? (size_t) (end - data) : size };
+        return (HttpSlice){ data, end ? (size_t) (end - data) : size };
 }
 
 static int decide(Client *c, const HttpHead *h, const HttpTarget *t)
@@ -148,13 +148,15 @@ static int decide(Client *c, const HttpHead *h, const HttpTarget *t)
         c->is_last = h->wants_close || t->is_connect;
         c->is_old_client = h->minor == 0;
         c->is_head_method = str_equal(h->method, "HEAD");
-        c->request_body = (BodyState) { .kind = h->body, .left = h->length, .is_done = h->body == HTTP_BODY_NONE };
+        c->request_body = (BodyState){ .kind = h->body,
+                                       .left = h->length,
+                                       .is_done = h->body == HTTP_BODY_NONE };
         if (!t->is_connect) {
                 r = http_put_request(&c->to_server, h, t);
                 if (r < 0)
                         return r;
                 if (path.size == 0)
-                        path = (HttpSlice) { "/", 1 };
+                        path = (HttpSlice){ "/", 1 };
         }
         /* Recorded, never matched: there is nothing that could be allowed. */
         if (c->egress->is_offline)
@@ -242,7 +244,8 @@ static void finish(Client *c, int r)
 
 static int answer_refused(Client *c)
 {
-        Denial d = { .rule = "", .text = "",
+        Denial d = { .rule = "",
+                     .text = "",
                      .reason = c->egress->is_offline ? REASON_NO_NETWORK : REASON_MALFORMED };
 
         if (c->refuse_status == 403)
@@ -278,7 +281,8 @@ static void on_allowed(Client *c)
                         begin(c);
                         return;
                 }
-                /* The server went while audit was asked; nothing has been sent, so ask for a new connection. */
+                /* The server went while audit was asked; nothing has been sent, so ask for a new connection.
+                 */
                 request_drop(c);
                 finish(c, c->is_tunneled ? -EPIPE : ask(c));
                 return;

@@ -4,13 +4,13 @@
 #include <stdbool.h>
 #include <string.h>
 
-#define RECORD_HEADER_SIZE 5U
-#define RECORD_PAYLOAD_MAX 16384U
-#define RECORD_HANDSHAKE 22U
-#define HANDSHAKE_HEADER_SIZE 4U
+#define RECORD_HEADER_SIZE     5U
+#define RECORD_PAYLOAD_MAX     16384U
+#define RECORD_HANDSHAKE       22U
+#define HANDSHAKE_HEADER_SIZE  4U
 #define HANDSHAKE_CLIENT_HELLO 1U
-#define EXTENSION_SERVER_NAME 0U
-#define NAME_TYPE_HOST 0U
+#define EXTENSION_SERVER_NAME  0U
+#define NAME_TYPE_HOST         0U
 
 /* What is left of a vector. A read beyond its end sets is_broken and yields 0. */
 typedef struct Reader {
@@ -47,7 +47,7 @@ static Reader take_vector(Reader *r, size_t n_length_bytes)
         size_t n = take_number(r, n_length_bytes);
         const unsigned char *p = take(r, n);
 
-        return (Reader) { .at = p, .size = p ? n : 0, .is_broken = !p };
+        return (Reader){ .at = p, .size = p ? n : 0, .is_broken = !p };
 }
 
 static int read_server_name(Reader extension, char ret_name[SNI_NAME_SIZE], size_t *ret_size)
@@ -152,6 +152,6 @@ int sni_find(const char *data, size_t size, char ret_name[SNI_NAME_SIZE], size_t
                 return -EBADMSG;
         if (n - HANDSHAKE_HEADER_SIZE < length)
                 return size >= SNI_HELLO_MAX ? -EBADMSG : 0;
-        r = read_hello((Reader) { .at = hello + HANDSHAKE_HEADER_SIZE, .size = length }, ret_name, ret_size);
+        r = read_hello((Reader){ .at = hello + HANDSHAKE_HEADER_SIZE, .size = length }, ret_name, ret_size);
         return r < 0 ? r : 1;
 }

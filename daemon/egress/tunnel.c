@@ -8,8 +8,9 @@
 #include "proto/base/str.h"
 
 /*
- * Behind CONNECT: the first bytes say what the tunnel is for. TLS must name the host that was allowed and is then
- * relayed; HTTP goes on as requests in origin form, each with a decision of its own; all else is closed.
+ * Behind CONNECT: the first bytes say what the tunnel is for. TLS must name the host that was allowed and is
+ * then relayed; HTTP goes on as requests in origin form, each with a decision of its own; all else is
+ * closed.
  */
 
 #define RECORD_HANDSHAKE 0x16

@@ -20,7 +20,7 @@ int main(void)
         r = fd_read_all(STDIN_FILENO, 1 << 20, &text, &size);
         if (r >= 0)
                 r = policy_parse(POLICY_PROFILE, "test", text, size, &diagnostics, &p);
-        LIST_FOREACH(d, &diagnostics.list, PolicyDiagnostic, link)
+        LIST_FOREACH (d, &diagnostics.list, PolicyDiagnostic, link)
                 (void) fprintf(stderr, "%u:%u %s: %s\n", d->line, d->column, d->key, d->message);
         policy_diagnostics_done(&diagnostics);
         if (r >= 0)

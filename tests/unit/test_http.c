@@ -1,7 +1,6 @@
 /* Authorities, heads and bodies of HTTP: what must be refused, and what is written for what was accepted. */
 
 #include "check.h"
-
 #include "daemon/egress/authority.h"
 #include "daemon/egress/http.h"
 #include "proto/base/str.h"
@@ -45,13 +44,52 @@ static void test_authority_good(void **state)
 static void test_authority_bad(void **state)
 {
         static const char *const rows[] = {
-                "", ":80", "[evil.example]", "[evil.example]:443", "[1.2.3.4]", "allowed.test@evil.example",
-                "evil.example\\@allowed.test", "a b", "a\tb", "a\x7f", "a..b", ".a", "a.test:", "a.test:0",
-                "a.test:65536", "a.test:99999999999", "a.test:8o", "a.test:+80", "a.test: 80", "a.test:80:80",
-                "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "017700000001", "169.254.43518", "0xa9fea9fe",
-                "127.0.0.1 ", "0000127.0.0.1", "127.0.0.01", "[::1", "[::1]x", "[::1%lo]", "[::1]:", "::1", "[]",
-                "\xe2\x91\xa0\xe2\x91\xa1\xe2\x91\xa6.0.0.1", "b\xc3\xbc" "cher.test", "allowed.test,evil.test",
-                "allowed.test%00", "%61llowed.test", "allowed.test?", "allowed.test/", "1.2.3.4.5.6.7", "-",
+                "",
+                ":80",
+                "[evil.example]",
+                "[evil.example]:443",
+                "[1.2.3.4]",
+                "allowed.test@evil.example",
+                "evil.example\\@allowed.test",
+                "a b",
+                "a\tb",
+                "a\x7f",
+                "a..b",
+                ".a",
+                "a.test:",
+                "a.test:0",
+                "a.test:65536",
+                "a.test:99999999999",
+                "a.test:8o",
+                "a.test:+80",
+                "a.test: 80",
+                "a.test:80:80",
+                "127.1",
+                "2130706433",
+                "0x7f.1",
+                "0177.0.0.1",
+                "017700000001",
+                "169.254.43518",
+                "0xa9fea9fe",
+                "127.0.0.1 ",
+                "0000127.0.0.1",
+                "127.0.0.01",
+                "[::1",
+                "[::1]x",
+                "[::1%lo]",
+                "[::1]:",
+                "::1",
+                "[]",
+                "\xe2\x91\xa0\xe2\x91\xa1\xe2\x91\xa6.0.0.1",
+                "b\xc3\xbc"
+                "cher.test",
+                "allowed.test,evil.test",
+                "allowed.test%00",
+                "%61llowed.test",
+                "allowed.test?",
+                "allowed.test/",
+                "1.2.3.4.5.6.7",
+                "-",
         };
 
         (void) state;
@@ -84,7 +122,8 @@ static void test_authority_lengths(void **state)
 }
 
 /* As the worker does it: 0, -EBADMSG, -EPERM, -EAGAIN where the head has no end. */
-static int read_request_at(const char *text, const Authority *tunnel, HttpParser *p, HttpHead *h, HttpTarget *t)
+static int read_request_at(const char *text, const Authority *tunnel, HttpParser *p, HttpHead *h,
+                           HttpTarget *t)
 {
         size_t scanned = 0, size = 0;
         int r = http_check_first_line(text, strlen(text));
@@ -107,7 +146,7 @@ static int read_request(const char *text, const Authority *tunnel)
 }
 
 #define HOST "Host: allowed.test\r\n"
-#define GET "GET http://allowed.test/ HTTP/1.1\r\n" HOST
+#define GET  "GET http://allowed.test/ HTTP/1.1\r\n" HOST
 #define POST "POST http://allowed.test/ HTTP/1.1\r\n" HOST
 
 static void test_requests_refused(void **state)
@@ -160,7 +199,8 @@ static void test_requests_refused(void **state)
                 POST "Transfer-Encoding: \"chunked\"\r\n\r\n",
                 POST "Transfer-Encoding\r\n: chunked\r\n\r\n",
                 POST "Transfer-Encoding:\r\n chunked\r\n\r\n",
-                POST "Transfer-Encoding:\x0b" "chunked\r\n\r\n",
+                POST "Transfer-Encoding:\x0b"
+                     "chunked\r\n\r\n",
                 "POST http://allowed.test/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
                 GET "X: a\r\n b\r\n\r\n",
                 GET " X: a\r\n\r\n",
@@ -242,9 +282,11 @@ static void test_requests_rewritten(void **state)
                 "POST / HTTP/1.1\r\nHost: allowed.test\r\nX: y\r\nContent-Length: 7\r\n\r\n");
         rewrite(POST "transfer-encoding: Chunked\r\n\r\n",
                 "POST / HTTP/1.1\r\nHost: allowed.test\r\nTransfer-Encoding: chunked\r\n\r\n");
-        rewrite(GET "Connection: upgrade, HTTP2-Settings, x-secret\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n"
-                    "X-Secret: 1\r\nTE: trailers\r\nKeep-Alive: 5\r\nTrailer: x\r\nProxy-Authorization: Basic x\r\n"
-                    "Proxy-Connection: keep-alive\r\nProxy-Whatever: x\r\nAccept: */*\r\nEmpty:\r\n\r\n",
+        rewrite(GET
+                "Connection: upgrade, HTTP2-Settings, x-secret\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n"
+                "X-Secret: 1\r\nTE: trailers\r\nKeep-Alive: 5\r\nTrailer: x\r\n"
+                "Proxy-Authorization: Basic x\r\n"
+                "Proxy-Connection: keep-alive\r\nProxy-Whatever: x\r\nAccept: */*\r\nEmpty:\r\n\r\n",
                 "GET / HTTP/1.1\r\nHost: allowed.test\r\nAccept: */*\r\nEmpty: \r\n\r\n");
         /* What a client lists cannot take away what the message needs. */
         rewrite(POST "Connection: host, content-length\r\nContent-Length: 2\r\n\r\n",
@@ -296,7 +338,10 @@ static void test_responses(void **state)
                 "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
                 "HTTP/1.1 200 OK\r\nX: a\nSet-Cookie: b\r\n\r\n",
-                "HTTP/1.1 20 OK\r\n\r\n", "HTTP/1.1 999 OK\r\n\r\n", "HTTP/2 200 OK\r\n\r\n", "ICY 200 OK\r\n\r\n",
+                "HTTP/1.1 20 OK\r\n\r\n",
+                "HTTP/1.1 999 OK\r\n\r\n",
+                "HTTP/2 200 OK\r\n\r\n",
+                "ICY 200 OK\r\n\r\n",
         };
         static HttpHead h;
         Buf out = BUF_INIT(65536);
@@ -306,7 +351,9 @@ static void test_responses(void **state)
                 if (read_response(bad[i], &h) != -EBADMSG)
                         fail_msg("accepted: %s", bad[i]);
         }
-        ASSERT_OK(read_response("HTTP/1.0 200 Fine\r\nServer: x\r\nProxy-Authenticate: y\r\nSandboxd-Decision: {}\r\n\r\n", &h));
+        ASSERT_OK(read_response("HTTP/1.0 200 Fine\r\nServer: x\r\n"
+                                "Proxy-Authenticate: y\r\nSandboxd-Decision: {}\r\n\r\n",
+                                &h));
         assert_int_equal(h.body, HTTP_BODY_UNTIL_CLOSE);
         ASSERT_OK(http_put_response(&out, &h, h.body, true));
         ASSERT_OK(buf_put(&out, "", 1));
@@ -350,9 +397,9 @@ static void test_chunks(void **state)
                 assert_int_equal(read_body(body, piece, &out, &used), 1);
                 assert_int_equal(used, strlen(body) - 5);
                 ASSERT_OK(buf_put(&out, "", 1));
-                assert_string_equal(buf_front(&out), piece >= strlen(body) ?
-                                                             "3\r\nabc\r\na\r\n0123456789\r\n0\r\n\r\n" :
-                                                             "abc0123456789");
+                assert_string_equal(buf_front(&out),
+                                    piece >= strlen(body) ? "3\r\nabc\r\na\r\n0123456789\r\n0\r\n\r\n"
+                                                          : "abc0123456789");
                 buf_done(&out);
         }
 }
@@ -360,10 +407,19 @@ static void test_chunks(void **state)
 static void test_chunks_refused(void **state)
 {
         static const char *const rows[] = {
-                "0x3\r\nabc\r\n0\r\n\r\n", "+3\r\nabc\r\n0\r\n\r\n", "-3\r\nabc\r\n0\r\n\r\n", " 3\r\nabc\r\n0\r\n\r\n",
-                "3 \r\nabc\r\n0\r\n\r\n", "3\nabc\r\n0\r\n\r\n", "3\rabc\r\n0\r\n\r\n", "3\r\nabcd\r\n0\r\n\r\n",
-                "3\r\nabc\n0\r\n\r\n", "FFFFFFFFFFFFFFFFF\r\nabc\r\n0\r\n\r\n", "\r\nabc\r\n0\r\n\r\n",
-                "3\r\nabc\r\n0\r\nTrailer\r\n\r\n", "g\r\n",
+                "0x3\r\nabc\r\n0\r\n\r\n",
+                "+3\r\nabc\r\n0\r\n\r\n",
+                "-3\r\nabc\r\n0\r\n\r\n",
+                " 3\r\nabc\r\n0\r\n\r\n",
+                "3 \r\nabc\r\n0\r\n\r\n",
+                "3\nabc\r\n0\r\n\r\n",
+                "3\rabc\r\n0\r\n\r\n",
+                "3\r\nabcd\r\n0\r\n\r\n",
+                "3\r\nabc\n0\r\n\r\n",
+                "FFFFFFFFFFFFFFFFF\r\nabc\r\n0\r\n\r\n",
+                "\r\nabc\r\n0\r\n\r\n",
+                "3\r\nabc\r\n0\r\nTrailer\r\n\r\n",
+                "g\r\n",
         };
         char extension[400];
         size_t used;

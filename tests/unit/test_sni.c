@@ -1,7 +1,6 @@
 /* The server name of a TLS client, however the hello is cut. */
 
 #include "check.h"
-
 #include "daemon/egress/sni.h"
 #include "proto/base/buf.h"
 #include "proto/base/str.h"
