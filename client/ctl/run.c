@@ -244,7 +244,9 @@ static int query_denials(Running *r)
 
         if ((e = json_new_object(&p)) < 0 || (e = json_new_array(&list)) < 0 ||
             (e = json_append_string(list, "deny")) < 0 || (e = json_set(p, "decisions", TAKE_PTR(list))) < 0 ||
-            (e = json_set_string(p, "session", r->id)) < 0 || (e = json_set_integer(p, "limit", 50)) < 0)
+            (e = json_set_string(p, "session", r->id)) < 0 ||
+            /* Own rows only: a look at others' would be a row of its own. */
+            (e = json_set_integer(p, "uid", getuid())) < 0 || (e = json_set_integer(p, "limit", 50)) < 0)
                 return e;
         return sandboxd_send(r->client, AUDIT "Query", p, SANDBOXD_MORE, NULL, 0);
 }

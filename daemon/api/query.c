@@ -334,7 +334,8 @@ static int take_filters(const Json *parameters, PrivQuery *q, const char **ret_f
 int method_audit_query(Client *c, const Json *parameters)
 {
         const Json *uid = get_value(parameters, "uid");
-        PrivQuery m = { .uid = uid ? json_integer(uid) : -1, .has_all_users = c->peer.is_auditor != 0 };
+        bool is_own = uid && json_integer(uid) == (int64_t) c->peer.uid;
+        PrivQuery m = { .uid = uid ? json_integer(uid) : -1, .has_all_users = c->peer.is_auditor && !is_own };
         const char *field = "follow";
         AuditQuery *q;
 
