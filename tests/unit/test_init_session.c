@@ -104,7 +104,7 @@ static void test_contained(void **state)
                 { "unshare -U true 2>/dev/null || echo no", "no\n" },
                 { "chmod u+s . 2>/dev/null || echo no", "no\n" },
                 { "mknod n c 0 0 2>/dev/null || echo no; mkfifo f && echo yes; rm -f f n", "no\nyes\n" },
-                { "ulimit -c -H; ulimit -n", "1\n4096\n" },
+                { "awk '/core/{print $5,$6}/open/{print $4,$5}' /proc/self/limits", "1 1\n4096 4096\n" },
                 { "grep -c '^0::/e' /proc/self/cgroup", "1\n" },
                 { "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '", "lo\n" },
                 { "readlink /proc/self/cwd | grep -c sandboxd-test-init", "1\n" },
