@@ -90,10 +90,11 @@ static int show_diagnostics(const Common *common, const char *file, const Sandbo
                 return print_json(STDOUT_FILENO, reply->parameters) ? 0 : EXIT_OURS;
         for (size_t i = 0; list && json_type(list) == JSON_ARRAY && i < json_n(list); i++) {
                 const Json *d = json_at(list, i);
-                const char *source = text_of(d, "file"), *severity = text_of(d, "severity");
+                const char *source = text_of(d, "file"), *severity = text_of(d, "severity"), *key = text_of(d, "key");
 
-                if (!print("%s:%lld:%lld: %s: %s\n", shown(source ? source : file), (long long) integer_of(d, "line"),
-                           (long long) integer_of(d, "column"), severity ? severity : "failure",
+                if (!print("%s:%lld:%lld: %s: %s%s%s\n", shown(source ? source : file),
+                           (long long) integer_of(d, "line"), (long long) integer_of(d, "column"),
+                           severity ? severity : "failure", key ? shown(key) : "", key ? ": " : "",
                            shown(text_of(d, "message"))))
                         return EXIT_OURS;
         }
@@ -198,7 +199,8 @@ static int show_answer(const Common *common, const Json *answer)
                    *rule = text_of(answer, "rule"), *reason = text_of(answer, "reason");
         bool is_shown = common->has_json
                                 ? print_json(STDOUT_FILENO, answer)
-                                : print("%s  %s%s%s%s%s\n", shown(decision), layer ? shown(layer) : "default",
+                                : print("%s%s  %s%s%s%s%s\n", shown(decision),
+                                        decision && str_equal(decision, "ask") ? " (nobody can be asked: deny)" : "", layer ? shown(layer) : "default",
                                         rule ? " " : "", rule ? shown(rule) : "", reason ? ": " : "",
                                         reason ? shown(reason) : "");
 

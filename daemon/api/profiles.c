@@ -88,10 +88,14 @@ static int set_escaped(Json *o, const char *key, const char *s)
 
 static int diagnostic_format(const PolicyDiagnostic *d, bool is_session, Json **ret)
 {
+        bool has_key = is_session && d->key && *d->key; /* has no field there */
+        _cleanup_free_ char *message = NULL;
         _cleanup_json_ Json *o = NULL;
         int r;
 
-        r = json_new_object(&o);
+        r = str_aprintf(&message, "%s%s%s", has_key ? d->key : "", has_key ? ": " : "", d->message);
+        if (r >= 0)
+                r = json_new_object(&o);
         if (r >= 0 && !is_session)
                 r = json_set_string(o, "severity", severity_to_string(d->severity));
         if (r >= 0)
@@ -104,7 +108,7 @@ static int diagnostic_format(const PolicyDiagnostic *d, bool is_session, Json **
         if (r >= 0 && !is_session)
                 r = set_escaped(o, "key", d->key);
         if (r >= 0)
-                r = json_set_escaped(o, "message", d->message, strlen(d->message));
+                r = json_set_escaped(o, "message", message, strlen(message));
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(o);
