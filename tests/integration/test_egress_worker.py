@@ -506,6 +506,23 @@ def test_session_close_cuts(rig, web):
     rig.egress.wait = lambda *_: 0
 
 
+def test_nothing_is_left_behind(rig, web):
+    """Descriptors of both workers after hostile, cut and ordinary requests."""
+    def count():
+        return [len(os.listdir(f"/proc/{p.pid}/fd")) for p in (rig.egress, rig.dialer)]
+
+    rig.ask(get(web, more=CLOSING))
+    eventually(lambda: rig.closed)
+    before = count()
+    for i in range(200):
+        with rig.connect() as s:
+            s.sendall([get(web)[:20], get(web), get(web, "evil.test"), os.urandom(300), get(web, path="/big")][i % 5])
+            if i % 2:
+                s.recv(100)
+    rig.ask(get(web, more=CLOSING))
+    eventually(lambda: count() == before, 10)
+
+
 def hostile(dns, confined=False):
     """A dialer whose egress worker is the test."""
     rig = Rig.__new__(Rig)
