@@ -300,6 +300,46 @@ static void test_root_caller(void **state)
         assert_int_equal(chown(fixture.workspace, FIXTURE_UID, FIXTURE_UID), 0);
 }
 
+/* Another api worker goes on with the same socket, counting from 0. */
+static void test_next_api(void **state)
+{
+        Session s;
+        int fd;
+
+        (void) state;
+        start_plain(&s);
+        for (int i = 0; i < 3; i++) {
+                assert_shell(&s, "true", 0, "");
+                fd = fcntl(s.api.fd, F_DUPFD_CLOEXEC, 3);
+                assert_true(fd >= 0);
+                imsg_channel_done(&s.api);
+                assert_int_equal(imsg_channel_init(&s.api, fd, CHANNEL_API_INIT, ROLE_API), 0);
+        }
+        session_end(&s);
+}
+
+/* What the caller hands over as stdio may not be a way out. */
+static void test_stdio(void **state)
+{
+        static const char strings[] = "\0/bin/true";
+        PrivExec e = { .process = 1, .n_arguments = 1 };
+        PrivExecStarted started;
+        _cleanup_imsg_ Imsg m = { 0 };
+        int fds[3], pair[2];
+        Session s;
+
+        (void) state;
+        start_plain(&s);
+        assert_int_equal(imsg_pair(pair), 0);
+        fds[0] = fds[1] = fds[2] = pair[0];
+        assert_int_equal(imsg_send_tail(&s.api, PRIV_EXEC, &e, sizeof(e), strings, sizeof(strings), fds, 3), 0);
+        session_wait_message(&s, &m);
+        memcpy(&started, m.body, sizeof(started));
+        assert_int_equal(started.error, -EPERM);
+        fd_close_many(pair, 2);
+        session_end(&s);
+}
+
 static void test_own_workspace(void **state)
 {
         static const char *const paths[] = { "/home/tester/w", "/work/w" };
@@ -383,7 +423,8 @@ int main(int argc, char **argv)
                 cmocka_unit_test(test_signals),       cmocka_unit_test(test_pty),
                 cmocka_unit_test(test_refused_paths), cmocka_unit_test(test_masks_and_mounts),
                 cmocka_unit_test(test_root_caller),   cmocka_unit_test(test_own_workspace),
-                cmocka_unit_test(test_refused_starts), cmocka_unit_test(test_left_out_layers),
+                cmocka_unit_test(test_refused_starts), cmocka_unit_test(test_next_api), cmocka_unit_test(test_stdio),
+                cmocka_unit_test(test_left_out_layers),
         };
 
         if (argc != 3 || geteuid() != 0)
