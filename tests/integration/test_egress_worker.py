@@ -352,7 +352,7 @@ def test_bad_chunk_never_completes_a_request(rig, web):
     got = rig.ask(get(web, method="POST", more="Transfer-Encoding: chunked\r\n") + b"3\r\nabc\r\n-1\r\n")
     assert got.startswith(b"HTTP/1.1 400 ")
     assert len(web.seen) == n
-    assert rig.decided[-1]["malformed"]
+    eventually(lambda: rig.decided[-1]["malformed"])
 
 
 def test_bad_response(rig, web):
@@ -517,7 +517,7 @@ def test_nothing_is_left_behind(rig, web):
     for i in range(200):
         with rig.connect() as s:
             s.sendall([get(web)[:20], get(web), get(web, "evil.test"), os.urandom(300), get(web, path="/big")][i % 5])
-            if i % 2:
+            if i % 5:
                 s.recv(100)
     rig.ask(get(web, more=CLOSING))
     eventually(lambda: count() == before, 10)

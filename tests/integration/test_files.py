@@ -334,9 +334,19 @@ def test_swapped_workspace_is_never_followed(instance, alice, bob):
     thread = threading.Thread(target=swap)
     thread.start()
     try:
-        for _ in range(60):
-            result = instance.ctl(alice, "run", "-T", "-w", base + "/a", "--", "sh", "-c", "ls -A; echo x >planted", cwd="/")
+        started = 0
+        for _ in range(100):
+            reply = instance.call(alice, "io.sandboxd.Session.Create",
+                                  {"context": {"workspace": base + "/a", "lifetime": "detached"}})[0]
+            if "error" in reply:
+                continue
+            started += 1
+            session = reply["parameters"]["id"]
+            result = instance.ctl(alice, "exec", session, "--", "sh", "-c", "ls -A; echo x >planted")
+            instance.ctl(alice, "terminate", session)
+            instance.ctl(alice, "remove", session)
             assert "of-bob" not in result.stdout
+        assert started, "no try has found the folder"
     finally:
         done.set()
         thread.join()
