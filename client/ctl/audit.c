@@ -12,23 +12,18 @@
 #include "proto/base/str.h"
 
 static const struct option log_options[] = {
-        { "session", required_argument, NULL, 's' },
-        { "since", required_argument, NULL, 'S' },
-        { "until", required_argument, NULL, 'U' },
-        { "decision", required_argument, NULL, 'd' },
-        { "kind", required_argument, NULL, 'k' },
-        { "host", required_argument, NULL, 'h' },
-        { "user", required_argument, NULL, 'u' },
-        { "rule", required_argument, NULL, 'r' },
-        { "follow", no_argument, NULL, 'f' },
-        COMMON_OPTIONS,
+        { "session", required_argument, NULL, 's' }, { "since", required_argument, NULL, 'S' },
+        { "until", required_argument, NULL, 'U' },   { "decision", required_argument, NULL, 'd' },
+        { "kind", required_argument, NULL, 'k' },    { "host", required_argument, NULL, 'h' },
+        { "user", required_argument, NULL, 'u' },    { "rule", required_argument, NULL, 'r' },
+        { "follow", no_argument, NULL, 'f' },        COMMON_OPTIONS,
 };
 
 /* A date, a date with a time (UTC), or how long ago. */
 static int parse_time(const char *s, uint64_t *ret_usec)
 {
-        static const char *const formats[] = { "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S",
-                                               "%Y-%m-%d %H:%M", "%Y-%m-%d" };
+        static const char *const formats[] = { "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S",
+                                               "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d" };
         uint64_t now = clock_realtime_usec(), ago;
 
         if (parse_duration(s, &ago) >= 0 && ago < now) {
@@ -45,7 +40,9 @@ static int parse_time(const char *s, uint64_t *ret_usec)
                         return 0;
                 }
         }
-        return fail("%s: not a time; write for example 2026-11-21, 2026-11-21T10:00:00Z, or 10m for ten minutes ago", s);
+        return fail("%s: not a time; write for example 2026-11-21, 2026-11-21T10:00:00Z, or 10m for ten "
+                    "minutes ago",
+                    s);
 }
 
 static int set_time(Json *p, const char *key, const char *text)
@@ -128,7 +125,11 @@ static void format_subject(const Json *record, char *text, size_t size)
 {
         const char *host = text_of(record, "host"), *address = text_of(record, "address"),
                    *path = text_of(record, "path"), *executable = text_of(record, "executable");
-        const char *what = host && *host ? host : address ? address : path ? path : executable ? executable : NULL;
+        const char *what = host && *host ? host
+                           : address     ? address
+                           : path        ? path
+                           : executable  ? executable
+                                         : NULL;
         long long port = integer_of(record, "port");
         int r;
 
@@ -145,7 +146,8 @@ static bool show_record(const Json *record)
         const char *rule = text_of(record, "rule"), *reason = text_of(record, "reason"),
                    *decision = text_of(record, "decision"), *session = text_of(record, "session");
         const Json *details = json_get(record, "details");
-        const char *detail = details && json_type(details) == JSON_OBJECT ? text_of(details, "detail") : NULL;
+        const char *detail =
+                        details && json_type(details) == JSON_OBJECT ? text_of(details, "detail") : NULL;
         char when[32], subject[2048], bytes[64] = "";
         long long sent = integer_of(record, "sentBytes"), received = integer_of(record, "receivedBytes");
 
@@ -153,9 +155,13 @@ static bool show_record(const Json *record)
         format_subject(record, subject, sizeof(subject));
         if (sent > 0 || received > 0)
                 (void) snprintf(bytes, sizeof(bytes), "  %lld/%lld", sent, received);
-        return print("%s  %6lld  %-8s %-8s %-5s  %-8.8s  %-32s  %s%s%s%s\n", when, (long long) integer_of(record, "sequence"),
-                     shown(text_of(record, "kind")), shown(text_of(record, "action")), decision ? decision : "-",
-                     session ? session : "-", subject, rule && *rule ? shown(rule) : reason && *reason ? shown(reason) : "-",
+        return print("%s  %6lld  %-8s %-8s %-5s  %-8.8s  %-32s  %s%s%s%s\n", when,
+                     (long long) integer_of(record, "sequence"), shown(text_of(record, "kind")),
+                     shown(text_of(record, "action")), decision ? decision : "-", session ? session : "-",
+                     subject,
+                     rule && *rule       ? shown(rule)
+                     : reason && *reason ? shown(reason)
+                                         : "-",
                      bytes, detail ? "  " : "", detail ? shown(detail) : "");
 }
 
@@ -209,7 +215,8 @@ int verb_audit(Common *common, int argc, char *argv[])
                 optind = 0;
                 return log_verb(common, argc - 1, argv + 1);
         }
-        if (argc >= 2 && (str_equal(argv[1], "verify") || str_equal(argv[1], "stats") || str_equal(argv[1], "export")))
+        if (argc >= 2 &&
+            (str_equal(argv[1], "verify") || str_equal(argv[1], "stats") || str_equal(argv[1], "export")))
                 return fail("audit %s is not available in this version", argv[1]);
         return fail("which part? `sandboxctl audit log`");
 }

@@ -11,15 +11,15 @@
 #include "proto/base/macro.h"
 #include "proto/wire/json.h"
 
-#define EXIT_TIMEOUT 124
-#define EXIT_OURS 125
+#define EXIT_TIMEOUT        124
+#define EXIT_OURS           125
 #define EXIT_NOT_EXECUTABLE 126
-#define EXIT_NOT_FOUND 127
-#define EXIT_SIGNAL_BASE 128
+#define EXIT_NOT_FOUND      127
+#define EXIT_SIGNAL_BASE    128
 
 #define SESSION "io.sandboxd.Session."
-#define POLICY "io.sandboxd.Policy."
-#define AUDIT "io.sandboxd.Audit."
+#define POLICY  "io.sandboxd.Policy."
+#define AUDIT   "io.sandboxd.Audit."
 #define MANAGER "io.sandboxd.Manager."
 
 /* Options that every verb takes. */
@@ -82,11 +82,12 @@ int ctl_call(const Common *common, const char *method, Json *take_parameters, Sa
 int next_option(Common *common, int argc, char *argv[], const char *letters, const struct option *options);
 
 /* The options that all verbs share, as rows of a table. */
-#define OPTION_JSON 1000
+#define OPTION_JSON    1000
 #define OPTION_ADDRESS 1001
-#define OPTION_HELP 1002
-#define COMMON_OPTIONS                                            \
-        { "json", no_argument, NULL, OPTION_JSON },               \
-        { "address", required_argument, NULL, OPTION_ADDRESS },   \
-        { "help", no_argument, NULL, OPTION_HELP },               \
-        { NULL, 0, NULL, 0 }
+#define OPTION_HELP    1002
+#define COMMON_OPTIONS                                                                                      \
+        { "json", no_argument, NULL, OPTION_JSON }, { "address", required_argument, NULL, OPTION_ADDRESS }, \
+                        { "help", no_argument, NULL, OPTION_HELP },                                         \
+        {                                                                                                   \
+                NULL, 0, NULL, 0                                                                            \
+        }

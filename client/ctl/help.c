@@ -2,46 +2,46 @@
 
 #include "proto/base/str.h"
 
-#define COMMON_TEXT "  --address ADDRESS    unix:/path of the daemon's socket (or SANDBOXD_ADDRESS)\n" \
-                    "  --json               one JSON object a line\n"
+#define COMMON_TEXT                                                                        \
+        "  --address ADDRESS    unix:/path of the daemon's socket (or SANDBOXD_ADDRESS)\n" \
+        "  --json               one JSON object a line\n"
 
-#define SESSION_TEXT \
+#define SESSION_TEXT                                                                             \
         "  -p NAME|FILE         profile (default: agent); FILE holds a slash or ends in .json\n" \
-        "  -w DIR               workspace (default: the current folder)\n" \
-        "  --read P             show P, read-only\n" \
-        "  --write P            show P, writable\n" \
-        "  --deny P             hide P\n" \
-        "  --allow-host H[:PORT]\n" \
-        "  --deny-host H[:PORT]\n" \
-        "  --no-network         deny every connection\n" \
-        "  --env K[=V]          set K inside; without a value, yours\n" \
-        "  --env-file F         lines NAME=VALUE\n" \
-        "  --workdir D          where the command starts (default: the workspace)\n" \
-        "  --name N             name of the session\n" \
-        "  --memory N           bytes, with K, M, G\n" \
-        "  --tasks N            processes and threads\n" \
-        "  --cpu N%             100% is one processor\n" \
+        "  -w DIR               workspace (default: the current folder)\n"                       \
+        "  --read P             show P, read-only\n"                                             \
+        "  --write P            show P, writable\n"                                              \
+        "  --deny P             hide P\n"                                                        \
+        "  --allow-host H[:PORT]\n"                                                              \
+        "  --deny-host H[:PORT]\n"                                                               \
+        "  --no-network         deny every connection\n"                                         \
+        "  --env K[=V]          set K inside; without a value, yours\n"                          \
+        "  --env-file F         lines NAME=VALUE\n"                                              \
+        "  --workdir D          where the command starts (default: the workspace)\n"             \
+        "  --name N             name of the session\n"                                           \
+        "  --memory N           bytes, with K, M, G\n"                                           \
+        "  --tasks N            processes and threads\n"                                         \
+        "  --cpu N%             100% is one processor\n"                                         \
         "  --timeout T          end the command after T (500ms, 30s, 5m, 2h)\n"
 
-const char help_overview[] =
-        "usage: sandboxctl VERB [OPTION…] [ARG…]\n"
-        "\n"
-        "  run [--] COMMAND…    run a command in a session of its own\n"
-        "  create               make a session; prints its id\n"
-        "  exec ID [--] COMMAND…\n"
-        "                       run a command in a session\n"
-        "  list (ps)            your sessions\n"
-        "  describe ID          one session in full\n"
-        "  wait ID              wait for a session's end\n"
-        "  signal ID SIGNAL     signal the command started last\n"
-        "  terminate ID|--all   end sessions\n"
-        "  remove ID            forget a session that has ended\n"
-        "  prune                forget all that have ended\n"
-        "  audit log            what was decided\n"
-        "  policy list|show|validate|check\n"
-        "  status               the daemon\n"
-        "\n"
-        "`sandboxctl VERB --help` says more. Every verb takes\n" COMMON_TEXT;
+const char help_overview[] = "usage: sandboxctl VERB [OPTION…] [ARG…]\n"
+                             "\n"
+                             "  run [--] COMMAND…    run a command in a session of its own\n"
+                             "  create               make a session; prints its id\n"
+                             "  exec ID [--] COMMAND…\n"
+                             "                       run a command in a session\n"
+                             "  list (ps)            your sessions\n"
+                             "  describe ID          one session in full\n"
+                             "  wait ID              wait for a session's end\n"
+                             "  signal ID SIGNAL     signal the command started last\n"
+                             "  terminate ID|--all   end sessions\n"
+                             "  remove ID            forget a session that has ended\n"
+                             "  prune                forget all that have ended\n"
+                             "  audit log            what was decided\n"
+                             "  policy list|show|validate|check\n"
+                             "  status               the daemon\n"
+                             "\n"
+                             "`sandboxctl VERB --help` says more. Every verb takes\n" COMMON_TEXT;
 
 static const struct {
         const char *verb;
@@ -58,11 +58,11 @@ static const struct {
           "  -q                   do not list what was denied\n" COMMON_TEXT
           "\nExit status: the command's own; 128+N for signal N; 124 time-out; 125 sandboxd's own failure;\n"
           "126 not executable; 127 not found.\n" },
-        { "create",
-          "usage: sandboxctl create [OPTION…]\n\nMakes a session without a command and prints its id.\n\n"
-          SESSION_TEXT COMMON_TEXT },
+        { "create", "usage: sandboxctl create [OPTION…]\n\nMakes a session without a command and prints its "
+                    "id.\n\n" SESSION_TEXT COMMON_TEXT },
         { "exec",
-          "usage: sandboxctl exec [OPTION…] ID [--] COMMAND [ARG…]\n\nRuns a command in a session, which stays.\n\n"
+          "usage: sandboxctl exec [OPTION…] ID [--] COMMAND [ARG…]\n\nRuns a command in a session, which "
+          "stays.\n\n"
           "  -t, -T               with, without a terminal inside\n"
           "  --timeout T          end the command after T; the session stays\n"
           "  --env K[=V]          set K inside; without a value, yours\n"
@@ -71,27 +71,29 @@ static const struct {
         { "list", "usage: sandboxctl list [-a]\n\nYour sessions, oldest first.\n\n"
                   "  -a                   also those that have ended\n" COMMON_TEXT },
         { "describe", "usage: sandboxctl describe ID\n\nOne session in full.\n\n" COMMON_TEXT },
-        { "wait", "usage: sandboxctl wait ID [PROCESS]\n\nWaits for the end of a session, or of one of its commands.\n\n"
-                  COMMON_TEXT },
-        { "signal", "usage: sandboxctl signal [--all] ID SIGNAL\n\nSignals the command that was started last.\n\n"
-                    "  --all                all processes of the session\n" COMMON_TEXT },
-        { "terminate", "usage: sandboxctl terminate [--grace T] ID|--all\n\nEnds a session: SIGTERM, then after the"
-                       " grace time (10s) all is killed.\n\n"
-                       "  --all                all of yours\n"
-                       "  --grace T            0: at once\n" COMMON_TEXT },
+        { "wait", "usage: sandboxctl wait ID [PROCESS]\n\nWaits for the end of a session, or of one of its "
+                  "commands.\n\n" COMMON_TEXT },
+        { "signal",
+          "usage: sandboxctl signal [--all] ID SIGNAL\n\nSignals the command that was started last.\n\n"
+          "  --all                all processes of the session\n" COMMON_TEXT },
+        { "terminate",
+          "usage: sandboxctl terminate [--grace T] ID|--all\n\nEnds a session: SIGTERM, then after the"
+          " grace time (10s) all is killed.\n\n"
+          "  --all                all of yours\n"
+          "  --grace T            0: at once\n" COMMON_TEXT },
         { "remove", "usage: sandboxctl remove ID\n\nForgets a session that has ended.\n\n" COMMON_TEXT },
-        { "prune", "usage: sandboxctl prune [--older T]\n\nForgets all of your sessions that have ended.\n\n" COMMON_TEXT },
-        { "audit",
-          "usage: sandboxctl audit log [OPTION…]\n\nWhat was decided, oldest first.\n\n"
-          "  --session ID         id or name\n"
-          "  --since T            2026-11-21, 2026-11-21T10:00:00Z, or 10m for ten minutes ago\n"
-          "  --until T\n"
-          "  --decision D         allow, deny, ask\n"
-          "  --kind K             session, net, dns, policy, admin, …\n"
-          "  --host H             NAME, *.NAME or an address\n"
-          "  --user U\n"
-          "  --rule R\n"
-          "  -n N                 the newest N\n" COMMON_TEXT },
+        { "prune", "usage: sandboxctl prune [--older T]\n\nForgets all of your sessions that have "
+                   "ended.\n\n" COMMON_TEXT },
+        { "audit", "usage: sandboxctl audit log [OPTION…]\n\nWhat was decided, oldest first.\n\n"
+                   "  --session ID         id or name\n"
+                   "  --since T            2026-11-21, 2026-11-21T10:00:00Z, or 10m for ten minutes ago\n"
+                   "  --until T\n"
+                   "  --decision D         allow, deny, ask\n"
+                   "  --kind K             session, net, dns, policy, admin, …\n"
+                   "  --host H             NAME, *.NAME or an address\n"
+                   "  --user U\n"
+                   "  --rule R\n"
+                   "  -n N                 the newest N\n" COMMON_TEXT },
         { "policy",
           "usage: sandboxctl policy list\n"
           "       sandboxctl policy show [--effective] NAME\n"

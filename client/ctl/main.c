@@ -7,26 +7,41 @@
 
 typedef struct Verb {
         const char *name;
-        const char *help;       /* NULL: as name */
-        VerbFunction function;  /* NULL: of a later version */
+        const char *help;      /* NULL: as name */
+        VerbFunction function; /* NULL: of a later version */
 } Verb;
 
 static const Verb verbs[] = {
-        { "run", NULL, verb_run },           { "create", NULL, verb_create },
-        { "exec", NULL, verb_exec },         { "list", NULL, verb_list },
-        { "ps", "list", verb_list },         { "describe", NULL, verb_describe },
-        { "wait", NULL, verb_wait },         { "signal", NULL, verb_signal },
-        { "terminate", NULL, verb_terminate }, { "remove", NULL, verb_remove },
-        { "prune", NULL, verb_prune },       { "audit", NULL, verb_audit },
-        { "policy", NULL, verb_policy },     { "status", NULL, verb_status },
-        { "shell", NULL, NULL },             { "attach", NULL, NULL },
-        { "logs", NULL, NULL },              { "cp", NULL, NULL },
-        { "freeze", NULL, NULL },            { "thaw", NULL, NULL },
-        { "update", NULL, NULL },            { "forward", NULL, NULL },
-        { "diff", NULL, NULL },              { "commit", NULL, NULL },
-        { "discard", NULL, NULL },           { "report", NULL, NULL },
-        { "approvals", NULL, NULL },         { "grants", NULL, NULL },
-        { "events", NULL, NULL },            { "doctor", NULL, NULL },
+        { "run", NULL, verb_run },
+        { "create", NULL, verb_create },
+        { "exec", NULL, verb_exec },
+        { "list", NULL, verb_list },
+        { "ps", "list", verb_list },
+        { "describe", NULL, verb_describe },
+        { "wait", NULL, verb_wait },
+        { "signal", NULL, verb_signal },
+        { "terminate", NULL, verb_terminate },
+        { "remove", NULL, verb_remove },
+        { "prune", NULL, verb_prune },
+        { "audit", NULL, verb_audit },
+        { "policy", NULL, verb_policy },
+        { "status", NULL, verb_status },
+        { "shell", NULL, NULL },
+        { "attach", NULL, NULL },
+        { "logs", NULL, NULL },
+        { "cp", NULL, NULL },
+        { "freeze", NULL, NULL },
+        { "thaw", NULL, NULL },
+        { "update", NULL, NULL },
+        { "forward", NULL, NULL },
+        { "diff", NULL, NULL },
+        { "commit", NULL, NULL },
+        { "discard", NULL, NULL },
+        { "report", NULL, NULL },
+        { "approvals", NULL, NULL },
+        { "grants", NULL, NULL },
+        { "events", NULL, NULL },
+        { "doctor", NULL, NULL },
 };
 
 static bool wants_help(int argc, char *argv[])

@@ -153,8 +153,10 @@ typedef struct ErrorText {
 static const ErrorText error_texts[] = {
         { SESSION "NoSuchSession", "id", "no session %s: `sandboxctl list` shows yours", EXIT_OURS },
         { SESSION "NoSuchProcess", "process", "the session never had a command %s", EXIT_OURS },
-        { SESSION "NoSuchProfile", "profile", "no profile %s: `sandboxctl policy list` shows them, a file is named with its path", EXIT_OURS },
-        { SESSION "NameExists", "name", "you have a session of the name %s already: choose another, or remove that one", EXIT_OURS },
+        { SESSION "NoSuchProfile", "profile",
+          "no profile %s: `sandboxctl policy list` shows them, a file is named with its path", EXIT_OURS },
+        { SESSION "NameExists", "name",
+          "you have a session of the name %s already: choose another, or remove that one", EXIT_OURS },
         { SESSION "InvalidState", "state", "the session is %s, which the call does not fit", EXIT_OURS },
         { SESSION "PathRefused", "path", "%s cannot be used", EXIT_OURS },
         { SESSION "NotEnforceable", "what", "cannot enforce %s", EXIT_OURS },
@@ -162,14 +164,19 @@ static const ErrorText error_texts[] = {
         { SESSION "CommandNotFound", "command", "%s: command not found in the session", EXIT_NOT_FOUND },
         { SESSION "NotExecutable", "command", "%s: cannot be executed in the session", EXIT_NOT_EXECUTABLE },
         { SESSION "SetupFailed", "step", "the session could not be set up (%s)", EXIT_OURS },
-        { SESSION "AuditUnavailable", NULL, "the audit log cannot be written, so nothing may run: see the daemon's log", EXIT_OURS },
+        { SESSION "AuditUnavailable", NULL,
+          "the audit log cannot be written, so nothing may run: see the daemon's log", EXIT_OURS },
         { SESSION "ShuttingDown", NULL, "the daemon is ending: try again", EXIT_OURS },
-        { POLICY "NoSuchProfile", "profile", "no profile %s: `sandboxctl policy list` shows them", EXIT_OURS },
+        { POLICY "NoSuchProfile", "profile", "no profile %s: `sandboxctl policy list` shows them",
+          EXIT_OURS },
         { AUDIT "LogUnavailable", NULL, "the audit log cannot be read", EXIT_OURS },
-        { "org.varlink.service.InvalidParameter", "parameter", "the daemon does not accept the value of %s", EXIT_OURS },
+        { "org.varlink.service.InvalidParameter", "parameter", "the daemon does not accept the value of %s",
+          EXIT_OURS },
         { "org.varlink.service.PermissionDenied", NULL, "permission denied", EXIT_OURS },
-        { "org.varlink.service.MethodNotImplemented", "method", "%s is not available in this version of the daemon", EXIT_OURS },
-        { "org.varlink.service.MethodNotFound", "method", "the daemon is older than this sandboxctl: it has no %s", EXIT_OURS },
+        { "org.varlink.service.MethodNotImplemented", "method",
+          "%s is not available in this version of the daemon", EXIT_OURS },
+        { "org.varlink.service.MethodNotFound", "method",
+          "the daemon is older than this sandboxctl: it has no %s", EXIT_OURS },
 };
 
 static int fail_diagnostics(const Json *list)
@@ -180,8 +187,9 @@ static int fail_diagnostics(const Json *list)
 
                 if (!source)
                         source = text_of(d, "file");
-                (void) fail("%s:%lld:%lld: %s", source ? source : "policy", (long long) integer_of(d, "line"),
-                            (long long) integer_of(d, "column"), message ? message : "");
+                (void) fail("%s:%lld:%lld: %s", source ? source : "policy",
+                            (long long) integer_of(d, "line"), (long long) integer_of(d, "column"),
+                            message ? message : "");
         }
         return EXIT_OURS;
 }
@@ -207,8 +215,13 @@ int fail_reply(const SandboxdReply *reply)
                             number ? " (" : "", number ? number : "", number ? ")" : "");
                 return e->status;
         }
-        return fail("the daemon answered %s%s%s", reply->error, message ? ": " : number ? ": " : "",
-                    message ? message : number ? number : "");
+        return fail("the daemon answered %s%s%s", reply->error,
+                    message  ? ": "
+                    : number ? ": "
+                             : "",
+                    message  ? message
+                    : number ? number
+                             : "");
 }
 
 int fail_call(const Common *common, int r)
@@ -218,11 +231,13 @@ int fail_call(const Common *common, int r)
         if (!address)
                 address = SANDBOXD_ADDRESS_DEFAULT;
         if (r == -ENOENT || r == -ECONNREFUSED)
-                return fail("no sandboxd at %s (%s): is it running? --address names another", address, error_name(r));
+                return fail("no sandboxd at %s (%s): is it running? --address names another", address,
+                            error_name(r));
         if (r == -ECONNRESET || r == -EPIPE)
                 return fail("sandboxd at %s closed the connection: see its log", address);
         if (r == -ENOBUFS || r == -EFBIG || r == -EMSGSIZE)
-                return fail("the request is too large for one message: shorten the command line or the environment");
+                return fail("the request is too large for one message: shorten the command line or the "
+                            "environment");
         return fail("talking to sandboxd at %s failed: %s", address, error_name(r));
 }
 

@@ -10,7 +10,7 @@
 #include "proto/base/str.h"
 
 #define STATUS_NO 1 /* not valid, not allowed */
-#define TEXT_MAX (16U * 1024U * 1024U)
+#define TEXT_MAX  (16U * 1024U * 1024U)
 
 static int no_memory(void)
 {
@@ -41,7 +41,8 @@ static int list_profiles(Common *common, int argc, char *argv[])
                 const char *description = text_of(o, "description");
 
                 if (!(common->has_json ? print_json(STDOUT_FILENO, o)
-                                       : print("%-16s %-13s %s\n", shown(text_of(o, "name")), shown(text_of(o, "source")),
+                                       : print("%-16s %-13s %s\n", shown(text_of(o, "name")),
+                                               shown(text_of(o, "source")),
                                                description ? shown(description) : "")))
                         return EXIT_OURS;
         }
@@ -90,7 +91,8 @@ static int show_diagnostics(const Common *common, const char *file, const Sandbo
                 return print_json(STDOUT_FILENO, reply->parameters) ? 0 : EXIT_OURS;
         for (size_t i = 0; list && json_type(list) == JSON_ARRAY && i < json_n(list); i++) {
                 const Json *d = json_at(list, i);
-                const char *source = text_of(d, "file"), *severity = text_of(d, "severity"), *key = text_of(d, "key");
+                const char *source = text_of(d, "file"), *severity = text_of(d, "severity"),
+                           *key = text_of(d, "key");
 
                 if (!print("%s:%lld:%lld: %s: %s%s%s\n", shown(source ? source : file),
                            (long long) integer_of(d, "line"), (long long) integer_of(d, "column"),
@@ -108,8 +110,8 @@ static int validate_text(const Common *common, const char *kind, const char *fil
         _cleanup_json_ Json *p = NULL;
         int r, status;
 
-        if (json_new_object(&p) < 0 || json_set_string(p, "kind", kind) < 0 || json_set_string(p, "file", file) < 0 ||
-            json_set_integer(p, "contentFileDescriptor", 0) < 0)
+        if (json_new_object(&p) < 0 || json_set_string(p, "kind", kind) < 0 ||
+            json_set_string(p, "file", file) < 0 || json_set_integer(p, "contentFileDescriptor", 0) < 0)
                 return no_memory();
         status = ctl_connect(common, &client);
         if (status != 0)
@@ -167,7 +169,8 @@ static int set_question(Json *p, int argc, char *argv[])
                 json_unref(o);
                 return no_memory();
         }
-        if (argc != 3 || !str_equal(argv[0], "file") || (!str_equal(argv[1], "read") && !str_equal(argv[1], "write")))
+        if (argc != 3 || !str_equal(argv[0], "file") ||
+            (!str_equal(argv[1], "read") && !str_equal(argv[1], "write")))
                 return fail("policy check takes `net URL` or `file read|write PATH`");
         if (json_new_object(&o) < 0 || json_set_string(o, "operation", argv[1]) < 0 ||
             json_set_string(o, "path", argv[2]) < 0) {
@@ -197,12 +200,14 @@ static int show_answer(const Common *common, const Json *answer)
 {
         const char *decision = text_of(answer, "decision"), *layer = text_of(answer, "layer"),
                    *rule = text_of(answer, "rule"), *reason = text_of(answer, "reason");
-        bool is_shown = common->has_json
-                                ? print_json(STDOUT_FILENO, answer)
-                                : print("%s%s  %s%s%s%s%s\n", shown(decision),
-                                        decision && str_equal(decision, "ask") ? " (nobody can be asked: deny)" : "", layer ? shown(layer) : "default",
-                                        rule ? " " : "", rule ? shown(rule) : "", reason ? ": " : "",
-                                        reason ? shown(reason) : "");
+        bool is_shown = common->has_json ? print_json(STDOUT_FILENO, answer)
+                                         : print("%s%s  %s%s%s%s%s\n", shown(decision),
+                                                 decision && str_equal(decision, "ask")
+                                                                 ? " (nobody can be asked: deny)"
+                                                                 : "",
+                                                 layer ? shown(layer) : "default", rule ? " " : "",
+                                                 rule ? shown(rule) : "", reason ? ": " : "",
+                                                 reason ? shown(reason) : "");
 
         if (!is_shown || !decision)
                 return EXIT_OURS;
@@ -260,9 +265,9 @@ int verb_policy(Common *common, int argc, char *argv[])
                 const char *name;
                 VerbFunction function;
         } parts[] = {
-                { "list", list_profiles }, { "show", show_profile }, { "validate", validate_file }, { "check", check },
-                { "allow", NULL },         { "deny", NULL },         { "suggest", NULL },           { "replay", NULL },
-                { "reload", NULL },
+                { "list", list_profiles }, { "show", show_profile }, { "validate", validate_file },
+                { "check", check },        { "allow", NULL },        { "deny", NULL },
+                { "suggest", NULL },       { "replay", NULL },       { "reload", NULL },
         };
 
         for (size_t i = 0; argc >= 2 && i < ELEMENTSOF(parts); i++) {

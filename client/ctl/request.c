@@ -11,7 +11,7 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
-#define TEXT_MAX (16U * 1024U * 1024U)
+#define TEXT_MAX  (16U * 1024U * 1024U)
 #define PATH_SIZE 4096U
 
 static const int refused_options[] = { 'v', 'O', 'U', 'P', 'A', 'H' };
@@ -20,7 +20,7 @@ int request_init(Request *q)
 {
         int r;
 
-        *q = (Request) { .profile_fd = -EBADF };
+        *q = (Request){ .profile_fd = -EBADF };
         if ((r = json_new_object(&q->context)) < 0 || (r = json_new_object(&q->command)) < 0 ||
             (r = json_new_array(&q->environment)) < 0)
                 return r;
@@ -87,7 +87,8 @@ static int append_path(Json *object, const char *key, const char *value)
         return r < 0 ? r : append_to(object, key, path);
 }
 
-/* A later --env of the same name takes the earlier one's place: that one is left out when all are put together. */
+/* A later --env of the same name takes the earlier one's place: that one is left out when all are put
+ * together. */
 static int take_environment(Request *q, const char *item)
 {
         _cleanup_free_ char *whole = NULL;
@@ -224,11 +225,12 @@ int request_take_workspace(Request *q, const char *directory)
 
 /* ---- tables ---- */
 
-#define COMMAND_OPTIONS                                     \
-        { "env", required_argument, NULL, 'e' },            \
-        { "env-file", required_argument, NULL, 'E' },       \
-        { "workdir", required_argument, NULL, 'd' },        \
-        { "timeout", required_argument, NULL, 'o' }
+#define COMMAND_OPTIONS                                                                        \
+        { "env", required_argument, NULL, 'e' }, { "env-file", required_argument, NULL, 'E' }, \
+                        { "workdir", required_argument, NULL, 'd' },                           \
+        {                                                                                      \
+                "timeout", required_argument, NULL, 'o'                                        \
+        }
 
 static const struct option session_options[] = {
         { "profile", required_argument, NULL, 'p' },
@@ -264,18 +266,24 @@ static int refuse(const Request *q, int c, const char *value)
         (void) q;
         switch (c) {
         case 'v':
-                return fail("-v is not available in this version: use --read or --write, which show a path under its own name");
+                return fail("-v is not available in this version: use --read or --write, which show a "
+                            "path under its own name");
         case 'O':
-                return fail("--overlay is not available in this version: the session writes to the workspace itself");
+                return fail("--overlay is not available in this version: the session writes to the "
+                            "workspace itself");
         case 'U':
                 return fail("--user is not available in this version");
         case 'P':
                 return fail("--publish is not available in this version");
         case 'H':
-                return str_equal(value, "empty") ? 0 : fail("--home %s is not available in this version", value);
+                return str_equal(value, "empty") ? 0
+                                                 : fail("--home %s is not available in this version", value);
         default:
-                return str_equal(value, "deny") ? 0
-                                                : fail("--ask %s is not available in this version: what policy leaves open is denied", value);
+                return str_equal(value, "deny")
+                                       ? 0
+                                       : fail("--ask %s is not available in this version: what policy "
+                                              "leaves open is denied",
+                                              value);
         }
 }
 
@@ -407,7 +415,7 @@ static bool passes(const char *item)
         if (str_has_prefix(item, "TZ=") &&
             (value[1] == '/' || !value[1] || strlen(value + 1) > 64 || strstr(value, "..") ||
              strspn(value + 1, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+/-") !=
-                     strlen(value + 1)))
+                             strlen(value + 1)))
                 return false;
         for (size_t i = 0; i < ELEMENTSOF(names); i++) {
                 if (str_has_prefix(item, names[i]))
@@ -478,7 +486,8 @@ int request_read_policy(Json *object, const char *workspace)
         char path[PATH_SIZE];
         int status = 0;
 
-        if (home && home[0] == '/' && str_printf(path, sizeof(path), "%s/.config/sandboxd/policy.json", home) >= 0)
+        if (home && home[0] == '/' &&
+            str_printf(path, sizeof(path), "%s/.config/sandboxd/policy.json", home) >= 0)
                 status = read_layer(object, "userPolicy", path, /* follows= */ true);
         if (status == 0 && workspace && str_printf(path, sizeof(path), "%s/.sandboxd.json", workspace) >= 0)
                 status = read_layer(object, "projectPolicy", path, /* follows= */ false);

@@ -1,8 +1,8 @@
 /* run, create and exec. */
 
-#include <stdio.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -143,20 +143,24 @@ static int on_started(Running *r, SandboxdReply *reply)
 static void show_warnings(const Running *r, const SandboxdReply *reply)
 {
         const Json *runtime = json_get(reply->parameters, "runtime");
-        const Json *list = runtime && json_type(runtime) == JSON_OBJECT ? json_get(runtime, "warnings") : NULL;
+        const Json *list =
+                        runtime && json_type(runtime) == JSON_OBJECT ? json_get(runtime, "warnings") : NULL;
 
         if (r->request.is_quiet || !list || json_type(list) != JSON_ARRAY)
                 return;
         for (size_t i = 0; i < json_n(list); i++) {
-                const char *code = text_of(json_at(list, i), "code"), *message = text_of(json_at(list, i), "message");
+                const char *code = text_of(json_at(list, i), "code"),
+                           *message = text_of(json_at(list, i), "message");
 
                 /* Optional paths of a profile are absent on most machines: `describe` lists them. */
-                if (code && message && !str_equal(code, "path-missing") && !str_equal(code, "limit-not-enforced"))
+                if (code && message && !str_equal(code, "path-missing") &&
+                    !str_equal(code, "limit-not-enforced"))
                         (void) fail("warning: %s", message);
         }
 }
 
-/* Replies that are there. 0: go on; 1: *ret_last is the last one; negative: exit status with its sign changed. */
+/* Replies that are there. 0: go on; 1: *ret_last is the last one; negative: exit status with its sign
+ * changed. */
 static int take_replies(Running *r, SandboxdReply *ret_last)
 {
         for (;;) {
@@ -191,8 +195,8 @@ static int attend(Running *r, SandboxdReply *ret_last)
                 if (e != 0)
                         return e > 0 ? 0 : -e;
                 n = stdio_poll(&r->stdio, polls);
-                polls[n] = (struct pollfd) { .fd = sandboxd_fd(r->client), .events = POLLIN };
-                polls[n + 1] = (struct pollfd) { .fd = r->signal_fd, .events = POLLIN };
+                polls[n] = (struct pollfd){ .fd = sandboxd_fd(r->client), .events = POLLIN };
+                polls[n + 1] = (struct pollfd){ .fd = r->signal_fd, .events = POLLIN };
                 if (poll(polls, n + 2, -1) < 0)
                         continue;
                 stdio_move(&r->stdio, polls);
@@ -217,9 +221,13 @@ static void show_denial(const Json *record)
 
         if (port > 0)
                 (void) snprintf(where, sizeof(where), ":%lld", port);
-        (void) fail("denied: %s%s (%s%s): to allow it, --allow-host %s%s or a rule in ~/.config/sandboxd/policy.json",
-                    what, where, rule && *rule ? "rule " : "", rule && *rule ? rule : reason ? reason : "default", what,
-                    where);
+        (void) fail("denied: %s%s (%s%s): to allow it, --allow-host %s%s or a rule in "
+                    "~/.config/sandboxd/policy.json",
+                    what, where, rule && *rule ? "rule " : "",
+                    rule && *rule ? rule
+                    : reason      ? reason
+                                  : "default",
+                    what, where);
 }
 
 /* Equal ones once. */
@@ -230,8 +238,8 @@ static bool is_known(const Json *seen, const Json *record)
                 const char *a = text_of(other, "host"), *b = text_of(record, "host");
                 const char *c = text_of(other, "address"), *d = text_of(record, "address");
 
-                if (integer_of(other, "port") == integer_of(record, "port") && str_equal(a ? a : "", b ? b : "") &&
-                    str_equal(c ? c : "", d ? d : ""))
+                if (integer_of(other, "port") == integer_of(record, "port") &&
+                    str_equal(a ? a : "", b ? b : "") && str_equal(c ? c : "", d ? d : ""))
                         return true;
         }
         return false;
@@ -243,7 +251,8 @@ static int query_denials(Running *r)
         int e;
 
         if ((e = json_new_object(&p)) < 0 || (e = json_new_array(&list)) < 0 ||
-            (e = json_append_string(list, "deny")) < 0 || (e = json_set(p, "decisions", TAKE_PTR(list))) < 0 ||
+            (e = json_append_string(list, "deny")) < 0 ||
+            (e = json_set(p, "decisions", TAKE_PTR(list))) < 0 ||
             (e = json_set_string(p, "session", r->id)) < 0 ||
             /* Own rows only: a look at others' would be a row of its own. */
             (e = json_set_integer(p, "uid", getuid())) < 0 || (e = json_set_integer(p, "limit", 50)) < 0)
@@ -345,10 +354,10 @@ static int converse(Running *r)
 
 static int begin(Running *r, Common *common)
 {
-        *r = (Running) { .common = common, .signal_fd = -EBADF };
+        *r = (Running){ .common = common, .signal_fd = -EBADF };
         r->stdio.master = -EBADF;
         for (size_t i = 0; i < STDIO_FLOWS; i++)
-                r->stdio.flows[i] = (Flow) { .from = -EBADF, .to = -EBADF };
+                r->stdio.flows[i] = (Flow){ .from = -EBADF, .to = -EBADF };
         return out_of_memory(request_init(&r->request));
 }
 
@@ -375,7 +384,8 @@ int verb_run(Common *common, int argc, char *argv[])
         if (status == 0)
                 status = request_finish_context(&r.request);
         if (status == 0)
-                status = out_of_memory(json_set_boolean(r.request.context, "removeOnExit", !r.request.has_keep));
+                status = out_of_memory(
+                                json_set_boolean(r.request.context, "removeOnExit", !r.request.has_keep));
         if (status == 0)
                 status = converse(&r);
         running_done(&r);
@@ -391,10 +401,13 @@ int verb_exec(Common *common, int argc, char *argv[])
         if (status == 0)
                 status = request_parse_command(&r.request, common, argc, argv);
         if (status == 0 && optind >= argc)
-                status = fail("which session? `sandboxctl exec ID COMMAND`, and `sandboxctl list` shows them");
+                status = fail("which session? `sandboxctl exec ID COMMAND`, and `sandboxctl list` shows "
+                              "them");
         if (status == 0 && str_copy(r.id, sizeof(r.id), argv[optind]) < 0)
-                status = str_printf(r.id, sizeof(r.id), "-") < 0 ? EXIT_OURS
-                                                                : fail("no session %s: `sandboxctl list` shows yours", argv[optind]);
+                status = str_printf(r.id, sizeof(r.id), "-") < 0
+                                         ? EXIT_OURS
+                                         : fail("no session %s: `sandboxctl list` shows yours",
+                                                argv[optind]);
         if (status == 0) {
                 optind++;
                 optind += optind < argc && str_equal(argv[optind], "--");
@@ -417,7 +430,8 @@ int verb_create(Common *common, int argc, char *argv[])
         if (status == 0)
                 status = request_parse_session(&r.request, common, argc, argv);
         if (status == 0 && optind < argc)
-                status = fail("create takes no command: `sandboxctl run` does, or `sandboxctl exec ID` afterwards");
+                status = fail("create takes no command: `sandboxctl run` does, or `sandboxctl exec ID` "
+                              "afterwards");
         r.request.is_detached = true;
         if (status == 0)
                 status = request_finish_context(&r.request);

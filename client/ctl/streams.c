@@ -53,9 +53,9 @@ static int put_between(Stdio *s, int i)
         if (pipe2(pipe_fds, O_CLOEXEC) < 0)
                 return neg_errno();
         if (i == STDIN_FILENO)
-                *f = (Flow) { .from = i, .to = pipe_fds[1], .owns_to = true, .can_splice = true };
+                *f = (Flow){ .from = i, .to = pipe_fds[1], .owns_to = true, .can_splice = true };
         else
-                *f = (Flow) { .from = pipe_fds[0], .to = i, .owns_from = true, .can_splice = true };
+                *f = (Flow){ .from = pipe_fds[0], .to = i, .owns_from = true, .can_splice = true };
         s->pass_fds[i] = pipe_fds[i == STDIN_FILENO ? 0 : 1];
         s->owns_pass[i] = true;
         return fd_set_nonblock(i == STDIN_FILENO ? f->to : f->from, true);
@@ -65,10 +65,10 @@ int stdio_init(Stdio *s, bool wants_terminal, bool wants_no_terminal, bool is_de
 {
         int r = 0;
 
-        *s = (Stdio) { .master = -EBADF };
+        *s = (Stdio){ .master = -EBADF };
         for (size_t i = 0; i < STDIO_FLOWS; i++) {
                 s->pass_fds[i] = -EBADF;
-                s->flows[i] = (Flow) { .from = -EBADF, .to = -EBADF };
+                s->flows[i] = (Flow){ .from = -EBADF, .to = -EBADF };
         }
         s->has_pty = wants_terminal ||
                      (!wants_no_terminal && !is_detached && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO));
@@ -104,7 +104,7 @@ static int describe_pty(Json *command)
         int r;
 
         if (ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0)
-                size = (struct winsize) { .ws_col = 80, .ws_row = 24 };
+                size = (struct winsize){ .ws_col = 80, .ws_row = 24 };
         r = json_new_object(&terminal);
         if (r >= 0 && term && strlen(term) < 64)
                 r = json_set_string(terminal, "term", term);
@@ -168,8 +168,8 @@ int stdio_start_pty(Stdio *s, int take_master)
         if (isatty(STDIN_FILENO))
                 set_raw(s);
         if (is_open(STDIN_FILENO))
-                s->flows[0] = (Flow) { .from = STDIN_FILENO, .to = s->master };
-        s->flows[1] = (Flow) { .from = s->master, .to = is_open(STDOUT_FILENO) ? STDOUT_FILENO : -EBADF };
+                s->flows[0] = (Flow){ .from = STDIN_FILENO, .to = s->master };
+        s->flows[1] = (Flow){ .from = s->master, .to = is_open(STDOUT_FILENO) ? STDOUT_FILENO : -EBADF };
         return fd_set_nonblock(s->master, true);
 }
 
@@ -177,8 +177,8 @@ void stdio_resize(Stdio *s)
 {
         struct winsize size;
 
-        if (s->master >= 0 && (ioctl(STDIN_FILENO, TIOCGWINSZ, &size) >= 0 ||
-                               ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) >= 0))
+        if (s->master >= 0 &&
+            (ioctl(STDIN_FILENO, TIOCGWINSZ, &size) >= 0 || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) >= 0))
                 (void) ioctl(s->master, TIOCSWINSZ, &size);
 }
 
@@ -246,8 +246,10 @@ size_t stdio_poll(const Stdio *s, struct pollfd *polls)
                 bool is_writable = is_live && poll(&to, 1, 0) > 0;
 
                 /* Wait for the side that is not ready: bytes to come, or room for those that are there. */
-                polls[2 * i] = (struct pollfd) { .fd = is_live && is_writable ? f->from : -1, .events = POLLIN };
-                polls[2 * i + 1] = (struct pollfd) { .fd = is_live && !is_writable ? f->to : -1, .events = POLLOUT };
+                polls[2 * i] = (struct pollfd){ .fd = is_live && is_writable ? f->from : -1,
+                                                .events = POLLIN };
+                polls[2 * i + 1] = (struct pollfd){ .fd = is_live && !is_writable ? f->to : -1,
+                                                    .events = POLLOUT };
         }
         return (size_t) 2 * STDIO_FLOWS;
 }

@@ -1,15 +1,15 @@
 #pragma once
 
 /*
- * The command's standard streams. Terminals, files and /dev/null are passed as they are; for everything else, and
- * for pipes (which could be opened anew inside, the other way round), sandboxctl puts a pipe of its own in between
- * and moves the bytes. With a terminal inside, its master takes the place of all three.
+ * The command's standard streams. Terminals, files and /dev/null are passed as they are; for everything
+ * else, and for pipes (which could be opened anew inside, the other way round), sandboxctl puts a pipe of
+ * its own in between and moves the bytes. With a terminal inside, its master takes the place of all three.
  */
 
 #include "client/ctl/ctl.h"
 
 typedef struct Flow {
-        int from;      /* -EBADF: over */
+        int from; /* -EBADF: over */
         int to;
         bool owns_from;
         bool owns_to;
@@ -18,9 +18,9 @@ typedef struct Flow {
 
 typedef struct Stdio {
         bool has_pty;
-        bool is_raw;           /* our terminal's mode was changed */
+        bool is_raw; /* our terminal's mode was changed */
         bool is_nulls[3];
-        int pass_fds[3];       /* for the call; borrowed or owned */
+        int pass_fds[3]; /* for the call; borrowed or owned */
         bool owns_pass[3];
         Flow flows[3];
         int master;

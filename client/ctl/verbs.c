@@ -38,7 +38,8 @@ static int parse_plain(Common *common, int argc, char *argv[], int n_min, int n_
         if (next_option(common, argc, argv, "+", options) >= 0)
                 return EXIT_OURS;
         if (argc - optind < n_min || argc - optind > n_max)
-                return fail("%s takes %s: see `sandboxctl %s --help`", argv[0], n_max == 1 ? "one session" : "other arguments", argv[0]);
+                return fail("%s takes %s: see `sandboxctl %s --help`", argv[0],
+                            n_max == 1 ? "one session" : "other arguments", argv[0]);
         return 0;
 }
 
@@ -75,7 +76,8 @@ static int show_list(const Common *common, SandboxdClient *client, bool has_all)
                 state = text_of(json_get(reply.parameters, "runtime"), "state");
                 if (!has_all && state && (str_equal(state, "exited") || str_equal(state, "failed")))
                         continue;
-                if (!(common->has_json ? print_json(STDOUT_FILENO, reply.parameters) : show_row(reply.parameters)))
+                if (!(common->has_json ? print_json(STDOUT_FILENO, reply.parameters)
+                                       : show_row(reply.parameters)))
                         return EXIT_OURS;
         }
         return 0;

@@ -1,4 +1,5 @@
-/* Answers to calls that waited. A reply may close its client, so each search starts from the table's own walk. */
+/* Answers to calls that waited. A reply may close its client, so each search starts from the table's own
+ * walk. */
 
 #include "daemon/api/session.h"
 #include "proto/base/error.h"
@@ -63,8 +64,9 @@ void answer_process_end(Process *p)
 {
         Session *s = p->session;
 
-        LIST_FOREACH(c, &s->api->clients, Client, link) {
-                if (c->wait == WAIT_PROCESS && c->wait_process == p->number && id_equal(&c->wait_session, &s->id))
+        LIST_FOREACH (c, &s->api->clients, Client, link) {
+                if (c->wait == WAIT_PROCESS && c->wait_process == p->number &&
+                    id_equal(&c->wait_session, &s->id))
                         answer_wait(c, s, p);
         }
         /* Spawn() is answered when its session is over. */
@@ -104,7 +106,7 @@ static void answer_terminate(Client *c)
 
 void answer_session_end(Session *s)
 {
-        LIST_FOREACH(c, &s->api->clients, Client, link) {
+        LIST_FOREACH (c, &s->api->clients, Client, link) {
                 if (c->wait == WAIT_SESSION && id_equal(&c->wait_session, &s->id))
                         answer_wait(c, s, NULL);
                 else if (c->wait == WAIT_TERMINATE)

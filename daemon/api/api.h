@@ -3,13 +3,13 @@
 /*
  * sandboxd-api: serves the varlink interfaces to one user.
  *
- * One worker knows one uid: its connections (handed over by the launcher), its sessions, nothing of anybody else.
- * It reads JSON from that user, compiles policy and the session plan, and asks the launcher for the session; what
- * it says there is a claim, which launcher, audit, init and dialer check again.
+ * One worker knows one uid: its connections (handed over by the launcher), its sessions, nothing of anybody
+ * else. It reads JSON from that user, compiles policy and the session plan, and asks the launcher for the
+ * session; what it says there is a claim, which launcher, audit, init and dialer check again.
  *
- * Ownership: the Api owns clients and sessions, a session its processes. A call that waits is found again through
- * the client that made it (Client.wait); a session or process that is to answer a call knows the connection's
- * number only, so that either may go first.
+ * Ownership: the Api owns clients and sessions, a session its processes. A call that waits is found again
+ * through the client that made it (Client.wait); a session or process that is to answer a call knows the
+ * connection's number only, so that either may go first.
  */
 
 #include <stdbool.h>
@@ -26,13 +26,13 @@
 #include "proto/wire/json.h"
 
 #define API_ENDED_SESSIONS_MAX 256U
-#define API_LABELS_MAX 64U
-#define API_POLICY_TEXT_MAX (16U * 1024U * 1024U)
+#define API_LABELS_MAX         64U
+#define API_POLICY_TEXT_MAX    (16U * 1024U * 1024U)
 #define API_PROCESSES_KEPT_MAX 256U
-#define SESSION_ERROR "io.sandboxd.Session."
-#define POLICY_ERROR "io.sandboxd.Policy."
-#define AUDIT_ERROR "io.sandboxd.Audit."
-#define SERVICE_ERROR "org.varlink.service."
+#define SESSION_ERROR          "io.sandboxd.Session."
+#define POLICY_ERROR           "io.sandboxd.Policy."
+#define AUDIT_ERROR            "io.sandboxd.Audit."
+#define SERVICE_ERROR          "org.varlink.service."
 
 typedef struct Api Api;
 typedef struct Client Client;
@@ -53,15 +53,15 @@ typedef enum ProcessState {
         PROCESS_STARTING = 0, /* its row is being written, or init works on it */
         PROCESS_RUNNING,
         PROCESS_EXITED,
-        PROCESS_FAILED,       /* never ran */
+        PROCESS_FAILED, /* never ran */
         _PROCESS_STATE_MAX,
 } ProcessState;
 
 typedef enum WaitKind {
         WAIT_NONE = 0,
-        WAIT_CREATE,    /* Create(), Spawn() or Exec(): the session or process answers */
-        WAIT_SESSION,   /* Wait() without a process */
-        WAIT_PROCESS,   /* Wait() with one */
+        WAIT_CREATE,  /* Create(), Spawn() or Exec(): the session or process answers */
+        WAIT_SESSION, /* Wait() without a process */
+        WAIT_PROCESS, /* Wait() with one */
         WAIT_TERMINATE,
         WAIT_QUERY,
 } WaitKind;
@@ -76,17 +76,17 @@ struct Process {
         uint64_t started_usec;
         uint64_t ended_usec;
         uint64_t timeout_usec;
-        uint64_t connection;   /* whose call waits for the start or the end; 0: nobody's */
-        bool wants_result;     /* that call asked for more */
+        uint64_t connection; /* whose call waits for the start or the end; 0: nobody's */
+        bool wants_result;   /* that call asked for more */
         bool has_pty;
-        bool is_killed;        /* by us: reason says why */
+        bool is_killed; /* by us: reason says why */
         bool is_signal;
         bool has_core;
         uint32_t status;
         EndReason reason;
-        LoopTimer *timer;      /* start deadline, then time-out, then kill deadline */
+        LoopTimer *timer; /* start deadline, then time-out, then kill deadline */
         PrivExec exec;
-        Buf strings;           /* behind it, until sent */
+        Buf strings; /* behind it, until sent */
         int fds[3];
         size_t n_fds;
 };
@@ -98,24 +98,24 @@ struct Session {
         char id_text[ID_TEXT_SIZE];
         uint64_t token;
         SessionState state;
-        uint64_t connection;      /* of the client that asked */
+        uint64_t connection; /* of the client that asked */
         bool wants_result;
         bool is_spawn;
         bool is_detached;
         bool has_remove_on_exit;
-        bool is_ending;           /* the launcher was told */
+        bool is_ending; /* the launcher was told */
         bool has_end_reason;
         char name[PRIV_NAME_SIZE];
         char profile[PRIV_NAME_SIZE];
         char *workspace;
         char *working_directory;
         Json *context;
-        Json *warnings;           /* array */
-        Json *environment;        /* array: what policy sets and the context adds */
+        Json *warnings;    /* array */
+        Json *environment; /* array: what policy sets and the context adds */
         PrivLimits limits;
         uint64_t runtime_usec;
         uint64_t idle_usec;
-        uint64_t timeout_usec;    /* of commands that name none */
+        uint64_t timeout_usec; /* of commands that name none */
         char digest[65];
         char cgroup[PRIV_TEXT_SIZE];
         uint32_t init_pid;
@@ -126,7 +126,7 @@ struct Session {
         EndReason end_reason;
         uint32_t next_process;
         uint32_t n_processes;
-        ListLink processes;       /* oldest first */
+        ListLink processes; /* oldest first */
         LoopTimer *runtime_timer;
         LoopTimer *idle_timer;
         LoopTimer *grace_timer;
@@ -138,16 +138,16 @@ struct Client {
         PrivClient peer;
         Conn *conn;
         LoopIo *io;
-        LoopTimer *timer;         /* slow writers, and half-closed peers that go away */
+        LoopTimer *timer; /* slow writers, and half-closed peers that go away */
         ConnMessage call;
         bool has_call;
-        bool is_in_use;           /* on the stack: closing waits */
+        bool is_in_use; /* on the stack: closing waits */
         bool is_closing;
-        bool is_drained_close;    /* close once what was answered is sent */
+        bool is_drained_close; /* close once what was answered is sent */
         WaitKind wait;
         Id wait_session;
         uint32_t wait_process;
-        Id *wait_ids;             /* WAIT_TERMINATE */
+        Id *wait_ids; /* WAIT_TERMINATE */
         size_t n_wait_ids;
         AuditQuery *query;
 };
@@ -155,7 +155,7 @@ struct Client {
 struct Api {
         Loop *loop;
         PrivLink *launcher;
-        PrivLink *audit;          /* NULL: nothing new may run */
+        PrivLink *audit; /* NULL: nothing new may run */
         IdlSet *idl;
         PrivApiStart start;
         bool is_started;
@@ -166,8 +166,8 @@ struct Api {
         uint64_t loaded_usec;
         uint64_t next_token;
         ListLink clients;
-        ListLink sessions;        /* oldest first */
-        size_t n_sessions;        /* that have not ended */
+        ListLink sessions; /* oldest first */
+        size_t n_sessions; /* that have not ended */
         size_t n_ended;
         LoopTimer *retention_timer;
 };
@@ -178,8 +178,8 @@ int client_new(Api *api, const PrivClient *peer, int take_fd) _must_check_;
 void client_close(Client *c);
 Client *client_find(Api *api, uint64_t connection);
 
-/* All take the parameters (which may be NULL) and end the open call, except client_reply() with continues. A peer
- * that does not read is closed. */
+/* All take the parameters (which may be NULL) and end the open call, except client_reply() with continues. A
+ * peer that does not read is closed. */
 void client_reply(Client *c, Json *take_parameters, bool has_continues, const int *fds, size_t n_fds);
 void client_error(Client *c, const char *error, Json *take_parameters);
 /* error(key: value) */

@@ -8,7 +8,7 @@
 #include "proto/base/str.h"
 
 #define OWN_WORKSPACE "/workspace"
-#define FILES_MAX (1024U * 1024U)
+#define FILES_MAX     (1024U * 1024U)
 
 /* What is worked on; everything borrowed. */
 typedef struct Compilation {
@@ -94,7 +94,8 @@ static int check_unsupported(Compilation *k)
 
         s = get_string(context, "workspaceMode");
         if (s && !str_equal(s, "direct"))
-                return not_enforceable(k->client, "workspaceMode", "this version shows workspaces in place only (direct)");
+                return not_enforceable(k->client, "workspaceMode",
+                                       "this version shows workspaces in place only (direct)");
         s = get_string(context, "home");
         if (s && !str_equal(s, "empty"))
                 return not_enforceable(k->client, "home", "this version makes empty homes only (empty)");
@@ -103,7 +104,8 @@ static int check_unsupported(Compilation *k)
                 return not_enforceable(k->client, "ask", "this version cannot ask anybody; use deny");
         list = get_value(context, "mounts");
         if (list && json_n(list) > 0)
-                return not_enforceable(k->client, "mounts", "not available in this version; use read and write");
+                return not_enforceable(k->client, "mounts",
+                                       "not available in this version; use read and write");
         list = get_value(context, "publish");
         if (list && json_n(list) > 0)
                 return not_enforceable(k->client, "publish", "not available in this version");
@@ -142,7 +144,8 @@ static int take_name(Compilation *k)
         r = json_new_object(&p);
         if (r < 0)
                 return r;
-        if ((r = json_set_string(p, "name", name)) < 0 || (r = json_set_string(p, "id", other->id_text)) < 0) {
+        if ((r = json_set_string(p, "name", name)) < 0 ||
+            (r = json_set_string(p, "id", other->id_text)) < 0) {
                 json_unref(p);
                 return r;
         }
@@ -160,10 +163,12 @@ static int take_workspace(Compilation *k)
         if (path) {
                 r = policy_workspace_check(path, k->api->start.identity.home);
                 if (r == -EINVAL)
-                        return path_refused(k->client, path, "not an absolute, canonical path; name the directory itself");
+                        return path_refused(k->client, path,
+                                            "not an absolute, canonical path; name the directory itself");
                 if (r < 0)
                         return path_refused(k->client, path,
-                                            "no session may work there (/, a home directory itself, system directories); use a project directory");
+                                            "no session may work there (/, a home directory itself, system "
+                                            "directories); use a project directory");
                 r = str_dup(path, &k->session->workspace);
                 if (r < 0)
                         return r;
@@ -181,7 +186,8 @@ static int take_workspace(Compilation *k)
 static int take_life(Compilation *k)
 {
         const char *lifetime = get_string(k->context, "lifetime");
-        const Json *labels = get_value(k->context, "labels"), *environment = get_value(k->context, "environment");
+        const Json *labels = get_value(k->context, "labels"),
+                   *environment = get_value(k->context, "environment");
         int64_t timeout = get_integer(k->context, "timeoutUSec");
         size_t i;
 
@@ -307,8 +313,8 @@ static int take_digest(Session *s, int policy_fd)
 
 typedef struct LimitField {
         const char *key;
-        const char *name;      /* in policy */
-        uint32_t controller;   /* 0: none needed */
+        const char *name;    /* in policy */
+        uint32_t controller; /* 0: none needed */
 } LimitField;
 
 /* Where one limit comes from and goes to. */
@@ -326,7 +332,8 @@ static int take_limit(Compilation *k, const LimitField *f, uint64_t from_policy,
         if (asked)
                 return not_enforceable(k->client, f->key, "this machine has no cgroup controller for it");
         if (from_policy > 0) {
-                (void) snprintf(text, sizeof(text), "limits.%s: this machine has no cgroup controller for it", f->name);
+                (void) snprintf(text, sizeof(text),
+                                "limits.%s: this machine has no cgroup controller for it", f->name);
                 session_warn(k->session, "limit-not-enforced", text);
         }
         return 1;
@@ -433,7 +440,7 @@ static int make_plan(Compilation *k, uint64_t files, PolicyDiagnostics *d, int *
 
 static void warn_diagnostics(Session *s, const PolicyDiagnostics *d)
 {
-        LIST_FOREACH(diagnostic, &d->list, PolicyDiagnostic, link) {
+        LIST_FOREACH (diagnostic, &d->list, PolicyDiagnostic, link) {
                 if (diagnostic->severity == SEVERITY_WARNING)
                         session_warn(s, "policy", diagnostic->message);
         }

@@ -4,10 +4,10 @@
 
 #include "daemon/api/session.h"
 
-/* Fills the session and makes both memfds. 1: done; 0: refused, the client is answered and the refusal reported;
- * negative errno: failure. */
-int context_compile(Client *c, const Json *parameters, Session *s, int *ret_plan_fd, int *ret_policy_fd)
-        _must_check_;
+/* Fills the session and makes both memfds. 1: done; 0: refused, the client is answered and the refusal
+ * reported; negative errno: failure. */
+int context_compile(Client *c, const Json *parameters, Session *s, int *ret_plan_fd,
+                    int *ret_policy_fd) _must_check_;
 
 /* ---- profiles.c ---- */
 
@@ -20,10 +20,10 @@ int policy_text_read(int fd, char **ret_text, size_t *ret_size) _must_check_;
 /* diagnostics for a reply; has_file: with file, severity and key (Policy), else with source (Session). */
 int diagnostics_format(const PolicyDiagnostics *d, bool is_session, Json **ret) _must_check_;
 
-/* What Context and Check() have in common: profile, user layer, flags. Answers the client and returns 0 where
- * something is wrong with them. *ret_project may become NULL. */
+/* What Context and Check() have in common: profile, user layer, flags. Answers the client and returns 0
+ * where something is wrong with them. *ret_project may become NULL. */
 typedef struct PolicySources {
-        const char *profile;     /* name; NULL: content */
+        const char *profile; /* name; NULL: content */
         const char *content;
         size_t content_size;
         const char *user;
@@ -42,5 +42,6 @@ void policy_variables(const Api *api, const char *workspace, PolicyVariables *re
 /* NAME=VALUE: sound, at most so many, no name twice. 0, or -EINVAL and the index of the first bad one. */
 int environment_check(const Json *list, size_t *ret_index) _must_check_;
 
-/* Joins built-in variables, the session's and the command's, later ones winning, as strings with NULs behind buf. */
+/* Joins built-in variables, the session's and the command's, later ones winning, as strings with NULs behind
+ * buf. */
 int environment_build(const Session *s, const Json *command, Buf *b, uint32_t *ret_n) _must_check_;

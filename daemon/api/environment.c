@@ -1,6 +1,6 @@
 /*
- * What a command's environment holds: a fixed base, what the policy sets, and what the client named. Nothing of
- * the daemon's own environment is in it.
+ * What a command's environment holds: a fixed base, what the policy sets, and what the client named. Nothing
+ * of the daemon's own environment is in it.
  */
 
 #include "daemon/api/context.h"
@@ -8,15 +8,14 @@
 #include "proto/base/str.h"
 
 #define ENVIRONMENT_MAX 1024U
-#define VALUE_SIZE_MAX (32U * 1024U)
+#define VALUE_SIZE_MAX  (32U * 1024U)
 
 /* Tool folders come last: what lies in a home never takes the place of a program of the system. */
 #define PATH_SYSTEM "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games"
 
 static const char *const tool_folders[] = {
-        ".local/bin",  ".cargo/bin",      "go/bin",    ".go/bin",
-        ".pyenv/bin",  ".pyenv/shims",    ".volta/bin", ".bun/bin",
-        ".deno/bin",   ".nix-profile/bin",
+        ".local/bin",   ".cargo/bin", "go/bin",   ".go/bin",   ".pyenv/bin",
+        ".pyenv/shims", ".volta/bin", ".bun/bin", ".deno/bin", ".nix-profile/bin",
 };
 
 typedef struct Variables {
@@ -41,7 +40,8 @@ static bool name_equal(const char *a, const char *b)
 
 static bool is_name_byte(char c, bool is_first)
 {
-        return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_' || (!is_first && c >= '0' && c <= '9');
+        return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_' ||
+               (!is_first && c >= '0' && c <= '9');
 }
 
 /* A zone's name is a path below the zone folder to every libc. */

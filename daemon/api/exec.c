@@ -1,7 +1,7 @@
 /*
- * Commands. The way of one: checked, its row asked for (RECORD_EXEC), and only when audit says that the row is
- * committed does init hear of it (EXEC). init answers EXEC_STARTED and, at its end, EXEC_EXITED. Each step has a
- * deadline: audit may be down, and the user can freeze init from outside.
+ * Commands. The way of one: checked, its row asked for (RECORD_EXEC), and only when audit says that the row
+ * is committed does init hear of it (EXEC). init answers EXEC_STARTED and, at its end, EXEC_EXITED. Each
+ * step has a deadline: audit may be down, and the user can freeze init from outside.
  */
 
 #include <fcntl.h>
@@ -17,9 +17,9 @@
 #include "proto/base/str.h"
 
 #define RECORD_DEADLINE_USEC (5 * USEC_PER_SEC)
-#define START_DEADLINE_USEC (15 * USEC_PER_SEC)
-#define KILL_DEADLINE_USEC (10 * USEC_PER_SEC)
-#define ARGUMENTS_MAX 4096U
+#define START_DEADLINE_USEC  (15 * USEC_PER_SEC)
+#define KILL_DEADLINE_USEC   (10 * USEC_PER_SEC)
+#define ARGUMENTS_MAX        4096U
 
 typedef enum StreamMode {
         STREAM_NULL = 0,
@@ -205,7 +205,8 @@ static int take_streams(Process *p, const Json *parameters, const Json *command,
 
 static void on_process_timer(void *userdata);
 
-static int process_new(Session *s, const Json *parameters, const Json *command, const int *fds, Process **ret)
+static int process_new(Session *s, const Json *parameters, const Json *command, const int *fds,
+                       Process **ret)
 {
         _cleanup_(process_freep) Process *p = NULL;
         int64_t timeout = get_integer(command, "timeoutUSec");
@@ -214,7 +215,7 @@ static int process_new(Session *s, const Json *parameters, const Json *command, 
         p = calloc(1, sizeof(*p));
         if (!p)
                 return -ENOMEM;
-        *p = (Process) { .session = s, .number = s->next_process };
+        *p = (Process){ .session = s, .number = s->next_process };
         list_init(&p->link);
         p->timeout_usec = timeout > 0 ? (uint64_t) timeout : s->timeout_usec;
         p->exec.process = p->number;
@@ -229,7 +230,7 @@ static int process_new(Session *s, const Json *parameters, const Json *command, 
 /* The oldest that are over make room. */
 static void forget_processes(Session *s)
 {
-        LIST_FOREACH(p, &s->processes, Process, link) {
+        LIST_FOREACH (p, &s->processes, Process, link) {
                 if (s->n_processes < API_PROCESSES_KEPT_MAX)
                         return;
                 if (process_has_ended(p))
@@ -254,8 +255,8 @@ static int ask_record(Process *p)
         /* What does not fit is cut, as the row would be. */
         if (r >= 0 || r == -ENOBUFS) {
                 record.token = p->record_token = ++api->next_token;
-                r = priv_link_send_tail(api->audit, PRIV_RECORD_EXEC, &record, sizeof(record), buf_front(&arguments),
-                                        buf_size(&arguments), NULL, 0);
+                r = priv_link_send_tail(api->audit, PRIV_RECORD_EXEC, &record, sizeof(record),
+                                        buf_front(&arguments), buf_size(&arguments), NULL, 0);
         }
         buf_done(&arguments);
         return r < 0 ? r : loop_timer_set(p->timer, RECORD_DEADLINE_USEC);
@@ -346,7 +347,8 @@ static void record_exit(Process *p)
         };
 
         if (p->session->api->audit)
-                (void) priv_link_send(p->session->api->audit, PRIV_RECORD_EXIT, &exit_row, sizeof(exit_row), NULL, 0);
+                (void) priv_link_send(p->session->api->audit, PRIV_RECORD_EXIT, &exit_row, sizeof(exit_row),
+                                      NULL, 0);
 }
 
 static void on_process_timer(void *userdata)
@@ -382,8 +384,8 @@ static void on_process_timer(void *userdata)
 
 static Process *find_record(Api *api, uint64_t token)
 {
-        LIST_FOREACH(s, &api->sessions, Session, link) {
-                LIST_FOREACH(p, &s->processes, Process, link) {
+        LIST_FOREACH (s, &api->sessions, Session, link) {
+                LIST_FOREACH (p, &s->processes, Process, link) {
                         if (p->record_token == token && token != 0)
                                 return p;
                 }
@@ -402,7 +404,9 @@ int on_recorded(Api *api, const PrivRecorded *m)
         p->record_token = 0;
         s = p->session;
         if (m->error != 0 || !s->init || s->state != SESSION_RUNNING) {
-                process_failed(p, m->error != 0 ? SESSION_ERROR "AuditUnavailable" : SESSION_ERROR "SetupFailed",
+                process_failed(p,
+                               m->error != 0 ? SESSION_ERROR "AuditUnavailable"
+                                             : SESSION_ERROR "SetupFailed",
                                m->error != 0 ? NULL : setup_failed("exec", -ESRCH, "the session is ending"));
                 return 0;
         }
@@ -412,14 +416,15 @@ int on_recorded(Api *api, const PrivRecorded *m)
         p->n_fds = 0;
         buf_done(&p->strings);
         if (r < 0 || loop_timer_set(p->timer, START_DEADLINE_USEC) < 0)
-                process_failed(p, SESSION_ERROR "SetupFailed", setup_failed("exec", r, "the session is gone"));
+                process_failed(p, SESSION_ERROR "SetupFailed",
+                               setup_failed("exec", r, "the session is gone"));
         return 0;
 }
 
 void processes_audit_lost(Api *api)
 {
-        LIST_FOREACH(s, &api->sessions, Session, link) {
-                LIST_FOREACH(p, &s->processes, Process, link) {
+        LIST_FOREACH (s, &api->sessions, Session, link) {
+                LIST_FOREACH (p, &s->processes, Process, link) {
                         if (p->record_token == 0)
                                 continue;
                         p->record_token = 0;
@@ -460,7 +465,8 @@ static int set_started(const Process *p, Json *o)
         int r;
 
         process_number_text(p->number, number);
-        if ((r = json_set_string(o, "id", s->id_text)) < 0 || (r = json_set_string(o, "process", number)) < 0)
+        if ((r = json_set_string(o, "id", s->id_text)) < 0 ||
+            (r = json_set_string(o, "process", number)) < 0)
                 return r;
         if (p->has_pty && (r = json_set_integer(o, "ptyFileDescriptor", 0)) < 0)
                 return r;
@@ -565,7 +571,7 @@ void on_init_closed(void *owner, _unused_ PrivLink *link, int reason)
 
 void processes_session_ended(Session *s)
 {
-        LIST_FOREACH(p, &s->processes, Process, link) {
+        LIST_FOREACH (p, &s->processes, Process, link) {
                 if (process_has_ended(p))
                         continue;
                 if (p->state == PROCESS_STARTING) {

@@ -13,9 +13,9 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
-#define LAUNCHER_FD 3
+#define LAUNCHER_FD          3
 #define RETENTION_CHECK_USEC (60 * USEC_PER_SEC)
-#define BOOT_ID_PATH "/proc/sys/kernel/random/boot_id"
+#define BOOT_ID_PATH         "/proc/sys/kernel/random/boot_id"
 
 typedef struct Arguments {
         uint32_t uid;
@@ -28,17 +28,22 @@ typedef struct Arguments {
 } Arguments;
 
 static const int syscalls[] = {
-        SCMP_SYS(brk), SCMP_SYS(clock_gettime), SCMP_SYS(close), SCMP_SYS(epoll_create1),
-        SCMP_SYS(epoll_ctl), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_wait), SCMP_SYS(eventfd2),
-        SCMP_SYS(exit_group), SCMP_SYS(fcntl), SCMP_SYS(fstat), SCMP_SYS(futex), SCMP_SYS(getdents64),
-        SCMP_SYS(getpid), SCMP_SYS(getrandom), SCMP_SYS(getsockopt), SCMP_SYS(gettid), SCMP_SYS(ioctl),
-        SCMP_SYS(lseek), SCMP_SYS(madvise), SCMP_SYS(memfd_create), SCMP_SYS(mmap), SCMP_SYS(mprotect),
-        SCMP_SYS(mremap), SCMP_SYS(munmap), SCMP_SYS(newfstatat), SCMP_SYS(openat), SCMP_SYS(pipe2),
-        SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(pread64), SCMP_SYS(read), SCMP_SYS(readv),
-        SCMP_SYS(recvfrom), SCMP_SYS(recvmsg), SCMP_SYS(restart_syscall), SCMP_SYS(rt_sigaction),
-        SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(sched_yield), SCMP_SYS(sendmsg),
-        SCMP_SYS(sendto), SCMP_SYS(tgkill), SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
-        SCMP_SYS(write), SCMP_SYS(writev),
+        SCMP_SYS(brk),           SCMP_SYS(clock_gettime),  SCMP_SYS(close),
+        SCMP_SYS(epoll_create1), SCMP_SYS(epoll_ctl),      SCMP_SYS(epoll_pwait),
+        SCMP_SYS(epoll_wait),    SCMP_SYS(eventfd2),       SCMP_SYS(exit_group),
+        SCMP_SYS(fcntl),         SCMP_SYS(fstat),          SCMP_SYS(futex),
+        SCMP_SYS(getdents64),    SCMP_SYS(getpid),         SCMP_SYS(getrandom),
+        SCMP_SYS(getsockopt),    SCMP_SYS(gettid),         SCMP_SYS(ioctl),
+        SCMP_SYS(lseek),         SCMP_SYS(madvise),        SCMP_SYS(memfd_create),
+        SCMP_SYS(mmap),          SCMP_SYS(mprotect),       SCMP_SYS(mremap),
+        SCMP_SYS(munmap),        SCMP_SYS(newfstatat),     SCMP_SYS(openat),
+        SCMP_SYS(pipe2),         SCMP_SYS(poll),           SCMP_SYS(ppoll),
+        SCMP_SYS(pread64),       SCMP_SYS(read),           SCMP_SYS(readv),
+        SCMP_SYS(recvfrom),      SCMP_SYS(recvmsg),        SCMP_SYS(restart_syscall),
+        SCMP_SYS(rt_sigaction),  SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn),
+        SCMP_SYS(sched_yield),   SCMP_SYS(sendmsg),        SCMP_SYS(sendto),
+        SCMP_SYS(tgkill),        SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
+        SCMP_SYS(write),         SCMP_SYS(writev),
 };
 
 static int parse_arguments(int argc, char *argv[], Arguments *ret)
@@ -167,9 +172,9 @@ static int on_start(Api *api, Imsg *m)
 {
         const PrivApiStart *start = m->body;
 
-        if (api->is_started || !PRIV_STRING_OK(start->identity.user) || !PRIV_STRING_OK(start->identity.group) ||
-            !PRIV_STRING_OK(start->identity.home) || !PRIV_STRING_OK(start->identity.shell) ||
-            !PRIV_STRING_OK(start->degraded))
+        if (api->is_started || !PRIV_STRING_OK(start->identity.user) ||
+            !PRIV_STRING_OK(start->identity.group) || !PRIV_STRING_OK(start->identity.home) ||
+            !PRIV_STRING_OK(start->identity.shell) || !PRIV_STRING_OK(start->degraded))
                 return -EPROTO;
         api->start = *start;
         api->is_started = true;
@@ -236,9 +241,9 @@ static int serve(Api *api)
 
 static void api_done(Api *api)
 {
-        LIST_FOREACH(c, &api->clients, Client, link)
+        LIST_FOREACH (c, &api->clients, Client, link)
                 client_close(c);
-        LIST_FOREACH(s, &api->sessions, Session, link)
+        LIST_FOREACH (s, &api->sessions, Session, link)
                 session_free(s);
         api->retention_timer = loop_timer_free(api->retention_timer);
         api->audit = priv_link_free(api->audit);

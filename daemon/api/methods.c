@@ -4,7 +4,6 @@
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 
-
 int method_get_info(Client *c, _unused_ const Json *parameters)
 {
         _cleanup_json_ Json *p = NULL, *names = NULL;
@@ -18,8 +17,7 @@ int method_get_info(Client *c, _unused_ const Json *parameters)
         if (r < 0 || (r = json_set_string(p, "vendor", "sandboxd")) < 0 ||
             (r = json_set_string(p, "product", "sandboxd")) < 0 ||
             (r = json_set_string(p, "version", SANDBOXD_VERSION)) < 0 ||
-            (r = json_set_string(p, "url", "")) < 0 ||
-            (r = json_set(p, "interfaces", TAKE_PTR(names))) < 0)
+            (r = json_set_string(p, "url", "")) < 0 || (r = json_set(p, "interfaces", TAKE_PTR(names))) < 0)
                 return r;
         client_reply(c, TAKE_PTR(p), false, NULL, 0);
         return 0;
@@ -82,7 +80,8 @@ int method_manager_describe(Client *c, _unused_ const Json *parameters)
         if (r < 0 || (r = set_ids(p, c->api)) < 0 || (r = set_features(p)) < 0 ||
             (r = json_set_integer(p, "messageBytesMax", CONN_MESSAGE_MAX)) < 0 ||
             (r = json_set_integer(p, "fileDescriptorsMax", CONN_FDS_MAX)) < 0 ||
-            (r = json_set_integer(p, "connectionsPerUserMax", start->settings.connections_per_user_max)) < 0 ||
+            (r = json_set_integer(p, "connectionsPerUserMax", start->settings.connections_per_user_max)) <
+                            0 ||
             (r = json_set_integer(p, "sessionsPerUserMax", start->settings.sessions_per_user_max)) < 0 ||
             (r = json_set_integer(p, "callerUid", c->peer.uid)) < 0 ||
             (r = json_set_boolean(p, "callerIsAdmin", c->peer.is_admin != 0)) < 0 ||

@@ -11,7 +11,7 @@
 #include "proto/base/str.h"
 
 #define PROFILES_MAX 256U
-#define GENERATION 1
+#define GENERATION   1
 
 static int compile_digest(const Policy *p, char digest[65])
 {
@@ -60,7 +60,8 @@ static int load(Api *api, const char *name, PolicyDiagnostics *d, Loaded *ret)
 
 static int profile_format(const Api *api, const char *name, const Loaded *l, Json **ret)
 {
-        bool is_shipped = str_has_prefix(l->file, api->policy_dir) && l->file[strlen(api->policy_dir)] == '/';
+        bool is_shipped =
+                        str_has_prefix(l->file, api->policy_dir) && l->file[strlen(api->policy_dir)] == '/';
         _cleanup_json_ Json *o = NULL, *extends = NULL;
         const char *description = policy_description(l->own);
         char digest[65];
@@ -72,9 +73,11 @@ static int profile_format(const Api *api, const char *name, const Loaded *l, Jso
         for (size_t i = 0; r >= 0 && i < policy_n_extends(l->own); i++)
                 r = json_append_string(extends, policy_extends(l->own, i));
         if (r < 0 || (r = json_set_string(o, "name", name)) < 0 ||
-            (*description && (r = json_set_escaped(o, "description", description, strlen(description))) < 0) ||
+            (*description &&
+             (r = json_set_escaped(o, "description", description, strlen(description))) < 0) ||
             (r = json_set_string(o, "source", is_shipped ? "shipped" : "administrator")) < 0 ||
-            (r = json_set_string(o, "file", l->file)) < 0 || (r = json_set(o, "extends", TAKE_PTR(extends))) < 0 ||
+            (r = json_set_string(o, "file", l->file)) < 0 ||
+            (r = json_set(o, "extends", TAKE_PTR(extends))) < 0 ||
             (r = json_set_string(o, "digest", digest)) < 0)
                 return r;
         *ret = TAKE_PTR(o);
@@ -131,7 +134,8 @@ static int append_profile(Api *api, const char *name, Json *list)
         if (r >= 0)
                 r = profile_format(api, name, &l, &o);
         loaded_done(&l);
-        /* A file that is no profile (policy.schema.json) or has errors cannot be named: it is not in the list. */
+        /* A file that is no profile (policy.schema.json) or has errors cannot be named: it is not in the
+         * list. */
         if (r < 0 && r != -ENOMEM)
                 r = 1;
         policy_diagnostics_done(&d);
@@ -385,8 +389,9 @@ static int check_file(Api *api, const Policy *p, const Json *parameters, Answer 
         int r;
 
         policy_variables(api, get_string(parameters, "workspace"), &v);
-        r = policy_check_file(p, &v, get_string(file, "path"), str_equal(get_string(file, "operation"), "write"),
-                              &ret->verdict, &layer, &rule);
+        r = policy_check_file(p, &v, get_string(file, "path"),
+                              str_equal(get_string(file, "operation"), "write"), &ret->verdict, &layer,
+                              &rule);
         if (r < 0)
                 return r == -EINVAL ? -EDESTADDRREQ : r;
         (void) snprintf(ret->layer, sizeof(ret->layer), "%s", layer ? layer : "");
@@ -493,7 +498,8 @@ int method_policy_describe(Client *c, _unused_ const Json *parameters)
             (r = json_set_integer(p, "generation", GENERATION)) < 0 ||
             (r = json_set_string(p, "digest", digest)) < 0 ||
             (r = json_set_integer(p, "loadedAtUSec", (int64_t) c->api->loaded_usec)) < 0 ||
-            (r = json_set(p, "files", TAKE_PTR(files))) < 0 || (r = json_set_boolean(p, "hasCeiling", false)) < 0)
+            (r = json_set(p, "files", TAKE_PTR(files))) < 0 ||
+            (r = json_set_boolean(p, "hasCeiling", false)) < 0)
                 return r;
         client_reply(c, TAKE_PTR(p), false, NULL, 0);
         return 0;

@@ -1,7 +1,7 @@
 #include <stdio.h>
 
-#include "proto/base/clock.h"
 #include "daemon/api/session.h"
+#include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
@@ -37,7 +37,7 @@ bool process_has_ended(const Process *p)
 
 Process *process_find(const Session *s, uint32_t number)
 {
-        LIST_FOREACH(p, &s->processes, Process, link) {
+        LIST_FOREACH (p, &s->processes, Process, link) {
                 if (p->number == number)
                         return p;
         }

@@ -123,7 +123,7 @@ int diagnostics_format(const PolicyDiagnostics *d, bool is_session, Json **ret)
         r = json_new_array(&list);
         if (r < 0)
                 return r;
-        LIST_FOREACH(diagnostic, &d->list, PolicyDiagnostic, link) {
+        LIST_FOREACH (diagnostic, &d->list, PolicyDiagnostic, link) {
                 Json *o = NULL;
 
                 r = diagnostic_format(diagnostic, is_session, &o);
@@ -173,14 +173,16 @@ int policy_load_sources(Api *api, const PolicySources *sources, PolicyDiagnostic
 
         r = load_profile(api, sources, d, &p);
         if (r < 0)
-                /* The loader's ENOENT is for the profile that was named; one that it extends is a diagnostic. */
+                /* The loader's ENOENT is for the profile that was named; one that it extends is a
+                 * diagnostic. */
                 return d->n_failures > 0 ? -EINVAL : r;
         if (sources->user)
                 r = join_user(p, sources->user, d);
         if (r >= 0)
                 r = policy_join_flags(p, &sources->flags, d);
         if (r >= 0 && sources->project)
-                r = policy_parse(POLICY_PROJECT, "project", sources->project, strlen(sources->project), d, &project);
+                r = policy_parse(POLICY_PROJECT, "project", sources->project, strlen(sources->project), d,
+                                 &project);
         if (r < 0)
                 return r;
         *ret_policy = TAKE_PTR(p);
@@ -190,7 +192,7 @@ int policy_load_sources(Api *api, const PolicySources *sources, PolicyDiagnostic
 
 void policy_variables(const Api *api, const char *workspace, PolicyVariables *ret)
 {
-        *ret = (PolicyVariables) {
+        *ret = (PolicyVariables){
                 .workspace = workspace ? workspace : "",
                 .home = api->start.identity.home,
                 .user = api->start.identity.user,

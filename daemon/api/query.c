@@ -1,6 +1,6 @@
 /*
- * Audit.Query: audit hands over a pipe of AuditRecord frames; each becomes a reply. The pipe is read only while the
- * client takes what it gets, so a slow client holds up nothing but its own reader.
+ * Audit.Query: audit hands over a pipe of AuditRecord frames; each becomes a reply. The pipe is read only
+ * while the client takes what it gets, so a slow client holds up nothing but its own reader.
  */
 
 #include <unistd.h>
@@ -52,14 +52,22 @@ static int set_number(Json *o, const char *key, int64_t value)
 static int set_strings(Json *o, const AuditRecord *r, const char *strings)
 {
         static const char *const keys[_RECORD_STRING_MAX] = {
-                [RECORD_SESSION] = "session",       [RECORD_ACTION] = "action",
-                [RECORD_USER] = "user",             [RECORD_AGENT_SESSION] = "agentSession",
-                [RECORD_EXECUTABLE] = "executable", [RECORD_ENTRY] = "entry",
-                [RECORD_PROTOCOL] = "protocol",     [RECORD_HOST] = "host",
-                [RECORD_METHOD] = "method",         [RECORD_PATH] = "path",
-                [RECORD_CREDENTIAL] = "credential", [RECORD_RULE] = "rule",
-                [RECORD_REASON] = "reason",         [RECORD_POLICY] = "policyDigest",
-                [RECORD_RAW] = NULL,                [RECORD_DETAIL] = NULL,
+                [RECORD_SESSION] = "session",
+                [RECORD_ACTION] = "action",
+                [RECORD_USER] = "user",
+                [RECORD_AGENT_SESSION] = "agentSession",
+                [RECORD_EXECUTABLE] = "executable",
+                [RECORD_ENTRY] = "entry",
+                [RECORD_PROTOCOL] = "protocol",
+                [RECORD_HOST] = "host",
+                [RECORD_METHOD] = "method",
+                [RECORD_PATH] = "path",
+                [RECORD_CREDENTIAL] = "credential",
+                [RECORD_RULE] = "rule",
+                [RECORD_REASON] = "reason",
+                [RECORD_POLICY] = "policyDigest",
+                [RECORD_RAW] = NULL,
+                [RECORD_DETAIL] = NULL,
         };
         int e = 0;
 
@@ -118,7 +126,8 @@ static int set_numbers(Json *o, const AuditRecord *r)
             (e = set_number(o, "refersTo", r->refers_to)) < 0 ||
             (e = set_number(o, "sentBytes", r->sent_bytes)) < 0 ||
             (e = set_number(o, "receivedBytes", r->received_bytes)) < 0 ||
-            (e = set_number(o, "durationUSec", r->duration_usec)) < 0 || (e = json_set_string(o, "hash", hash)) < 0)
+            (e = set_number(o, "durationUSec", r->duration_usec)) < 0 ||
+            (e = json_set_string(o, "hash", hash)) < 0)
                 return e;
         return json_set_string(o, "previousHash", previous);
 }
@@ -240,7 +249,7 @@ void audit_query_resume(AuditQuery *q)
 
 static Client *find_query(Api *api, uint64_t token)
 {
-        LIST_FOREACH(c, &api->clients, Client, link) {
+        LIST_FOREACH (c, &api->clients, Client, link) {
                 if (c->query && c->query->token == token && c->query->fd < 0)
                         return c;
         }
@@ -270,7 +279,7 @@ int on_query_started(Api *api, Imsg *m)
 
 void audit_queries_fail(Api *api)
 {
-        LIST_FOREACH(c, &api->clients, Client, link) {
+        LIST_FOREACH (c, &api->clients, Client, link) {
                 if (c->query && c->query->fd < 0)
                         query_fail(c, "the audit writer is being restarted");
         }
@@ -328,14 +337,16 @@ static int take_filters(const Json *parameters, PrivQuery *q, const char **ret_f
         }
         if (take_list(get_value(parameters, *ret_field = "kinds"), audit_kind_from_string, &q->kinds) < 0)
                 return -EINVAL;
-        return take_list(get_value(parameters, *ret_field = "decisions"), verdict_from_string, &q->decisions);
+        return take_list(get_value(parameters, *ret_field = "decisions"), verdict_from_string,
+                         &q->decisions);
 }
 
 int method_audit_query(Client *c, const Json *parameters)
 {
         const Json *uid = get_value(parameters, "uid");
         bool is_own = uid && json_integer(uid) == (int64_t) c->peer.uid;
-        PrivQuery m = { .uid = uid ? json_integer(uid) : -1, .has_all_users = c->peer.is_auditor && !is_own };
+        PrivQuery m = { .uid = uid ? json_integer(uid) : -1,
+                        .has_all_users = c->peer.is_auditor && !is_own };
         const char *field = "follow";
         AuditQuery *q;
 
@@ -350,7 +361,7 @@ int method_audit_query(Client *c, const Json *parameters)
         q = calloc(1, sizeof(*q));
         if (!q)
                 return -ENOMEM;
-        *q = (AuditQuery) { .client = c, .token = ++c->api->next_token, .fd = -EBADF };
+        *q = (AuditQuery){ .client = c, .token = ++c->api->next_token, .fd = -EBADF };
         q->input = BUF_INIT(AUDIT_RECORD_MAX + QUERY_CHUNK);
         m.token = q->token;
         c->query = q;

@@ -32,7 +32,7 @@ static int set_processes(Json *o, const Session *s)
         r = json_new_array(&list);
         if (r < 0)
                 return r;
-        LIST_FOREACH(p, &s->processes, Process, link) {
+        LIST_FOREACH (p, &s->processes, Process, link) {
                 Json *one = NULL;
 
                 r = process_describe(p, &one);
@@ -104,11 +104,12 @@ int session_runtime(const Session *s, bool is_full, Json **ret)
                 return r;
         if (s->ended_usec > 0 && (r = json_set_integer(o, "endedAtUSec", (int64_t) s->ended_usec)) < 0)
                 return r;
-        if ((r = json_set_integer(o, "policyGeneration", 1)) < 0 || (r = set_text(o, "policyDigest", s->digest)) < 0 ||
-            (r = set_result(o, s)) < 0)
+        if ((r = json_set_integer(o, "policyGeneration", 1)) < 0 ||
+            (r = set_text(o, "policyDigest", s->digest)) < 0 || (r = set_result(o, s)) < 0)
                 return r;
-        if (is_full && ((r = set_processes(o, s)) < 0 ||
-                        (r = json_set(o, "warnings", json_ref(s->warnings))) < 0 || (r = set_degraded(o, s)) < 0))
+        if (is_full &&
+            ((r = set_processes(o, s)) < 0 || (r = json_set(o, "warnings", json_ref(s->warnings))) < 0 ||
+             (r = set_degraded(o, s)) < 0))
                 return r;
         *ret = TAKE_PTR(o);
         return 0;

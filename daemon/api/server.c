@@ -1,7 +1,7 @@
 /*
- * Connections of the worker's user. A client has at most one open call; what it sends behind it waits in its Conn.
- * Closing takes a client out of the table at once (nobody finds it any more) and frees it after the turn, so that
- * code on the stack may go on using it.
+ * Connections of the worker's user. A client has at most one open call; what it sends behind it waits in its
+ * Conn. Closing takes a client out of the table at once (nobody finds it any more) and frees it after the
+ * turn, so that code on the stack may go on using it.
  */
 
 #include <poll.h>
@@ -15,7 +15,7 @@
 #include "proto/base/str.h"
 
 #define PARTIAL_TIMEOUT_USEC (10 * USEC_PER_SEC)
-#define HANG_UP_POLL_USEC (500 * USEC_PER_MSEC)
+#define HANG_UP_POLL_USEC    (500 * USEC_PER_MSEC)
 
 static void client_free_deferred(void *userdata)
 {
@@ -52,7 +52,7 @@ Client *client_find(Api *api, uint64_t connection)
 {
         if (connection == 0)
                 return NULL;
-        LIST_FOREACH(c, &api->clients, Client, link) {
+        LIST_FOREACH (c, &api->clients, Client, link) {
                 if (c->peer.connection == connection)
                         return c;
         }
@@ -314,7 +314,7 @@ int client_new(Api *api, const PrivClient *peer, int take_fd)
                 (void) fd_close(take_fd);
                 return -ENOMEM;
         }
-        *c = (Client) { .api = api, .peer = *peer };
+        *c = (Client){ .api = api, .peer = *peer };
         list_init(&c->link);
         r = conn_new(take_fd, /* is_server= */ true, &c->conn);
         if (r >= 0)

@@ -1,6 +1,7 @@
 /*
- * A session's life here: STARTING until the launcher answers, RUNNING while commands may start, STOPPING from the
- * moment somebody wants its end, EXITED when the launcher has torn it down. Only the launcher's word ends it.
+ * A session's life here: STARTING until the launcher answers, RUNNING while commands may start, STOPPING
+ * from the moment somebody wants its end, EXITED when the launcher has torn it down. Only the launcher's
+ * word ends it.
  */
 
 #include "daemon/api/session.h"
@@ -11,7 +12,7 @@
 #include "proto/base/log.h"
 #include "proto/base/str.h"
 
-#define RETENTION_USEC (3600 * USEC_PER_SEC)
+#define RETENTION_USEC   (3600 * USEC_PER_SEC)
 #define ADOPT_GRACE_USEC (30 * USEC_PER_SEC)
 
 static const char *const states[] = {
@@ -40,7 +41,7 @@ int session_new(Api *api, Session **ret)
         s = calloc(1, sizeof(*s));
         if (!s)
                 return -ENOMEM;
-        *s = (Session) { .api = api, .init_pidfd = -EBADF, .next_process = 1 };
+        *s = (Session){ .api = api, .init_pidfd = -EBADF, .next_process = 1 };
         list_init(&s->link);
         list_init(&s->processes);
         r = json_new_array(&s->warnings);
@@ -94,7 +95,7 @@ Session *session_free(Session *s)
 
 Session *session_find_id(Api *api, const Id *id)
 {
-        LIST_FOREACH(s, &api->sessions, Session, link) {
+        LIST_FOREACH (s, &api->sessions, Session, link) {
                 if (s->state != SESSION_STARTING && id_equal(&s->id, id))
                         return s;
         }
@@ -104,7 +105,7 @@ Session *session_find_id(Api *api, const Id *id)
 /* Also one that is still starting: names are unique from the first moment. */
 Session *session_find_name(Api *api, const char *name)
 {
-        LIST_FOREACH(s, &api->sessions, Session, link) {
+        LIST_FOREACH (s, &api->sessions, Session, link) {
                 if (s->name[0] && str_equal(s->name, name))
                         return s;
         }
@@ -124,7 +125,7 @@ Session *session_find(Api *api, const char *id_or_name)
 
 Session *session_find_token(Api *api, uint64_t token)
 {
-        LIST_FOREACH(s, &api->sessions, Session, link) {
+        LIST_FOREACH (s, &api->sessions, Session, link) {
                 if (s->state == SESSION_STARTING && s->token == token)
                         return s;
         }
@@ -162,7 +163,7 @@ void session_end(Session *s, EndReason reason)
 
 static bool has_live_process(const Session *s)
 {
-        LIST_FOREACH(p, &s->processes, Process, link) {
+        LIST_FOREACH (p, &s->processes, Process, link) {
                 if (!process_has_ended(p))
                         return true;
         }
@@ -231,7 +232,8 @@ static int start_life(Session *s)
         if (s->runtime_usec > 0) {
                 r = loop_timer_new(s->api->loop, on_runtime_over, s, &s->runtime_timer);
                 if (r >= 0)
-                        r = loop_timer_set(s->runtime_timer, age < s->runtime_usec ? s->runtime_usec - age : 0);
+                        r = loop_timer_set(s->runtime_timer,
+                                           age < s->runtime_usec ? s->runtime_usec - age : 0);
                 if (r < 0)
                         return r;
         }
@@ -263,9 +265,9 @@ static void warn_missing(Session *s, const char *missing)
 static bool created_is_sound(const PrivSessionCreated *m)
 {
         return PRIV_STRING_OK(m->step) && PRIV_STRING_OK(m->detail) && PRIV_STRING_OK(m->cgroup) &&
-               PRIV_STRING_OK(m->missing) && PRIV_STRING_OK(m->claims.name) && PRIV_STRING_OK(m->claims.profile) &&
-               PRIV_STRING_OK(m->claims.workspace) && PRIV_STRING_OK(m->claims.agent) &&
-               PRIV_STRING_OK(m->claims.agent_session);
+               PRIV_STRING_OK(m->missing) && PRIV_STRING_OK(m->claims.name) &&
+               PRIV_STRING_OK(m->claims.profile) && PRIV_STRING_OK(m->claims.workspace) &&
+               PRIV_STRING_OK(m->claims.agent) && PRIV_STRING_OK(m->claims.agent_session);
 }
 
 static int open_session(Session *s, const PrivSessionCreated *m, Imsg *message)
@@ -297,7 +299,8 @@ static int refusal_format(const Session *s, const PrivSessionCreated *m, const c
         if (m->error == -EDQUOT) {
                 *ret_error = SESSION_ERROR "QuotaExceeded";
                 r = json_set_string(p, "resource", "sessions");
-                return r < 0 ? r : json_set_integer(p, "limit", s->api->start.settings.sessions_per_user_max);
+                return r < 0 ? r
+                             : json_set_integer(p, "limit", s->api->start.settings.sessions_per_user_max);
         }
         if (str_equal(m->step, "open-paths") && m->detail[0] == '/') {
                 *ret_error = SESSION_ERROR "PathRefused";
@@ -399,8 +402,9 @@ static void on_adopt_grace_over(void *userdata)
 {
         Session *s = userdata;
 
-        LIST_FOREACH(c, &s->api->clients, Client, link) {
-                if ((c->wait == WAIT_SESSION || c->wait == WAIT_PROCESS) && id_equal(&c->wait_session, &s->id)) {
+        LIST_FOREACH (c, &s->api->clients, Client, link) {
+                if ((c->wait == WAIT_SESSION || c->wait == WAIT_PROCESS) &&
+                    id_equal(&c->wait_session, &s->id)) {
                         s->connection = c->peer.connection;
                         return;
                 }
@@ -484,7 +488,7 @@ int session_on_ended(Api *api, const PrivSessionEnd *end)
 
 void sessions_client_gone(Api *api, uint64_t connection)
 {
-        LIST_FOREACH(s, &api->sessions, Session, link) {
+        LIST_FOREACH (s, &api->sessions, Session, link) {
                 if (s->connection != connection)
                         continue;
                 s->connection = 0;
@@ -498,7 +502,7 @@ size_t sessions_prune(Api *api, uint64_t older_than_usec)
         uint64_t now = clock_realtime_usec();
         size_t n = 0;
 
-        LIST_FOREACH(s, &api->sessions, Session, link) {
+        LIST_FOREACH (s, &api->sessions, Session, link) {
                 uint64_t age;
 
                 if (!session_has_ended(s))

@@ -37,7 +37,8 @@ int session_runtime(const Session *s, bool is_full, Json **ret) _must_check_;
 
 /* A client has gone: what lives and dies with it. */
 void sessions_client_gone(Api *api, uint64_t connection);
-/* Drops ended ones beyond what is kept; older_than_usec UINT64_MAX: only what retention says. Returns how many. */
+/* Drops ended ones beyond what is kept; older_than_usec UINT64_MAX: only what retention says. Returns how
+ * many. */
 size_t sessions_prune(Api *api, uint64_t older_than_usec);
 
 /* ---- process.c ---- */
@@ -53,9 +54,10 @@ void process_number_text(uint32_t number, char text[16]);
 
 /* exec.c: starts a command on behalf of a client, which is answered in any case (also on return < 0: by the
  * caller). fds are borrowed. */
-int session_exec(Session *s, Client *c, const Json *parameters, const Json *command, const int *fds)
-        _must_check_;
-/* Checks all of a command that needs no session; answers the client and returns 0 where it is unsound, else 1. */
+int session_exec(Session *s, Client *c, const Json *parameters, const Json *command,
+                 const int *fds) _must_check_;
+/* Checks all of a command that needs no session; answers the client and returns 0 where it is unsound,
+ * else 1. */
 int command_check(Client *c, const Json *parameters, const Json *command) _must_check_;
 
 int on_recorded(Api *api, const PrivRecorded *m) _must_check_;

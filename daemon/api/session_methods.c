@@ -15,7 +15,8 @@
 
 static int fill_claims(const Session *s, PrivSessionCreate *m)
 {
-        const char *agent = get_string(s->context, "agent"), *agent_session = get_string(s->context, "agentSession");
+        const char *agent = get_string(s->context, "agent"),
+                   *agent_session = get_string(s->context, "agentSession");
         PrivSessionClaims *claims = &m->claims;
         int r;
 
@@ -301,7 +302,7 @@ static int terminate_many(Client *c, uint64_t grace_usec)
 
         if (!ids)
                 return -ENOMEM;
-        LIST_FOREACH(s, &c->api->sessions, Session, link) {
+        LIST_FOREACH (s, &c->api->sessions, Session, link) {
                 if (s->state != SESSION_STARTING && !session_has_ended(s) && n < c->api->n_sessions)
                         ids[n++] = s->id;
         }
@@ -441,7 +442,7 @@ int method_list(Client *c, const Json *parameters)
                         client_error(c, SERVICE_ERROR "PermissionDenied", NULL);
                 return 0;
         }
-        LIST_FOREACH(s, &c->api->sessions, Session, link) {
+        LIST_FOREACH (s, &c->api->sessions, Session, link) {
                 if (s->state == SESSION_STARTING || !has_state(s, states) || !has_labels(s, labels))
                         continue;
                 r = list_one(c, s);
