@@ -81,10 +81,13 @@ static void on_link_closed(void *owner, PrivLink *link, int reason)
 {
         Egress *e = owner;
 
-        /* Without one of the three nothing can be decided or connected any more. */
-        if (link != e->launcher || reason != -EPIPE)
-                (void) log_warning(reason, "a private channel closed");
-        loop_stop(e->loop, link == e->launcher && reason == -EPIPE ? 0 : reason);
+        /* Without one of the three nothing can be decided or connected any more. Their end is no fault of
+         * ours. */
+        if (reason != -EPIPE)
+                (void) log_warning(reason, link == e->launcher ? "the launcher's channel closed"
+                                           : link == e->audit  ? "the audit channel closed"
+                                                               : "the dialer's channel closed");
+        loop_stop(e->loop, reason == -EPIPE ? 0 : reason);
 }
 
 static int on_audit_message(void *owner, _unused_ PrivLink *link, Imsg *m)
