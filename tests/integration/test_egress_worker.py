@@ -513,6 +513,7 @@ def test_nothing_is_left_behind(rig, web):
 
     rig.ask(get(web, more=CLOSING))
     eventually(lambda: rig.closed)
+    time.sleep(0.5)  # the worker sees our end a little later
     before = count()
     for i in range(200):
         with rig.connect() as s:
