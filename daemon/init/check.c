@@ -15,13 +15,13 @@
 #include "proto/base/str.h"
 
 /*
- * Each layer is tried by something that only it refuses, so that one layer cannot hide that another is missing. An
- * attempt that succeeds, or fails in another way than it should, ends the start.
+ * Each layer is tried by something that only it refuses, so that one layer cannot hide that another is
+ * missing. An attempt that succeeds, or fails in another way than it should, ends the start.
  */
 
-#define TEXT_MAX 8192
+#define TEXT_MAX         8192
 #define STATFS_READ_ONLY 1U
-#define STATFS_NOSUID 2U
+#define STATFS_NOSUID    2U
 
 /* Whole content of a small file of /proc. */
 static int read_text(const char *path, char *text, size_t size)
@@ -67,8 +67,8 @@ static int expect(Setup *s, long result, int error, const char *what)
 
         if (got == error)
                 return 0;
-        return setup_fail(s, -ENOTRECOVERABLE, "%s: %s instead of %s", what, got ? error_name(got) : "success",
-                          error_name(error));
+        return setup_fail(s, -ENOTRECOVERABLE, "%s: %s instead of %s", what,
+                          got ? error_name(got) : "success", error_name(error));
 }
 
 static int check_seccomp(Setup *s)
@@ -79,13 +79,15 @@ static int check_seccomp(Setup *s)
         setup_step(s, "check-seccomp");
         if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) != 2)
                 return setup_fail(s, -ENOTRECOVERABLE, "no filter");
-        r = expect(s, syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0), EPERM, "keyctl");
+        r = expect(s, syscall(SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0), EPERM,
+                   "keyctl");
         if (r == 0)
                 r = expect(s, syscall(SYS_io_uring_setup, 1, parameters), ENOSYS, "io_uring_setup");
         if (r == 0)
                 r = expect(s, unshare(CLONE_NEWUSER), EPERM, "unshare");
         if (r == 0)
-                r = expect(s, socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0), EAFNOSUPPORT, "socket(AF_VSOCK)");
+                r = expect(s, socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0), EAFNOSUPPORT,
+                           "socket(AF_VSOCK)");
         if (r == 0)
                 r = expect(s, syscall(SYS_personality, 0x0040000UL), EPERM, "personality");
         return r;
@@ -101,7 +103,8 @@ static int check_landlock(Setup *s)
 
 static int check_mounts(Setup *s)
 {
-        static const char *const read_only[] = { "/", "/usr", "/etc", "/dev", "/proc/sys", "/run/sandbox/mask" };
+        static const char *const read_only[] = { "/",    "/usr",      "/etc",
+                                                 "/dev", "/proc/sys", "/run/sandbox/mask" };
         struct stat st;
         struct statfs fs;
         int r;
@@ -176,7 +179,8 @@ static int check_identity(Setup *s)
         setup_step(s, "check-identity");
         if (getresuid(&uid, &euid, &suid) < 0 || getresgid(&gid, &egid, &sgid) < 0)
                 return setup_fail(s, neg_errno(), "ids");
-        if (uid != s->start.uid || euid != uid || suid != uid || gid != s->start.gid || egid != gid || sgid != gid)
+        if (uid != s->start.uid || euid != uid || suid != uid || gid != s->start.gid || egid != gid ||
+            sgid != gid)
                 return setup_fail(s, -ENOTRECOVERABLE, "ids");
         if (setresuid(0, 0, 0) >= 0)
                 return setup_fail(s, -ENOTRECOVERABLE, "could become root again");
@@ -226,7 +230,9 @@ static int check_cgroup(Setup *s)
         r = read_text("/proc/self/cgroup", text, sizeof(text));
         if (r < 0)
                 return setup_fail(s, r, "/proc/self/cgroup");
-        return has_line(text, "0::/") ? 0 : setup_fail(s, -ENOTRECOVERABLE, "not the root of a cgroup namespace");
+        return has_line(text, "0::/")
+                               ? 0
+                               : setup_fail(s, -ENOTRECOVERABLE, "not the root of a cgroup namespace");
 }
 
 static int check_network(Setup *s)
@@ -251,7 +257,7 @@ static int check_network(Setup *s)
 
 int check_all(Setup *s)
 {
-        int (*const checks[])(Setup *) = { check_mounts, check_masks,  check_identity, check_capabilities,
+        int (*const checks[])(Setup *) = { check_mounts, check_masks,   check_identity, check_capabilities,
                                            check_cgroup, check_network, check_landlock, check_seccomp };
 
         for (size_t i = 0; i < ELEMENTSOF(checks); i++) {

@@ -15,7 +15,7 @@
 #include "proto/base/str.h"
 
 #define DEFAULT_PATH "/usr/local/bin:/usr/bin:/bin"
-#define PIDS_BUFFER 4096U
+#define PIDS_BUFFER  4096U
 
 enum CommandStage { STAGE_BEFORE = 0, STAGE_EXECVE = 1, STAGE_DIRECTORY = 2 };
 
@@ -96,8 +96,8 @@ static const char *child_path(char *const *environment)
         return DEFAULT_PATH;
 }
 
-/* As a shell looks for it, but absolute directories only: the current one is the session's to write. -EACCES where
- * a file was there that may not be executed, else -ENOENT. */
+/* As a shell looks for it, but absolute directories only: the current one is the session's to write. -EACCES
+ * where a file was there that may not be executed, else -ENOENT. */
 static int child_search(const CommandRequest *q)
 {
         const char *name = q->arguments[0], *path = child_path(q->environment), *end;
@@ -228,7 +228,11 @@ int command_start(Server *s, const CommandRequest *request, Command **ret)
         c = calloc(1, sizeof(*c));
         if (!c)
                 return -ENOMEM;
-        *c = (Command) { .process = request->process, .pid = -1, .pidfd = -EBADF, .master_fd = -EBADF, .error_fd = -EBADF };
+        *c = (Command){ .process = request->process,
+                        .pid = -1,
+                        .pidfd = -EBADF,
+                        .master_fd = -EBADF,
+                        .error_fd = -EBADF };
         list_init(&c->link);
         if (pipe2(fds, O_CLOEXEC) < 0)
                 return neg_errno();

@@ -9,7 +9,7 @@
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 
-#define RECORD_MAX (PLAN_PATH_MAX * 2 + 1024)
+#define RECORD_MAX       (PLAN_PATH_MAX * 2 + 1024)
 #define GROUPS_BYTES_MAX (64U * 1024U)
 
 static int write_file(Setup *s, const char *name, const char *text)
@@ -37,8 +37,8 @@ static int write_passwd(Setup *s)
                        "root:x:0:0:root:/root:/usr/sbin/nologin\n"
                        "%s:x:%u:%u::%s:%s\n"
                        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
-                       plan_string(&s->plan, h->user), s->start.uid, s->start.gid, plan_string(&s->plan, h->home),
-                       plan_string(&s->plan, h->shell));
+                       plan_string(&s->plan, h->user), s->start.uid, s->start.gid,
+                       plan_string(&s->plan, h->home), plan_string(&s->plan, h->shell));
         return r < 0 ? r : write_file(s, "passwd", text);
 }
 
@@ -47,7 +47,8 @@ static int format_groups(Setup *s, Buf *b)
         const PlanHeader *h = s->plan.header;
         int r;
 
-        r = buf_printf(b, "root:x:0:\nnogroup:x:65534:\n%s:x:%u:\n", plan_string(&s->plan, h->group), s->start.gid);
+        r = buf_printf(b, "root:x:0:\nnogroup:x:65534:\n%s:x:%u:\n", plan_string(&s->plan, h->group),
+                       s->start.gid);
         for (uint32_t i = 0; r == 0 && i < s->start.n_kept_groups; i++)
                 r = buf_printf(b, "g%u:x:%u:%s\n", s->start.kept_groups[i], s->start.kept_groups[i],
                                plan_string(&s->plan, h->user));
@@ -76,8 +77,8 @@ static int write_names(Setup *s)
         if (r == 0)
                 r = write_file(s, "hostname", text);
         if (r == 0)
-                r = str_printf(text, sizeof(text), "127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost ip6-localhost\n",
-                               name);
+                r = str_printf(text, sizeof(text),
+                               "127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost ip6-localhost\n", name);
         return r < 0 ? r : write_file(s, "hosts", text);
 }
 

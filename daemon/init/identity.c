@@ -1,5 +1,4 @@
 #include <errno.h>
-#include <grp.h>
 #include <linux/keyctl.h>
 #include <linux/securebits.h>
 #include <sched.h>
@@ -12,21 +11,30 @@
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 
-#define CAPABILITY(c) (UINT64_C(1) << (c))
+#define CAPABILITY(c)    (UINT64_C(1) << (c))
 #define CAPABILITIES_MAX 64
-#define SECUREBITS                                                                                           \
-        (SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_SETUID_FIXUP_LOCKED |     \
+#define SECUREBITS                                                                                       \
+        (SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_SETUID_FIXUP_LOCKED | \
          SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED)
 
 /* uint32_t and gid_t are the same thing on Linux. */
 _Static_assert(sizeof(gid_t) == sizeof(uint32_t), "groups are passed on as they came");
 
-/* The real and saved ids stay root's, and with them the permitted capabilities: only what opening a path looks at
- * becomes the caller's. The same uid outside cannot signal us meanwhile. */
+/* The C library's setgroups() is for several threads; the system call is all that is needed here. */
+static int set_groups(uint32_t n, const uint32_t *groups)
+{
+        return syscall(SYS_setgroups, (size_t) n, groups) < 0 ? neg_errno() : 0;
+}
+
+/* The real and saved ids stay root's, and with them the permitted capabilities: only what opening a path
+ * looks at becomes the caller's. The same uid outside cannot signal us meanwhile. */
 int identity_become_caller(Setup *s)
 {
-        if (setgroups(s->start.n_groups, s->start.groups) < 0)
-                return neg_errno();
+        int r;
+
+        r = set_groups(s->start.n_groups, s->start.groups);
+        if (r < 0)
+                return r;
         if (setresgid((gid_t) -1, s->start.caller_gid, (gid_t) -1) < 0)
                 return neg_errno();
         if (setresuid((uid_t) -1, s->start.caller_uid, (uid_t) -1) < 0)
@@ -43,14 +51,16 @@ int identity_lower(Setup *s)
                 return neg_errno();
         if (kernel_capget(&effective, &permitted, &inheritable) < 0)
                 return neg_errno();
-        return effective == 0 && geteuid() == s->start.caller_uid && getegid() == s->start.caller_gid ? 0 : -EPERM;
+        return effective == 0 && geteuid() == s->start.caller_uid && getegid() == s->start.caller_gid
+                               ? 0
+                               : -EPERM;
 }
 
 int identity_raise(Setup *s)
 {
         return kernel_capset(CAPABILITY(CAP_SYS_ADMIN) | CAPABILITY(CAP_SYS_CHROOT), s->capabilities, 0) < 0
-                       ? neg_errno()
-                       : 0;
+                               ? neg_errno()
+                               : 0;
 }
 
 int identity_return(Setup *s)
@@ -86,12 +96,14 @@ int identity_walk_as_root(Setup *s)
 static int become_session(Setup *s)
 {
         const uint64_t keep = CAPABILITY(CAP_SYS_ADMIN);
+        int r;
 
         setup_step(s, "identity");
         if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
                 return setup_fail(s, neg_errno(), "keepcaps");
-        if (setgroups(s->start.n_kept_groups, s->start.kept_groups) < 0)
-                return setup_fail(s, neg_errno(), "setgroups");
+        r = set_groups(s->start.n_kept_groups, s->start.kept_groups);
+        if (r < 0)
+                return setup_fail(s, r, "setgroups");
         if (setresgid(s->start.gid, s->start.gid, s->start.gid) < 0)
                 return setup_fail(s, neg_errno(), "setresgid");
         if (setresuid(s->start.uid, s->start.uid, s->start.uid) < 0)
@@ -106,7 +118,8 @@ static int become_session(Setup *s)
         return 0;
 }
 
-/* Nobody outside root's user namespace owns it: a process of the same user outside can neither trace nor enter. */
+/* Nobody outside root's user namespace owns it: a process of the same user outside can neither trace nor
+ * enter. */
 static int enter_user_namespace(Setup *s)
 {
         _cleanup_close_ int knob = -EBADF;
@@ -148,8 +161,8 @@ static int drop_capabilities(Setup *s)
         return 0;
 }
 
-/* Hard limits; a lower one that the launcher runs under stays. The number of files is set in each command: init
- * itself needs some. */
+/* Hard limits; a lower one that the launcher runs under stays. The number of files is set in each command:
+ * init itself needs some. */
 static int set_limits(Setup *s)
 {
         static const struct {

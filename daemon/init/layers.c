@@ -9,16 +9,16 @@
 #include "proto/base/fd.h"
 
 /*
- * Landlock is the second layer for writes: what the mounts already make read-only, and signals and abstract sockets
- * across sessions. Reading is left to the mounts: handling it would cost a third on warm opens. Devices are in no
- * rule, so nobody makes one, whiteouts included.
+ * Landlock is the second layer for writes: what the mounts already make read-only, and signals and abstract
+ * sockets across sessions. Reading is left to the mounts: handling it would cost a third on warm opens.
+ * Devices are in no rule, so nobody makes one, whiteouts included.
  */
 
 #define FILTER_BYTES_MAX (BPF_MAXINSNS * sizeof(struct sock_filter))
-#define RIGHTS_OF_FILES LANDLOCK_ACCESS_FS_WRITE_FILE
-#define RIGHTS_GRANTED                                                                                       \
-        (LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE |    \
-         LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK |          \
+#define RIGHTS_OF_FILES  LANDLOCK_ACCESS_FS_WRITE_FILE
+#define RIGHTS_GRANTED                                                                                    \
+        (LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE | \
+         LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SOCK |       \
          LANDLOCK_ACCESS_FS_MAKE_FIFO | LANDLOCK_ACCESS_FS_MAKE_SYM | LANDLOCK_ACCESS_FS_REFER)
 #define RIGHTS_HANDLED (RIGHTS_GRANTED | LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_BLOCK)
 
@@ -32,7 +32,8 @@ int layers_prepare_landlock(Setup *s)
         setup_step(s, "landlock");
         abi = kernel_landlock_create(NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
         if (abi < 2)
-                return setup_fail(s, abi < 0 ? neg_errno() : -EOPNOTSUPP, "the kernel has ABI %d, not 2", abi);
+                return setup_fail(s, abi < 0 ? neg_errno() : -EOPNOTSUPP, "the kernel has ABI %d, not 2",
+                                  abi);
         if (abi >= 6) {
                 ruleset.scoped = KERNEL_LANDLOCK_SCOPE_ABSTRACT | KERNEL_LANDLOCK_SCOPE_SIGNAL;
                 size = sizeof(ruleset);
@@ -70,8 +71,8 @@ int layers_load_filter(int fd)
                 (void) munmap((void *) (uintptr_t) data, size);
                 return -EBADMSG;
         }
-        program = (struct sock_fprog) { .len = (unsigned short) (size / sizeof(struct sock_filter)),
-                                        .filter = (struct sock_filter *) (uintptr_t) data };
+        program = (struct sock_fprog){ .len = (unsigned short) (size / sizeof(struct sock_filter)),
+                                       .filter = (struct sock_filter *) (uintptr_t) data };
         r = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0 ? neg_errno() : 0;
         (void) munmap((void *) (uintptr_t) data, size);
         return r;

@@ -19,7 +19,15 @@
 /* Fixed by the launcher. */
 enum InitFd { FD_LAUNCHER = 3, FD_TEMPLATE = 4, FD_NETWORK = 5, FD_HOST = 6, FD_FIRST_FREE = 7 };
 
-enum StartFd { START_PLAN = 0, START_USER, START_CGROUP, START_FILTER, START_COMMAND_FILTER, START_API, START_IDMAP };
+enum StartFd {
+        START_PLAN = 0,
+        START_USER,
+        START_CGROUP,
+        START_FILTER,
+        START_COMMAND_FILTER,
+        START_API,
+        START_IDMAP
+};
 
 #define MISSING_CUT "...\n"
 
@@ -78,7 +86,8 @@ static int reset_signals(void)
 static int open_stdio(void)
 {
         for (int i = 0; i < 3; i++) {
-                if (fcntl(i, F_GETFD) < 0 && open("/dev/null", O_RDWR) != i) /* stays open across exec, as it should */
+                if (fcntl(i, F_GETFD) < 0 &&
+                    open("/dev/null", O_RDWR) != i) /* stays open across exec, as it should */
                         return -EBADF;
         }
         return 0;
@@ -228,15 +237,16 @@ static int allow_groups(Setup *s)
 
         setup_step(s, "cgroup");
         r = layers_allow(s, s->cgroup_fd,
-                         LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_DIR | LANDLOCK_ACCESS_FS_REMOVE_DIR);
+                         LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_MAKE_DIR |
+                                         LANDLOCK_ACCESS_FS_REMOVE_DIR);
         return r < 0 ? setup_fail(s, r, "landlock") : 0;
 }
 
 static int build_stage_2(Setup *s)
 {
-        int (*const steps[])(Setup *) = { source_open_all, target_attach_all, files_write,    root_seal,
-                                          allow_groups,    identity_drop,     redirect_stdio, layers_enforce,
-                                          check_all };
+        int (*const steps[])(Setup *) = { source_open_all, target_attach_all, files_write,
+                                          root_seal,       allow_groups,      identity_drop,
+                                          redirect_stdio,  layers_enforce,    check_all };
 
         for (size_t i = 0; i < ELEMENTSOF(steps); i++) {
                 int r = steps[i](s);
@@ -258,20 +268,20 @@ static void close_setup(Setup *s)
 
 static void setup_init(Setup *s)
 {
-        *s = (Setup) { .template_fd = FD_TEMPLATE,
-                       .network_fd = FD_NETWORK,
-                       .host_fd = FD_HOST,
-                       .user_fd = -EBADF,
-                       .cgroup_fd = -EBADF,
-                       .filter_fd = -EBADF,
-                       .command_filter_fd = -EBADF,
-                       .idmap_fd = -EBADF,
-                       .own_fd = -EBADF,
-                       .root_fd = -EBADF,
-                       .mask_fd = -EBADF,
-                       .proc_fd = -EBADF,
-                       .proof_fd = -EBADF,
-                       .ruleset_fd = -EBADF };
+        *s = (Setup){ .template_fd = FD_TEMPLATE,
+                      .network_fd = FD_NETWORK,
+                      .host_fd = FD_HOST,
+                      .user_fd = -EBADF,
+                      .cgroup_fd = -EBADF,
+                      .filter_fd = -EBADF,
+                      .command_filter_fd = -EBADF,
+                      .idmap_fd = -EBADF,
+                      .own_fd = -EBADF,
+                      .root_fd = -EBADF,
+                      .mask_fd = -EBADF,
+                      .proc_fd = -EBADF,
+                      .proof_fd = -EBADF,
+                      .ruleset_fd = -EBADF };
         for (size_t i = 0; i < PLAN_MOUNTS_MAX; i++)
                 s->sources[i] = -EBADF;
 }
@@ -298,12 +308,12 @@ static int serve(Setup *s, int api_fd)
         static Server server;
         int r;
 
-        server = (Server) { .has_api = true,
-                            .cgroup_fd = s->cgroup_fd,
-                            .filter_fd = s->command_filter_fd,
-                            .workspace = plan_string(&s->plan, s->plan.header->workspace),
-                            .files_max = s->plan.header->files_max,
-                            .signal_fd = -EBADF };
+        server = (Server){ .has_api = true,
+                           .cgroup_fd = s->cgroup_fd,
+                           .filter_fd = s->command_filter_fd,
+                           .workspace = plan_string(&s->plan, s->plan.header->workspace),
+                           .files_max = s->plan.header->files_max,
+                           .signal_fd = -EBADF };
         list_init(&server.commands);
         r = imsg_channel_init(&server.api, api_fd, CHANNEL_API_INIT, ROLE_INIT);
         return r < 0 ? r : serve_run(&server);

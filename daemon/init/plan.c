@@ -7,8 +7,8 @@
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 
-#define FILES_MIN 64U
-#define FILES_MAX 1048576U
+#define FILES_MIN      64U
+#define FILES_MAX      1048576U
 #define NAME_MAX_BYTES 255U
 
 /* ---- reading ---- */
@@ -94,7 +94,8 @@ static bool header_ok(const Plan *p)
 
         if (p->strings[0] != '\0' || h->has_tmp_workspace > 1)
                 return false;
-        if (h->files_max < FILES_MIN || h->files_max > FILES_MAX || !h->tmp_size_bytes || !h->home_size_bytes)
+        if (h->files_max < FILES_MIN || h->files_max > FILES_MAX || !h->tmp_size_bytes ||
+            !h->home_size_bytes)
                 return false;
         return record_path_ok(p, h->home) && record_path_ok(p, h->shell) && target_ok(p, h->workspace) &&
                name_ok(p, h->user) && name_ok(p, h->group) && name_ok(p, h->hostname) &&
@@ -208,8 +209,8 @@ int plan_builder_string(PlanBuilder *b, const char *s, uint32_t *ret_offset)
         return 0;
 }
 
-int plan_builder_mount(PlanBuilder *b, PlanMountType type, uint32_t flags, const char *source, const char *target,
-                       uint64_t size_bytes)
+int plan_builder_mount(PlanBuilder *b, PlanMountType type, uint32_t flags, const char *source,
+                       const char *target, uint64_t size_bytes)
 {
         PlanMount m = { .type = (uint32_t) type, .flags = flags, .size_bytes = size_bytes };
         int r;

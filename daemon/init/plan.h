@@ -1,10 +1,10 @@
 #pragma once
 
 /*
- * The session plan: what sandbox-init mounts and sets, flat and free of pointers. api writes it (it parses the
- * policy), the launcher passes it on unread, init reads it while it still has privileges: so every offset is
- * checked once, by plan_open(), and nothing in it says who anybody is (uid, gid and groups come from the
- * launcher).
+ * The session plan: what sandbox-init mounts and sets, flat and free of pointers. api writes it (it parses
+ * the policy), the launcher passes it on unread, init reads it while it still has privileges: so every
+ * offset is checked once, by plan_open(), and nothing in it says who anybody is (uid, gid and groups come
+ * from the launcher).
  *
  * Paths are absolute, canonical (no "//", "/./", "/../", no trailing slash) and shorter than PLAN_PATH_MAX.
  * Mounts are made in their order; init adds what every session has (proc, dev, the system directories).
@@ -15,10 +15,10 @@
 
 #include "proto/base/macro.h"
 
-#define PLAN_MAGIC UINT32_C(0x314c5053) /* "SPL1" */
-#define PLAN_SIZE_MAX (1024U * 1024U)
+#define PLAN_MAGIC      UINT32_C(0x314c5053) /* "SPL1" */
+#define PLAN_SIZE_MAX   (1024U * 1024U)
 #define PLAN_MOUNTS_MAX 512U
-#define PLAN_PATH_MAX 4096U
+#define PLAN_PATH_MAX   4096U
 
 typedef enum PlanMountType {
         PLAN_BIND = 0, /* source, opened as the caller, shown at target */
@@ -28,11 +28,12 @@ typedef enum PlanMountType {
 } PlanMountType;
 
 enum PlanMountFlags {
-        PLAN_WRITABLE = 1 << 0,  /* else read-only */
-        PLAN_OPTIONAL = 1 << 1,  /* skipped and reported where the source is absent (bind) */
-        PLAN_IDMAP = 1 << 2,     /* of a root session: files of root on disk are the session's user's inside */
-        PLAN_WORKSPACE = 1 << 3, /* exactly one, or none where the workspace is an own empty directory */
-        PLAN_EXEC_TOOLS = 1 << 4,/* a tool folder of the caller's home: source's directory may be absent silently */
+        PLAN_WRITABLE = 1 << 0, /* else read-only */
+        PLAN_OPTIONAL = 1 << 1, /* skipped and reported where the source is absent (bind) */
+        PLAN_IDMAP = 1 << 2, /* of a root session: files of root on disk are the session's user's inside */
+        PLAN_WORKSPACE = 1 << 3,  /* exactly one, or none where the workspace is an own empty directory */
+        PLAN_EXEC_TOOLS = 1 << 4, /* a tool folder of the caller's home: source's directory may be absent
+                                     silently */
         PLAN_FLAGS_ALL = (1 << 5) - 1,
 };
 
@@ -44,24 +45,24 @@ typedef struct PlanMount {
         uint64_t size_bytes;
 } PlanMount;
 
-/* Strings are NUL-terminated at offsets within [strings, strings + strings_size); the byte at `strings` is NUL, so
- * that offset 0 (relative to it) is the empty string. */
+/* Strings are NUL-terminated at offsets within [strings, strings + strings_size); the byte at `strings` is
+ * NUL, so that offset 0 (relative to it) is the empty string. */
 typedef struct PlanHeader {
         uint32_t magic;
-        uint32_t size;           /* of the whole plan */
-        uint32_t mounts;         /* offset of PlanMount[n_mounts], 8-aligned */
+        uint32_t size;   /* of the whole plan */
+        uint32_t mounts; /* offset of PlanMount[n_mounts], 8-aligned */
         uint32_t n_mounts;
         uint32_t strings;
         uint32_t strings_size;
-        uint32_t home;           /* path of the session's home: a private tmpfs of home_size_bytes */
-        uint32_t user;           /* for /etc/passwd inside */
+        uint32_t home; /* path of the session's home: a private tmpfs of home_size_bytes */
+        uint32_t user; /* for /etc/passwd inside */
         uint32_t group;
         uint32_t shell;
         uint32_t hostname;
-        uint32_t workspace;      /* path inside; where commands start that do not say */
+        uint32_t workspace;         /* path inside; where commands start that do not say */
         uint32_t has_tmp_workspace; /* the workspace is an empty directory of the session's own */
-        uint32_t files_max;      /* RLIMIT_NOFILE */
-        uint64_t tmp_size_bytes; /* /tmp */
+        uint32_t files_max;         /* RLIMIT_NOFILE */
+        uint64_t tmp_size_bytes;    /* /tmp */
         uint64_t home_size_bytes;
 } PlanHeader;
 
@@ -89,8 +90,8 @@ DEFINE_CLEANUP(PlanBuilder *, plan_builder_free)
 
 /* Offset of a copy of s; equal strings share one. */
 int plan_builder_string(PlanBuilder *b, const char *s, uint32_t *ret_offset) _must_check_;
-int plan_builder_mount(PlanBuilder *b, PlanMountType type, uint32_t flags, const char *source, const char *target,
-                       uint64_t size_bytes) _must_check_;
+int plan_builder_mount(PlanBuilder *b, PlanMountType type, uint32_t flags, const char *source,
+                       const char *target, uint64_t size_bytes) _must_check_;
 
 /* header: all fields that are no offsets of tables. *ret_fd: a sealed memfd, proven with plan_open(). */
 int plan_builder_seal(PlanBuilder *b, const PlanHeader *header, int *ret_fd) _must_check_;

@@ -23,11 +23,11 @@ static const OwnDirectory own_directories[] = {
 };
 
 const char *const root_proc_empty[] = {
-        "kallsyms",     "keys",       "key-users",   "kcore",         "kmsg",       "kpagecount", "kpageflags",
-        "kpagecgroup",  "timer_list", "sched_debug", "schedstat",     "slabinfo",   "vmallocinfo", "pagetypeinfo",
-        "interrupts",   "softirqs",   "iomem",       "ioports",       "modules",    "config.gz",  "latency_stats",
-        "sysrq-trigger", "cmdline",   "acpi",        "asound",        "scsi",       "driver",     "tty",
-        "bus",          NULL,
+        "kallsyms",    "keys",         "key-users",     "kcore",         "kmsg",      "kpagecount",
+        "kpageflags",  "kpagecgroup",  "timer_list",    "sched_debug",   "schedstat", "slabinfo",
+        "vmallocinfo", "pagetypeinfo", "interrupts",    "softirqs",      "iomem",     "ioports",
+        "modules",     "config.gz",    "latency_stats", "sysrq-trigger", "cmdline",   "acpi",
+        "asound",      "scsi",         "driver",        "tty",           "bus",       NULL,
 };
 
 const char *const root_proc_read_only[] = { "sys", "irq", "fs", NULL };
@@ -181,7 +181,8 @@ static int populate(Setup *s)
                 if (mkdirat(s->root_fd, own_directories[i].path, own_directories[i].mode) < 0)
                         return neg_errno();
         }
-        if (symlinkat("/run", s->root_fd, "var/run") < 0 || symlinkat("/run/lock", s->root_fd, "var/lock") < 0)
+        if (symlinkat("/run", s->root_fd, "var/run") < 0 ||
+            symlinkat("/run/lock", s->root_fd, "var/lock") < 0)
                 return neg_errno();
         return build_masks(s);
 }

@@ -14,8 +14,8 @@
 #include "proto/base/str.h"
 
 #define TERMINAL_MAX 10000U
-#define RETRY_MSEC 1000
-#define SIGNAL_MAX 64
+#define RETRY_MSEC   1000
+#define SIGNAL_MAX   64
 
 /* Pointers into the message being handled: one at a time. */
 typedef struct Strings {
@@ -64,7 +64,7 @@ static void answer_exited(Server *s, const Command *c, const siginfo_t *info)
 
 static Command *find_process(Server *s, uint32_t process)
 {
-        LIST_FOREACH(c, &s->commands, Command, link) {
+        LIST_FOREACH (c, &s->commands, Command, link) {
                 if (c->process == process)
                         return c;
         }
@@ -73,7 +73,7 @@ static Command *find_process(Server *s, uint32_t process)
 
 static Command *find_leader(Server *s, pid_t pid)
 {
-        LIST_FOREACH(c, &s->commands, Command, link) {
+        LIST_FOREACH (c, &s->commands, Command, link) {
                 if (c->pid == pid && c->state != COMMAND_ENDED)
                         return c;
         }
@@ -94,7 +94,7 @@ static void command_started(Server *s, Command *c)
                 answer_running(s, c);
         } else {
                 if (n != (ssize_t) sizeof(e))
-                        e = (CommandError) { .error = -EIO };
+                        e = (CommandError){ .error = -EIO };
                 c->state = COMMAND_FAILED;
                 answer_started(s, c->process, &e);
         }
@@ -114,7 +114,7 @@ static void command_ended(Server *s, Command *c, const siginfo_t *info)
 
 static void remove_empty_groups(Server *s)
 {
-        LIST_FOREACH(c, &s->commands, Command, link) {
+        LIST_FOREACH (c, &s->commands, Command, link) {
                 if (c->state != COMMAND_ENDED || command_group_remove(s, c) < 0)
                         continue;
                 (void) command_free(c);
@@ -175,7 +175,8 @@ static int parse_request(const Server *s, const Imsg *m, Strings *strings, Comma
         char *directory;
 
         memcpy(&e, m->body, sizeof(e));
-        if (e.n_arguments == 0 || e.n_arguments > PRIV_EXEC_STRINGS_MAX || e.n_environment > PRIV_EXEC_STRINGS_MAX ||
+        if (e.n_arguments == 0 || e.n_arguments > PRIV_EXEC_STRINGS_MAX ||
+            e.n_environment > PRIV_EXEC_STRINGS_MAX ||
             e.n_arguments + e.n_environment > PRIV_EXEC_STRINGS_MAX || e.process == 0)
                 return -EINVAL;
         if (e.columns > TERMINAL_MAX || e.rows > TERMINAL_MAX || m->n_fds != (e.has_pty ? 0U : 3U))
@@ -186,13 +187,13 @@ static int parse_request(const Server *s, const Imsg *m, Strings *strings, Comma
                 return -EINVAL;
         if (directory[0] != '\0' && !directory_ok(directory))
                 return -EINVAL;
-        *ret = (CommandRequest) { .process = e.process,
-                                  .has_pty = e.has_pty,
-                                  .columns = (uint16_t) e.columns,
-                                  .rows = (uint16_t) e.rows,
-                                  .directory = directory[0] ? directory : s->workspace,
-                                  .arguments = strings->pointers,
-                                  .environment = strings->pointers + e.n_arguments + 1 };
+        *ret = (CommandRequest){ .process = e.process,
+                                 .has_pty = e.has_pty,
+                                 .columns = (uint16_t) e.columns,
+                                 .rows = (uint16_t) e.rows,
+                                 .directory = directory[0] ? directory : s->workspace,
+                                 .arguments = strings->pointers,
+                                 .environment = strings->pointers + e.n_arguments + 1 };
         return 0;
 }
 
@@ -248,7 +249,7 @@ static int signal_session(Server *s, const PrivExecSignal *m)
         if (m->scope == SIGNAL_KILL_GROUP) {
                 int r = 0;
 
-                LIST_FOREACH(c, &s->commands, Command, link) {
+                LIST_FOREACH (c, &s->commands, Command, link) {
                         int e = command_group_kill(s, c);
 
                         if (e < 0 && e != -ESRCH)
@@ -297,8 +298,8 @@ static void on_signal(Server *s, const Imsg *m)
         answer(s, PRIV_EXEC_SIGNALLED, &reply, sizeof(reply), NULL, 0);
 }
 
-/* The channel outlives the api worker (the launcher keeps a duplicate for the next one); when it closes all the
- * same, or somebody talks nonsense, nobody starts anything here any more. */
+/* The channel outlives the api worker (the launcher keeps a duplicate for the next one); when it closes all
+ * the same, or somebody talks nonsense, nobody starts anything here any more. */
 static void on_api(Server *s)
 {
         for (;;) {
@@ -333,20 +334,20 @@ static size_t collect(Server *s, struct pollfd *fds)
 {
         size_t n = 2;
 
-        fds[0] = (struct pollfd) { .fd = s->signal_fd, .events = POLLIN };
-        fds[1] = (struct pollfd) { .fd = s->has_api ? s->api.fd : -1, .events = POLLIN };
+        fds[0] = (struct pollfd){ .fd = s->signal_fd, .events = POLLIN };
+        fds[1] = (struct pollfd){ .fd = s->has_api ? s->api.fd : -1, .events = POLLIN };
         if (s->has_api && imsg_has_queue(&s->api))
                 fds[1].events |= POLLOUT;
-        LIST_FOREACH(c, &s->commands, Command, link) {
+        LIST_FOREACH (c, &s->commands, Command, link) {
                 if (c->state == COMMAND_STARTING)
-                        fds[n++] = (struct pollfd) { .fd = c->error_fd, .events = POLLIN };
+                        fds[n++] = (struct pollfd){ .fd = c->error_fd, .events = POLLIN };
         }
         return n;
 }
 
 static bool has_ended_commands(Server *s)
 {
-        LIST_FOREACH(c, &s->commands, Command, link) {
+        LIST_FOREACH (c, &s->commands, Command, link) {
                 if (c->state == COMMAND_ENDED)
                         return true;
         }
@@ -358,7 +359,7 @@ static void dispatch_starting(Server *s, const struct pollfd *fds, size_t n)
         for (size_t i = 0; i < n; i++) {
                 if (fds[i].revents == 0)
                         continue;
-                LIST_FOREACH(c, &s->commands, Command, link) {
+                LIST_FOREACH (c, &s->commands, Command, link) {
                         if (c->state == COMMAND_STARTING && c->error_fd == fds[i].fd)
                                 command_started(s, c);
                 }
@@ -369,7 +370,8 @@ static int open_signals(Server *s)
 {
         sigset_t set;
 
-        if (sigemptyset(&set) < 0 || sigaddset(&set, SIGCHLD) < 0 || sigprocmask(SIG_SETMASK, &set, NULL) < 0)
+        if (sigemptyset(&set) < 0 || sigaddset(&set, SIGCHLD) < 0 ||
+            sigprocmask(SIG_SETMASK, &set, NULL) < 0)
                 return neg_errno();
         s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
         return s->signal_fd < 0 ? neg_errno() : 0;

@@ -1,12 +1,13 @@
 #pragma once
 
 /*
- * What init does once the session stands: starts commands, each in a child group of the session's cgroup, reaps
- * everything, and says what became of the commands. It runs with the session's own rights, in a Landlock domain and
- * under the session's filter; whatever it reads from the channel is a request of the user's own api worker.
+ * What init does once the session stands: starts commands, each in a child group of the session's cgroup,
+ * reaps everything, and says what became of the commands. It runs with the session's own rights, in a
+ * Landlock domain and under the session's filter; whatever it reads from the channel is a request of the
+ * user's own api worker.
  *
- * A command is STARTING until the pipe to its child closes (execve succeeded) or brings an error; then it runs until
- * its leader is reaped; then only its group is left, which goes once nobody is in it.
+ * A command is STARTING until the pipe to its child closes (execve succeeded) or brings an error; then it
+ * runs until its leader is reaped; then only its group is left, which goes once nobody is in it.
  */
 
 #include <stdbool.h>
@@ -38,8 +39,8 @@ typedef struct Server {
         ImsgChannel api;
         bool has_api;
         int cgroup_fd;
-        int filter_fd;          /* of commands */
-        const char *workspace;  /* where commands start that do not say */
+        int filter_fd;         /* of commands */
+        const char *workspace; /* where commands start that do not say */
         uint32_t files_max;
         int signal_fd;
         ListLink commands;
@@ -59,9 +60,9 @@ typedef struct CommandRequest {
         uint16_t columns;
         uint16_t rows;
         const char *directory;
-        char **arguments;   /* NULL-terminated, as is the environment */
+        char **arguments; /* NULL-terminated, as is the environment */
         char **environment;
-        int *fds;           /* three, or none with a pty */
+        int *fds; /* three, or none with a pty */
 } CommandRequest;
 
 /* Runs until the end of the session. */

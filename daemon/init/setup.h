@@ -1,14 +1,14 @@
 #pragma once
 
 /*
- * What sandbox-init knows while it builds a session. It starts as root in the new pid, ipc and uts namespaces and in
- * the session's cgroup, and goes through these steps once, never back:
+ * What sandbox-init knows while it builds a session. It starts as root in the new pid, ipc and uts
+ * namespaces and in the session's cgroup, and goes through these steps once, never back:
  *
- *   stage 1, nothing of any user: mount namespace from the template, own root, /proc with its masks, network and
- *   cgroup namespaces, a Landlock ruleset with the fixed rules;
- *   stage 2, after INIT_START: the caller's paths are opened with the caller's rights and cloned (in the host's mount
- *   namespace, for only there may they be cloned), attached, the root made read-only; then identity, user namespace,
- *   capabilities, Landlock, seccomp; then every layer is tried.
+ *   stage 1, nothing of any user: mount namespace from the template, own root, /proc with its masks, network
+ * and cgroup namespaces, a Landlock ruleset with the fixed rules; stage 2, after INIT_START: the caller's
+ * paths are opened with the caller's rights and cloned (in the host's mount namespace, for only there may
+ * they be cloned), attached, the root made read-only; then identity, user namespace, capabilities, Landlock,
+ * seccomp; then every layer is tried.
  *
  * A failure anywhere ends init: there is no session with a layer less.
  */
@@ -39,17 +39,18 @@ typedef struct Setup {
         int idmap_fd;
 
         /* made by us */
-        int own_fd;        /* our mount namespace */
-        int root_fd;       /* the session's root */
-        int mask_fd;       /* directory of the empty files that masks are made of */
-        int proc_fd;       /* a proc of our own, nowhere attached: for the knob of the user namespace */
-        int proof_fd;      /* a writable directory that no Landlock rule names: to see Landlock refuse */
+        int own_fd;   /* our mount namespace */
+        int root_fd;  /* the session's root */
+        int mask_fd;  /* directory of the empty files that masks are made of */
+        int proc_fd;  /* a proc of our own, nowhere attached: for the knob of the user namespace */
+        int proof_fd; /* a writable directory that no Landlock rule names: to see Landlock refuse */
         int ruleset_fd;
         uint64_t capabilities; /* permitted at start */
         dev_t root_device;
-        dev_t devices[SETUP_DEVICES_MAX]; /* of file systems that are ours: mount points are made only there */
+        dev_t devices[SETUP_DEVICES_MAX]; /* of file systems that are ours: mount points are made only there
+                                           */
         size_t n_devices;
-        int sources[PLAN_MOUNTS_MAX];     /* detached mounts, -EBADF where skipped */
+        int sources[PLAN_MOUNTS_MAX]; /* detached mounts, -EBADF where skipped */
         bool source_is_directory[PLAN_MOUNTS_MAX];
 } Setup;
 
@@ -78,10 +79,11 @@ int root_allow_fixed(Setup *s) _must_check_;
 /* After the last mount point was made. */
 int root_seal(Setup *s) _must_check_;
 
-/* A new tmpfs, not attached. options: NULL-terminated pairs of key and value. The file system counts as ours. */
+/* A new tmpfs, not attached. options: NULL-terminated pairs of key and value. The file system counts as
+ * ours. */
 int root_tmpfs_new(Setup *s, const char *const options[], unsigned attributes, int *ret_fd) _must_check_;
 
-extern const char *const root_proc_empty[];       /* hidden names of /proc, NULL-terminated */
+extern const char *const root_proc_empty[]; /* hidden names of /proc, NULL-terminated */
 extern const char *const root_proc_read_only[];
 
 /* ---- source.c ---- */
@@ -100,7 +102,8 @@ int files_write(Setup *s) _must_check_;
 
 /* ---- identity.c ---- */
 
-/* The caller's rights to open paths with; without any capability, then with those that cloning takes; then all. */
+/* The caller's rights to open paths with; without any capability, then with those that cloning takes; then
+ * all. */
 int identity_become_caller(Setup *s) _must_check_;
 int identity_lower(Setup *s) _must_check_;
 int identity_raise(Setup *s) _must_check_;
@@ -110,7 +113,8 @@ int identity_return(Setup *s) _must_check_;
 int identity_walk_as_session(Setup *s) _must_check_;
 int identity_walk_as_root(Setup *s) _must_check_;
 
-/* For good: the session's ids, a fresh keyring, limits, the user namespace, no capabilities, no_new_privs. */
+/* For good: the session's ids, a fresh keyring, limits, the user namespace, no capabilities, no_new_privs.
+ */
 int identity_drop(Setup *s) _must_check_;
 
 /* ---- layers.c ---- */

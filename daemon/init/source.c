@@ -11,20 +11,38 @@
 #include "proto/base/str.h"
 
 /*
- * A path is opened twice: by O_PATH to see what it is (opening a device or a FIFO has effects), then for reading,
- * which asks for the caller's right to it; both must be the same object. Cloned is what the second open gave, never
- * the name.
+ * A path is opened twice: by O_PATH to see what it is (opening a device or a FIFO has effects), then for
+ * reading, which asks for the caller's right to it; both must be the same object. Cloned is what the second
+ * open gave, never the name.
  */
 
 #define RESOLVE (RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
 
 /* Kernel interfaces: a mount of them would undo the masks of /proc or give what no file should. */
 static const uint32_t refused_types[] = {
-        PROC_SUPER_MAGIC,    SYSFS_MAGIC,       CGROUP_SUPER_MAGIC,  CGROUP2_SUPER_MAGIC, DEVPTS_SUPER_MAGIC,
-        DEBUGFS_MAGIC,       TRACEFS_MAGIC,     SECURITYFS_MAGIC,    SELINUX_MAGIC,       SMACK_MAGIC,
-        PSTOREFS_MAGIC,      EFIVARFS_MAGIC,    BPF_FS_MAGIC,        NSFS_MAGIC,          BINFMTFS_MAGIC,
-        BINDERFS_SUPER_MAGIC, AUTOFS_SUPER_MAGIC, SOCKFS_MAGIC,      ANON_INODE_FS_MAGIC, 0x62656570 /* configfs */,
-        0x50495045 /* pipefs */, 0x65735543 /* fusectl */, 0x19800202 /* mqueue */,
+        PROC_SUPER_MAGIC,
+        SYSFS_MAGIC,
+        CGROUP_SUPER_MAGIC,
+        CGROUP2_SUPER_MAGIC,
+        DEVPTS_SUPER_MAGIC,
+        DEBUGFS_MAGIC,
+        TRACEFS_MAGIC,
+        SECURITYFS_MAGIC,
+        SELINUX_MAGIC,
+        SMACK_MAGIC,
+        PSTOREFS_MAGIC,
+        EFIVARFS_MAGIC,
+        BPF_FS_MAGIC,
+        NSFS_MAGIC,
+        BINFMTFS_MAGIC,
+        BINDERFS_SUPER_MAGIC,
+        AUTOFS_SUPER_MAGIC,
+        SOCKFS_MAGIC,
+        ANON_INODE_FS_MAGIC,
+        0x62656570 /* configfs */,
+        0x50495045 /* pipefs */,
+        0x65735543 /* fusectl */,
+        0x19800202 /* mqueue */,
 };
 
 static bool is_or_below(const char *path, const char *directory)
@@ -83,7 +101,8 @@ static int open_path(const char *path, int *ret_fd, bool *ret_is_directory)
 /* Some file systems cannot be idmapped: then only the top one of the tree is shown, or none. */
 static int clone_tree(Setup *s, int fd, uint32_t flags, unsigned recursive, int *ret_fd)
 {
-        struct mount_attr attr = { .attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, .propagation = MS_PRIVATE };
+        struct mount_attr attr = { .attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+                                   .propagation = MS_PRIVATE };
         _cleanup_close_ int clone = -EBADF;
 
         clone = kernel_open_tree(fd, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | recursive);

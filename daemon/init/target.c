@@ -8,9 +8,9 @@
 #include "proto/base/str.h"
 
 /*
- * Mount points. A path is walked name by name from the session's root and never through a link. Missing directories
- * are made only in file systems that are ours, never in what the user's directories show (no litter); the root
- * belongs to root, everything else is walked, and made, with the session user's rights.
+ * Mount points. A path is walked name by name from the session's root and never through a link. Missing
+ * directories are made only in file systems that are ours, never in what the user's directories show (no
+ * litter); the root belongs to root, everything else is walked, and made, with the session user's rights.
  */
 
 typedef struct Walk {
@@ -71,7 +71,7 @@ static int step_into(Setup *s, Walk *w, const char *name, bool make, bool is_dir
         if (S_ISLNK(st.st_mode))
                 return -ELOOP;
         (void) fd_close(w->fd);
-        *w = (Walk) { .fd = TAKE_FD(fd), .device = st.st_dev, .is_directory = S_ISDIR(st.st_mode) };
+        *w = (Walk){ .fd = TAKE_FD(fd), .device = st.st_dev, .is_directory = S_ISDIR(st.st_mode) };
         return 0;
 }
 
@@ -124,7 +124,8 @@ static int attach(Setup *s, int mount_fd, const char *path, bool is_directory)
 static int attach_tmpfs(Setup *s, const char *path, const char *mode, uint64_t size_bytes)
 {
         char size[32], uid[16], gid[16];
-        const char *const options[] = { "source", "sandbox", "mode", mode, "size", size, "uid", uid, "gid", gid, NULL };
+        const char *const options[] = { "source", "sandbox", "mode", mode, "size", size,
+                                        "uid",    uid,       "gid",  gid,  NULL };
         _cleanup_close_ int fd = -EBADF;
         int r;
 
@@ -157,8 +158,8 @@ static int attach_bind(Setup *s, uint32_t i)
         return r < 0 ? setup_fail(s, r, "%s", path) : 0;
 }
 
-/* What is hidden may be reached by a link in the user's own directory: the mask goes where it leads, within the
- * session's root. What is not there needs no mask. */
+/* What is hidden may be reached by a link in the user's own directory: the mask goes where it leads, within
+ * the session's root. What is not there needs no mask. */
 static int attach_mask(Setup *s, const char *path)
 {
         _cleanup_close_ int target = -EBADF, mask = -EBADF;

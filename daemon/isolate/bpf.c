@@ -20,7 +20,7 @@ size_t bpf_put(BpfProgram *p, uint16_t code, uint8_t if_true, uint8_t if_false, 
                 p->is_full = true;
                 return 0;
         }
-        p->code[p->n] = (struct sock_filter) { .code = code, .jt = if_true, .jf = if_false, .k = k };
+        p->code[p->n] = (struct sock_filter){ .code = code, .jt = if_true, .jf = if_false, .k = k };
         return p->n++;
 }
 
@@ -67,7 +67,8 @@ void bpf_check_architecture(BpfProgram *p)
         (void) bpf_put(p, BPF_JMP | BPF_JEQ | BPF_K, 1, 0, NATIVE_ARCHITECTURE);
         bpf_return(p, SECCOMP_RET_KILL_PROCESS);
         bpf_load_number(p);
-        /* x32: the same architecture with a bit set in the number. -1 (restarts) has it too, and is no call. */
+        /* x32: the same architecture with a bit set in the number. -1 (restarts) has it too, and is no call.
+         */
         (void) bpf_put(p, BPF_JMP | BPF_JGE | BPF_K, 0, 1, UINT32_C(0x40000000));
         bpf_return(p, SECCOMP_RET_KILL_PROCESS);
 }

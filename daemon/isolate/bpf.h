@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * A seccomp program under construction: instructions are put one after the other; jumps to the common ends (allow,
- * refuse) need no labels, since each end is one instruction where it is needed.
+ * A seccomp program under construction: instructions are put one after the other; jumps to the common ends
+ * (allow, refuse) need no labels, since each end is one instruction where it is needed.
  */
 
 #include <linux/filter.h>

@@ -13,30 +13,39 @@
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 
-#define DEPTH_MAX 8
-#define ENTRIES_MAX 20000U
+#define DEPTH_MAX      8
+#define ENTRIES_MAX    20000U
 #define FILE_BYTES_MAX (8 * 1024 * 1024)
 
 typedef struct Copy {
         unsigned n_entries;
 } Copy;
 
-/* Whole trees or single files below /etc. Nothing here may be read by root alone: such files are skipped anyway. */
+/* Whole trees or single files below /etc. Nothing here may be read by root alone: such files are skipped
+ * anyway. */
+/* clang-format off */
 static const char *const copied[] = {
-        "alternatives", "ssl/certs", "ssl/openssl.cnf", "ca-certificates", "ca-certificates.conf", "ld.so.cache",
-        "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "mime.types", "magic", "magic.mime", "protocols",
-        "services", "networks", "rpc", "host.conf", "gai.conf", "perl", "fonts", "terminfo", "inputrc", "bash.bashrc",
-        "bash_completion.d", "profile", "profile.d", "gitconfig", "npmrc", "pip.conf", "wgetrc", "manpath.config",
-        "locale.alias", "locale.gen", "locale.conf", "default/locale", "debian_version", "os-release", "lsb-release",
-        "issue", "shells", "xattr.conf", "xml", "sgml", "maven", "gradle", "vim", "nanorc", "groff", "gdb", "dpkg",
-        "apt/sources.list", "apt/sources.list.d", "apt/apt.conf.d", "glvnd", "gss/mech.d", "environment.d", "less",
-        "zsh", "fish", "mailcap", "papersize", "matplotlibrc", "OpenCL", "ImageMagick-6", "ld-musl-x86_64.path",
-        "ld-musl-x86_64.d", "pkcs11", "crypto-policies", "ssh/ssh_config", "ssh/ssh_config.d", "selinux/config",
+        "alternatives", "ssl/certs", "ssl/openssl.cnf", "ca-certificates", "ca-certificates.conf",
+        "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "mime.types", "magic",
+        "magic.mime", "protocols", "services", "networks", "rpc", "host.conf", "gai.conf", "perl",
+        "fonts", "terminfo", "inputrc", "bash.bashrc", "bash_completion.d", "profile", "profile.d",
+        "gitconfig", "npmrc", "pip.conf", "wgetrc", "manpath.config", "locale.alias", "locale.gen",
+        "locale.conf", "default/locale", "debian_version", "os-release", "lsb-release", "issue",
+        "shells", "xattr.conf", "xml", "sgml", "maven", "gradle", "vim", "nanorc", "groff", "gdb",
+        "dpkg", "glvnd", "gss/mech.d",
+        "environment.d", "less", "zsh", "fish", "mailcap", "papersize", "matplotlibrc", "OpenCL",
+        "ImageMagick-6", "ld-musl-x86_64.path", "ld-musl-x86_64.d", "pkcs11", "crypto-policies",
+        "ssh/ssh_config", "ssh/ssh_config.d", "selinux/config",
 };
+/* clang-format on */
 
 /* Names that carry a version. */
-static const char *const copied_prefixes[] = { "java-", "python2", "python3", "nodejs", "php", "ruby", "lua", "R",
-                                               "ghc", "mono", "openmpi", "fpc" };
+/* clang-format off */
+static const char *const copied_prefixes[] = {
+        "java-", "python2", "python3", "nodejs", "php", "ruby", "lua", "R", "ghc", "mono", "openmpi",
+        "fpc",
+};
+/* clang-format on */
 
 /* Made by init for each session. */
 static const char *const links[][2] = {
@@ -46,8 +55,9 @@ static const char *const links[][2] = {
 };
 
 static const char *const own_files[][2] = {
-        { "nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\ngshadow: files\nhosts: files dns\n"
-                           "networks: files\nprotocols: files\nservices: files\nethers: files\nrpc: files\n" },
+        { "nsswitch.conf",
+          "passwd: files\ngroup: files\nshadow: files\ngshadow: files\nhosts: files dns\n"
+          "networks: files\nprotocols: files\nservices: files\nethers: files\nrpc: files\n" },
         { "resolv.conf", "options timeout:2 attempts:2\n" },
 };
 
@@ -199,7 +209,8 @@ static int write_own(int to_fd)
                         return neg_errno();
         }
         for (size_t i = 0; i < ELEMENTSOF(own_files); i++) {
-                _cleanup_close_ int fd = openat(to_fd, own_files[i][0], O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
+                _cleanup_close_ int fd = openat(to_fd, own_files[i][0],
+                                                O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
                 int r;
 
                 if (fd < 0)

@@ -1,7 +1,7 @@
 #pragma once
 
-/* The session's /etc: copies of what developer tools read there and everybody may read, and our own files where
- * the host's would say too much (users, hosts, name service). */
+/* The session's /etc: copies of what developer tools read there and everybody may read, and our own files
+ * where the host's would say too much (users, hosts, name service). */
 
 #include "proto/base/macro.h"
 

@@ -15,21 +15,22 @@
 #include "daemon/isolate/kernel.h"
 
 /*
- * An allow-list. What it does not name is ENOSYS, so that programs fall back as on an older kernel; what a program
- * could rightly expect but a session may not do is EPERM. libseccomp knows the numbers of the calls; the program
- * is our own, since "all requests but these five" cannot be said to libseccomp on an allow-list, and since a tree
- * over ranges of numbers is loaded in half the time (the kernel runs it once for each number).
+ * An allow-list. What it does not name is ENOSYS, so that programs fall back as on an older kernel; what a
+ * program could rightly expect but a session may not do is EPERM. libseccomp knows the numbers of the calls;
+ * the program is our own, since "all requests but these five" cannot be said to libseccomp on an allow-list,
+ * and since a tree over ranges of numbers is loaded in half the time (the kernel runs it once for each
+ * number).
  */
 
 #define RET_ERRNO(e) (SECCOMP_RET_ERRNO | (uint32_t) (e))
-#define NUMBER_MAX 1024
-#define RUNS_MAX 512U
-#define NAMESPACE_FLAGS                                                                                      \
-        (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |        \
+#define NUMBER_MAX   1024
+#define RUNS_MAX     512U
+#define NAMESPACE_FLAGS                                                                               \
+        (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | \
          CLONE_NEWNET | CLONE_NEWTIME)
 #define SOCKET_TYPE_MASK UINT32_C(0xf)
-#define NEW_LISTENER (UINT32_C(1) << 3)
-#define SET_ID_BITS (S_ISUID | S_ISGID)
+#define NEW_LISTENER     (UINT32_C(1) << 3)
+#define SET_ID_BITS      (S_ISUID | S_ISGID)
 
 typedef void (*CheckFunction)(BpfProgram *p);
 
@@ -170,17 +171,22 @@ static void refuse_options(BpfProgram *p, uint32_t level, const uint32_t *option
 static void check_setsockopt(BpfProgram *p)
 {
         static const uint32_t of_socket[] = {
-                25, /* SO_BINDTODEVICE */      26, /* SO_ATTACH_FILTER */       32, /* SO_SNDBUFFORCE */
-                33, /* SO_RCVBUFFORCE */       36, /* SO_MARK */                50, /* SO_ATTACH_BPF */
-                51, /* SO_ATTACH_REUSEPORT_CBPF */ 52, /* SO_ATTACH_REUSEPORT_EBPF */ 62, /* SO_BINDTOIFINDEX */
+                25, /* SO_BINDTODEVICE */
+                26, /* SO_ATTACH_FILTER */
+                32, /* SO_SNDBUFFORCE */
+                33, /* SO_RCVBUFFORCE */
+                36, /* SO_MARK */
+                50, /* SO_ATTACH_BPF */
+                51, /* SO_ATTACH_REUSEPORT_CBPF */
+                52, /* SO_ATTACH_REUSEPORT_EBPF */
+                62, /* SO_BINDTOIFINDEX */
         };
-        static const uint32_t of_ip[] = {
-                4, /* IP_OPTIONS */ 19, /* IP_TRANSPARENT */ 64, 65, 66, 67, /* iptables */
-                96, 97, 98, 99, /* arptables */ 128, 129, 130, 131, /* ebtables */
-        };
-        static const uint32_t of_ipv6[] = { 54, 57, 59, /* extension headers */ 64, 65, /* ip6tables */
-                                            75 /* IPV6_TRANSPARENT */ };
-        static const uint32_t of_tcp[] = { 19, 20, 21, 22, /* TCP_REPAIR, _QUEUE, _OPTIONS */ 31 /* TCP_ULP */ };
+        /* IP_OPTIONS, IP_TRANSPARENT, then iptables, arptables and ebtables. */
+        static const uint32_t of_ip[] = { 4, 19, 64, 65, 66, 67, 96, 97, 98, 99, 128, 129, 130, 131 };
+        /* Extension headers, then ip6tables, IPV6_TRANSPARENT. */
+        static const uint32_t of_ipv6[] = { 54, 57, 59, 64, 65, 75 };
+        /* TCP_REPAIR and what belongs to it, TCP_ULP. */
+        static const uint32_t of_tcp[] = { 19, 20, 21, 22, 31 };
 
         bpf_load_low(p, 1);
         refuse_options(p, SOL_SOCKET, of_socket, ELEMENTSOF(of_socket));
@@ -263,11 +269,21 @@ static const struct {
         const char *name;
         CheckFunction check;
 } checks[] = {
-        { "clone", check_clone },           { "ioctl", check_ioctl },         { "personality", check_personality },
-        { "socket", check_socket },         { "socketpair", check_socketpair }, { "setsockopt", check_setsockopt },
-        { "seccomp", check_seccomp },       { "chmod", check_mode_1 },        { "fchmod", check_mode_1 },
-        { "fchmodat", check_mode_2 },       { "creat", check_mode_1 },        { "open", check_open },
-        { "openat", check_openat },         { "mknod", check_mknod },         { "mknodat", check_mknodat },
+        { "clone", check_clone },
+        { "ioctl", check_ioctl },
+        { "personality", check_personality },
+        { "socket", check_socket },
+        { "socketpair", check_socketpair },
+        { "setsockopt", check_setsockopt },
+        { "seccomp", check_seccomp },
+        { "chmod", check_mode_1 },
+        { "fchmod", check_mode_1 },
+        { "fchmodat", check_mode_2 },
+        { "creat", check_mode_1 },
+        { "open", check_open },
+        { "openat", check_openat },
+        { "mknod", check_mknod },
+        { "mknodat", check_mknodat },
 };
 
 /* ---- the table and the tree ---- */
@@ -293,7 +309,7 @@ static void set_action(Entry *table, const char *const *names, size_t n, uint32_
 static void table_fill(Entry *table)
 {
         for (size_t i = 0; i < NUMBER_MAX; i++)
-                table[i] = (Entry) { .action = RET_ERRNO(ENOSYS) };
+                table[i] = (Entry){ .action = RET_ERRNO(ENOSYS) };
         set_action(table, filter_allowed, ELEMENTSOF(filter_allowed), SECCOMP_RET_ALLOW);
         set_action(table, filter_refused, ELEMENTSOF(filter_refused), RET_ERRNO(EPERM));
         for (size_t i = 0; i < ELEMENTSOF(checks); i++) {
@@ -318,7 +334,7 @@ static size_t table_to_runs(const Entry *table, Run *runs)
                         continue;
                 if (n >= RUNS_MAX)
                         return 0;
-                runs[n++] = (Run) { .begin = i, .entry = table[i] };
+                runs[n++] = (Run){ .begin = i, .entry = table[i] };
         }
         return n;
 }

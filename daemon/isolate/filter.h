@@ -1,7 +1,7 @@
 #pragma once
 
-/* The seccomp programs of a session as ready bytes (struct sock_filter[]) in sealed memfds: built once by the
- * launcher with libseccomp, loaded by init. */
+/* The seccomp programs of a session as ready bytes (struct sock_filter[]) in sealed memfds: built once by
+ * the launcher with libseccomp, loaded by init. */
 
 #include "proto/base/macro.h"
 

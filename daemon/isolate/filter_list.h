@@ -2,8 +2,10 @@
 
 /* The system calls of a session by name; filter.c looks at the arguments of some. */
 
-/* What ordinary programs need. Absent, and so ENOSYS: io_uring, the newer mount calls (open_tree, fsopen and so on),
- * openat2 and fchmodat2 (their modes lie behind pointers or beyond this list), and whatever is newer than it. */
+/* What ordinary programs need. Absent, and so ENOSYS: io_uring, the newer mount calls (open_tree, fsopen and
+ * so on), openat2 and fchmodat2 (their modes lie behind pointers or beyond this list), and whatever is newer
+ * than it. */
+/* clang-format off */
 static const char *const filter_allowed[] = {
         "read", "write", "open", "close", "stat", "fstat", "lstat", "poll", "lseek", "mmap", "mprotect",
         "munmap", "brk", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "ioctl", "pread64",
@@ -46,8 +48,10 @@ static const char *const filter_allowed[] = {
         "faccessat2", "epoll_pwait2", "landlock_create_ruleset", "landlock_add_rule",
         "landlock_restrict_self", "futex_waitv",
 };
+/* clang-format on */
 
 /* EPERM: other processes' memory, keys, namespaces, mounts, the kernel's own affairs. */
+/* clang-format off */
 static const char *const filter_refused[] = {
         "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "process_mrelease",
         "pidfd_getfd", "kcmp", "add_key", "request_key", "keyctl", "bpf", "perf_event_open",
@@ -62,3 +66,4 @@ static const char *const filter_refused[] = {
         "afs_syscall", "getpmsg", "putpmsg", "security", "tuxcall", "vserver", "set_thread_area",
         "get_thread_area",
 };
+/* clang-format on */

@@ -1,9 +1,9 @@
 #pragma once
 
 /*
- * System calls that the C libraries lack (musl) or whose headers clash (glibc 2.36), and constants newer than the
- * headers we build with. Each returns what the kernel returns, with errno set. Files that include this must not
- * include <sys/mount.h>.
+ * System calls that the C libraries lack (musl) or whose headers clash (glibc 2.36), and constants newer
+ * than the headers we build with. Each returns what the kernel returns, with errno set. Files that include
+ * this must not include <sys/mount.h>.
  */
 
 #include <fcntl.h>
@@ -34,7 +34,7 @@
 
 /* Landlock rights of later ABIs than the headers know. */
 #define KERNEL_LANDLOCK_SCOPE_ABSTRACT (UINT64_C(1) << 0)
-#define KERNEL_LANDLOCK_SCOPE_SIGNAL (UINT64_C(1) << 1)
+#define KERNEL_LANDLOCK_SCOPE_SIGNAL   (UINT64_C(1) << 1)
 
 /* The ruleset of ABI 6; earlier kernels take a shorter one. */
 typedef struct KernelLandlockRuleset {
@@ -130,7 +130,8 @@ static inline int kernel_capset(uint64_t effective, uint64_t permitted, uint64_t
         struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
         struct __user_cap_data_struct data[2] = {
                 { (uint32_t) effective, (uint32_t) permitted, (uint32_t) inheritable },
-                { (uint32_t) (effective >> 32), (uint32_t) (permitted >> 32), (uint32_t) (inheritable >> 32) },
+                { (uint32_t) (effective >> 32), (uint32_t) (permitted >> 32),
+                  (uint32_t) (inheritable >> 32) },
         };
 
         return (int) syscall(SYS_capset, &header, data);

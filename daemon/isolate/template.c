@@ -16,10 +16,10 @@
 #include "proto/base/str.h"
 
 /*
- * A child makes the namespace and waits; the parent takes its descriptor from /proc and lets the child go. The
- * child builds below a fresh tmpfs, with paths relative to it only, and turns it into the root at the end, so that
- * nothing of the host remains but the clones made here. init copies this namespace, builds the session's own root
- * and takes /usr, /opt, /etc and /dev over from here.
+ * A child makes the namespace and waits; the parent takes its descriptor from /proc and lets the child go.
+ * The child builds below a fresh tmpfs, with paths relative to it only, and turns it into the root at the
+ * end, so that nothing of the host remains but the clones made here. init copies this namespace, builds the
+ * session's own root and takes /usr, /opt, /etc and /dev over from here.
  */
 
 typedef struct Node {
@@ -29,19 +29,20 @@ typedef struct Node {
 } Node;
 
 static const Node nodes[] = {
-        { "null", 3, 1 }, { "zero", 5, 1 }, { "full", 7, 1 }, { "random", 8, 1 }, { "urandom", 9, 1 }, { "tty", 0, 5 },
+        { "null", 3, 1 },   { "zero", 5, 1 },    { "full", 7, 1 },
+        { "random", 8, 1 }, { "urandom", 9, 1 }, { "tty", 0, 5 },
 };
 
 static const char *const links_in_dev[][2] = {
-        { "fd", "/proc/self/fd" },          { "stdin", "/proc/self/fd/0" }, { "stdout", "/proc/self/fd/1" },
-        { "stderr", "/proc/self/fd/2" },    { "ptmx", "pts/ptmx" },
+        { "fd", "/proc/self/fd" },       { "stdin", "/proc/self/fd/0" }, { "stdout", "/proc/self/fd/1" },
+        { "stderr", "/proc/self/fd/2" }, { "ptmx", "pts/ptmx" },
 };
 
 /* Shown as on the host: links to /usr, or directories where /usr is not merged. */
 static const char *const system_directories[] = { "bin", "sbin", "lib", "lib32", "lib64", "libx32" };
 
-static const char *const empty_directories[] = { "proc", "sys", "tmp", "var", "run", "home", "root", "mnt", "srv",
-                                                 "media" };
+static const char *const empty_directories[] = { "proc", "sys",  "tmp", "var", "run",
+                                                 "home", "root", "mnt", "srv", "media" };
 
 static int tmpfs_mount(const char *size, unsigned attributes, int *ret_fd)
 {

@@ -4,17 +4,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 #include "daemon/isolate/filter.h"
 #include "daemon/isolate/netns.h"
@@ -23,6 +19,7 @@
 #include "daemon/isolate/userns.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
+#include "tests/unit/check.h"
 
 #define WAIT_MSEC 30000
 
@@ -36,7 +33,8 @@ static bool make_group(Fixture *f)
                 (void) snprintf(probe, sizeof(probe), "%s/cgroup.procs", tops[i]);
                 if (faccessat(AT_FDCWD, probe, W_OK, 0) < 0)
                         continue;
-                (void) snprintf(f->group, sizeof(f->group), "%s/sandboxd-test-init-%d", tops[i], (int) getpid());
+                (void) snprintf(f->group, sizeof(f->group), "%s/sandboxd-test-init-%d", tops[i],
+                                (int) getpid());
                 if (mkdir(f->group, 0755) < 0)
                         return false;
                 f->group_fd = open(f->group, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -47,10 +45,11 @@ static bool make_group(Fixture *f)
 
 bool fixture_open(Fixture *f, const char *program)
 {
-        *f = (Fixture) { .group_fd = -EBADF };
+        *f = (Fixture){ .group_fd = -EBADF };
         if (geteuid() != 0 || !make_group(f))
                 return false;
-        (void) snprintf(f->workspace, sizeof(f->workspace), "/var/tmp/sandboxd-test-init-%d", (int) getpid());
+        (void) snprintf(f->workspace, sizeof(f->workspace), "/var/tmp/sandboxd-test-init-%d",
+                        (int) getpid());
         assert_int_equal(mkdir(f->workspace, 0700), 0);
         assert_int_equal(chown(f->workspace, FIXTURE_UID, FIXTURE_UID), 0);
         f->program_fd = open(program, O_RDONLY | O_CLOEXEC);
@@ -82,12 +81,14 @@ void options_set_string(Options *o, uint32_t *ret_offset, const char *s)
 
 void options_init(Options *o)
 {
-        *o = (Options) { .start = { .uid = FIXTURE_UID,
-                                    .gid = FIXTURE_UID,
-                                    .caller_uid = FIXTURE_UID,
-                                    .caller_gid = FIXTURE_UID },
-                         .header = { .files_max = 4096, .tmp_size_bytes = 64U << 20, .home_size_bytes = 64U << 20 },
-                         .has_workspace = true };
+        *o = (Options){
+                .start = { .uid = FIXTURE_UID,
+                           .gid = FIXTURE_UID,
+                           .caller_uid = FIXTURE_UID,
+                           .caller_gid = FIXTURE_UID },
+                .header = { .files_max = 4096, .tmp_size_bytes = 64U << 20, .home_size_bytes = 64U << 20 },
+                .has_workspace = true
+        };
         assert_int_equal(plan_builder_new(&o->builder), 0);
         options_set_string(o, &o->header.home, "/home/tester");
         options_set_string(o, &o->header.user, "tester");
@@ -103,7 +104,9 @@ static int seal_plan(const Fixture *f, Options *o)
         if (o->has_workspace) {
                 uint32_t flags = PLAN_WRITABLE | PLAN_WORKSPACE | (o->start.is_idmapped ? PLAN_IDMAP : 0U);
 
-                assert_int_equal(plan_builder_mount(o->builder, PLAN_BIND, flags, f->workspace, f->workspace, 0), 0);
+                assert_int_equal(plan_builder_mount(o->builder, PLAN_BIND, flags, f->workspace, f->workspace,
+                                                    0),
+                                 0);
                 options_set_string(o, &o->header.workspace, f->workspace);
         }
         assert_int_equal(plan_builder_seal(o->builder, &o->header, &fd), 0);
@@ -183,14 +186,15 @@ int session_start(const Fixture *f, Options *o, Session *s)
         _cleanup_imsg_ Imsg m = { 0 };
         int launcher[2], api[2], home, r;
 
-        *s = (Session) { .fixture = f, .pidfd = -EBADF, .cgroup_fd = -EBADF, .next_process = 1 };
+        *s = (Session){ .fixture = f, .pidfd = -EBADF, .cgroup_fd = -EBADF, .next_process = 1 };
         make_session_group(s, o->start.uid);
         assert_int_equal(imsg_pair(launcher), 0);
         assert_int_equal(imsg_pair(api), 0);
         assert_int_equal(netns_open_home(&home), 0);
         assert_int_equal(netns_new(home, &network), 0);
         (void) fd_close(home);
-        assert_int_equal(imsg_channel_init(&s->launcher, launcher[0], CHANNEL_LAUNCHER_INIT, ROLE_LAUNCHER), 0);
+        assert_int_equal(imsg_channel_init(&s->launcher, launcher[0], CHANNEL_LAUNCHER_INIT, ROLE_LAUNCHER),
+                         0);
         assert_int_equal(imsg_channel_init(&s->api, api[0], CHANNEL_API_INIT, ROLE_API), 0);
         spawn_init(s, launcher[1], network.fd);
         (void) fd_close(launcher[1]);
@@ -246,7 +250,8 @@ static size_t put_string(char *to, size_t at, const char *s)
         return at + n;
 }
 
-uint32_t session_exec(Session *s, char *const argv[], const char *directory, bool has_pty, int *ret_output_fd)
+uint32_t session_exec(Session *s, char *const argv[], const char *directory, bool has_pty,
+                      int *ret_output_fd)
 {
         static const char *const environment[] = { "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
                                                    "HOME=/home/tester", "LANG=C.UTF-8", "TERM=xterm" };
@@ -264,7 +269,8 @@ uint32_t session_exec(Session *s, char *const argv[], const char *directory, boo
                 fds[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
                 fds[1] = fds[2] = pipes[1];
         }
-        assert_int_equal(imsg_send_tail(&s->api, PRIV_EXEC, &e, sizeof(e), strings, n, fds, has_pty ? 0 : 3), 0);
+        assert_int_equal(imsg_send_tail(&s->api, PRIV_EXEC, &e, sizeof(e), strings, n, fds, has_pty ? 0 : 3),
+                         0);
         if (!has_pty) {
                 (void) fd_close(fds[0]);
                 (void) fd_close(pipes[1]);
@@ -280,7 +286,7 @@ void session_run(Session *s, char *const argv[], Output *out)
         PrivExecExited exited;
         ssize_t n;
 
-        *out = (Output) { .n = 0 };
+        *out = (Output){ .n = 0 };
         (void) session_exec(s, argv, "", /* has_pty= */ false, &fd);
         {
                 _cleanup_imsg_ Imsg m = { 0 };
@@ -311,7 +317,8 @@ void session_run(Session *s, char *const argv[], Output *out)
 
 void session_shell(Session *s, const char *script, Output *out)
 {
-        char *const argv[] = { (char *) (uintptr_t) "sh", (char *) (uintptr_t) "-c", (char *) (uintptr_t) script, NULL };
+        char *const argv[] = { (char *) (uintptr_t) "sh", (char *) (uintptr_t) "-c",
+                               (char *) (uintptr_t) script, NULL };
 
         session_run(s, argv, out);
 }

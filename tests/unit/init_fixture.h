@@ -1,7 +1,7 @@
 #pragma once
 
-/* Plays launcher and api for one sandbox-init: namespaces, cgroup, plan, then commands with captured output. Root
- * and a writable cgroup v2 tree are needed. */
+/* Plays launcher and api for one sandbox-init: namespaces, cgroup, plan, then commands with captured output.
+ * Root and a writable cgroup v2 tree are needed. */
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -10,7 +10,7 @@
 #include "daemon/init/plan.h"
 #include "proto/wire/imsg.h"
 
-#define FIXTURE_UID 61234U
+#define FIXTURE_UID        61234U
 #define FIXTURE_OUTPUT_MAX 65536U
 
 typedef struct Fixture {
@@ -18,7 +18,7 @@ typedef struct Fixture {
         int filter_fd;
         int command_filter_fd;
         int program_fd;
-        int group_fd;       /* our part of the cgroup tree */
+        int group_fd; /* our part of the cgroup tree */
         char group[128];
         char workspace[64]; /* of FIXTURE_UID, mode 0700 */
 } Fixture;
@@ -37,7 +37,7 @@ typedef struct Session {
 typedef struct Output {
         char text[FIXTURE_OUTPUT_MAX]; /* standard output and error of the command */
         size_t n;
-        int32_t error;                 /* of EXEC_STARTED */
+        int32_t error; /* of EXEC_STARTED */
         uint32_t stage;
         bool is_signal;
         uint32_t status;
@@ -63,7 +63,8 @@ int session_start(const Fixture *f, Options *o, Session *s);
 void session_end(Session *s);
 
 /* Starts a command on pipes, or on a pty whose master is returned; 0 is no such descriptor. */
-uint32_t session_exec(Session *s, char *const argv[], const char *directory, bool has_pty, int *ret_output_fd);
+uint32_t session_exec(Session *s, char *const argv[], const char *directory, bool has_pty,
+                      int *ret_output_fd);
 /* The next message from init. */
 void session_wait_message(Session *s, Imsg *m);
 /* Runs to the end. */

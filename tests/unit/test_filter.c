@@ -3,26 +3,20 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#include <cmocka.h>
-
 #include "daemon/isolate/filter.h"
 #include "proto/base/fd.h"
+#include "tests/unit/check.h"
 
 /* Runs the exported programs in an interpreter of our own: also for ABIs that this kernel lacks. */
 
-#define ARCH AUDIT_ARCH_X86_64
+#define ARCH     AUDIT_ARCH_X86_64
 #define ERRNO(e) (SECCOMP_RET_ERRNO | (uint32_t) (e))
-#define ANY 0xdeadbeefcafe0000ULL
+#define ANY      0xdeadbeefcafe0000ULL
 
 static const struct sock_filter *session_program, *command_program;
 static size_t session_size, command_size;
@@ -73,7 +67,7 @@ static uint32_t run(long nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3)
         return simulate(session_program, session_size, &d);
 }
 
-#define ALLOWED(...) assert_int_equal(run(__VA_ARGS__), SECCOMP_RET_ALLOW)
+#define ALLOWED(...)    assert_int_equal(run(__VA_ARGS__), SECCOMP_RET_ALLOW)
 #define REFUSED(e, ...) assert_int_equal(run(__VA_ARGS__), ERRNO(e))
 
 static void test_architectures(void **state)
@@ -83,7 +77,7 @@ static void test_architectures(void **state)
         (void) state;
         assert_int_equal(simulate(session_program, session_size, &d), SECCOMP_RET_KILL_PROCESS);
         assert_int_equal(simulate(command_program, command_size, &d), SECCOMP_RET_KILL_PROCESS);
-        d = (struct seccomp_data) { .nr = SYS_getpid | 0x40000000, .arch = ARCH };
+        d = (struct seccomp_data){ .nr = SYS_getpid | 0x40000000, .arch = ARCH };
         assert_int_equal(simulate(session_program, session_size, &d), SECCOMP_RET_KILL_PROCESS);
         d.nr = SYS_getpid;
         assert_int_equal(simulate(session_program, session_size, &d), SECCOMP_RET_ALLOW);
@@ -91,13 +85,40 @@ static void test_architectures(void **state)
 
 static void test_lists(void **state)
 {
-        static const long refused[] = { SYS_ptrace,  SYS_mount,  SYS_bpf,    SYS_keyctl,      SYS_unshare,
-                                        SYS_setns,   SYS_chroot, SYS_reboot, SYS_userfaultfd, SYS_perf_event_open,
-                                        SYS_pidfd_getfd, SYS_kcmp, SYS_open_by_handle_at, SYS_name_to_handle_at,
-                                        SYS_mbind,   SYS_modify_ldt, SYS_init_module, SYS_pivot_root, SYS_umount2,
-                                        SYS_process_vm_readv, SYS_memfd_secret, SYS_fanotify_init };
-        static const long absent[] = { SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register, SYS_open_tree,
-                                       SYS_fsopen, SYS_mount_setattr, SYS_move_mount, SYS_openat2, 452, 467, 1023, 5000 };
+        static const long refused[] = { SYS_ptrace,
+                                        SYS_mount,
+                                        SYS_bpf,
+                                        SYS_keyctl,
+                                        SYS_unshare,
+                                        SYS_setns,
+                                        SYS_chroot,
+                                        SYS_reboot,
+                                        SYS_userfaultfd,
+                                        SYS_perf_event_open,
+                                        SYS_pidfd_getfd,
+                                        SYS_kcmp,
+                                        SYS_open_by_handle_at,
+                                        SYS_name_to_handle_at,
+                                        SYS_mbind,
+                                        SYS_modify_ldt,
+                                        SYS_init_module,
+                                        SYS_pivot_root,
+                                        SYS_umount2,
+                                        SYS_process_vm_readv,
+                                        SYS_memfd_secret,
+                                        SYS_fanotify_init };
+        static const long absent[] = { SYS_io_uring_setup,
+                                       SYS_io_uring_enter,
+                                       SYS_io_uring_register,
+                                       SYS_open_tree,
+                                       SYS_fsopen,
+                                       SYS_mount_setattr,
+                                       SYS_move_mount,
+                                       SYS_openat2,
+                                       452,
+                                       467,
+                                       1023,
+                                       5000 };
 
         (void) state;
         for (size_t i = 0; i < ELEMENTSOF(refused); i++)
@@ -113,8 +134,8 @@ static void test_lists(void **state)
 
 static void test_clone(void **state)
 {
-        static const uint64_t flags[] = { CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC,
-                                          CLONE_NEWUTS, CLONE_NEWCGROUP, 0x80 };
+        static const uint64_t flags[] = { CLONE_NEWNS,  CLONE_NEWUSER, CLONE_NEWPID,    CLONE_NEWNET,
+                                          CLONE_NEWIPC, CLONE_NEWUTS,  CLONE_NEWCGROUP, 0x80 };
 
         (void) state;
         for (size_t i = 0; i < ELEMENTSOF(flags); i++) {
@@ -122,7 +143,8 @@ static void test_clone(void **state)
                 REFUSED(EPERM, SYS_clone, flags[i] << 32 | 17, 0, 0, 0);
         }
         ALLOWED(SYS_clone, 17, 0, 0, 0);
-        ALLOWED(SYS_clone, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SETTLS, 0, 0, 0);
+        ALLOWED(SYS_clone, CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SETTLS,
+                0, 0, 0);
 }
 
 static void test_arguments(void **state)
@@ -158,15 +180,19 @@ static void test_sockets(void **state)
                 for (uint64_t type = 1; type < 8; type++) {
                         for (uint64_t protocol = 0; protocol < 300; protocol++) {
                                 uint32_t r = run(SYS_socket, family, type | SOCK_CLOEXEC, protocol, 0);
-                                bool ok = (is_inet && type == SOCK_STREAM && (protocol == 0 || protocol == 6)) ||
-                                          (is_inet && type == SOCK_DGRAM && (protocol == 0 || protocol == 17)) ||
+                                bool ok = (is_inet && type == SOCK_STREAM &&
+                                           (protocol == 0 || protocol == 6)) ||
+                                          (is_inet && type == SOCK_DGRAM &&
+                                           (protocol == 0 || protocol == 17)) ||
                                           (family == AF_UNIX && type <= 2 && protocol <= 1) ||
-                                          (family == AF_NETLINK && (type == 2 || type == 3) && protocol == 0);
+                                          (family == AF_NETLINK && (type == 2 || type == 3) &&
+                                           protocol == 0);
 
                                 assert_int_equal(r == SECCOMP_RET_ALLOW, ok);
                         }
                 }
-                assert_int_equal(run(SYS_socketpair, family, 5, 0, 0) == SECCOMP_RET_ALLOW, family == AF_UNIX);
+                assert_int_equal(run(SYS_socketpair, family, 5, 0, 0) == SECCOMP_RET_ALLOW,
+                                 family == AF_UNIX);
         }
         REFUSED(EAFNOSUPPORT, SYS_socket, AF_VSOCK, 1, 0, 0);
 }
@@ -225,8 +251,9 @@ static int setup(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_architectures), cmocka_unit_test(test_lists),   cmocka_unit_test(test_clone),
-                cmocka_unit_test(test_arguments),     cmocka_unit_test(test_sockets), cmocka_unit_test(test_modes),
+                cmocka_unit_test(test_architectures), cmocka_unit_test(test_lists),
+                cmocka_unit_test(test_clone),         cmocka_unit_test(test_arguments),
+                cmocka_unit_test(test_sockets),       cmocka_unit_test(test_modes),
                 cmocka_unit_test(test_command),
         };
 

@@ -1,20 +1,14 @@
 #include <errno.h>
-#include <poll.h>
 #include <fcntl.h>
-#include <setjmp.h>
+#include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cmocka.h>
-
 #include "proto/base/fd.h"
+#include "tests/unit/check.h"
 #include "tests/unit/init_fixture.h"
 
 static Fixture fixture;
@@ -34,7 +28,8 @@ static void assert_shell(Session *s, const char *script, uint32_t status, const 
 {
         session_shell(s, script, &out);
         if (out.status != status || out.is_signal || (text && strcmp(out.text, text) != 0))
-                fail_msg("%s: status %u%s, output: %s", script, out.status, out.is_signal ? " (signal)" : "", out.text);
+                fail_msg("%s: status %u%s, output: %s", script, out.status, out.is_signal ? " (signal)" : "",
+                         out.text);
 }
 
 static void test_exit_status(void **state)
@@ -89,16 +84,19 @@ static void test_contained(void **state)
                 const char *script;
                 const char *text;
         } checks[] = {
-                { "for d in / /usr /etc /var /opt /home /run /run/sandbox /dev /proc/sys; do (echo x >$d/x) 2>/dev/null && echo $d; done; true", "" },
+                { "for d in / /usr /etc /var /opt /home /run /run/sandbox /dev /proc/sys; do (echo x >$d/x) 2>/dev/null && echo $d; done; true",
+                  "" },
                 { "ls /proc/self/fd | tr '\\n' ' '", "0 1 2 3 " },
                 { "grep -c '^Cap.*0000000000000000$' /proc/self/status", "5\n" },
                 { "grep -E '^(NoNewPrivs|Seccomp):' /proc/self/status", "NoNewPrivs:\t1\nSeccomp:\t2\n" },
                 { "id -G", "61234\n" },
                 { "cat /proc/self/uid_map | tr -s ' '", " 61234 61234 1\n" },
                 { "cat /proc/sys/user/max_user_namespaces", "0\n" },
-                { "ls /dev | tr '\\n' ' '", "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero " },
+                { "ls /dev | tr '\\n' ' '",
+                  "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero " },
                 { "wc -c </proc/kallsyms; wc -c </proc/cmdline; ls /proc/bus | wc -l", "0\n0\n0\n" },
-                { "cat /proc/1/environ 2>/dev/null | wc -c; cat /proc/1/maps 2>/dev/null | wc -c", "0\n0\n" },
+                { "cat /proc/1/environ 2>/dev/null | wc -c; cat /proc/1/maps 2>/dev/null | wc -c",
+                  "0\n0\n" },
                 { "awk '$6!~/nosuid/||($6!~/nodev/&&$5!~\"^/dev\")' /proc/self/mountinfo", "" },
                 { "ls /etc/shadow /etc/ssl/private /root/.ssh /home 2>/dev/null; true", "/home:\ntester\n" },
                 { "unshare -U true 2>/dev/null || echo no", "no\n" },
@@ -125,8 +123,11 @@ static void test_zombies(void **state)
 
         (void) state;
         start_plain(&s);
-        assert_shell(&s, "python3 -c 'import os\nfor i in range(1000):\n if os.fork() == 0:\n  os._exit(0)'", 0, "");
-        assert_shell(&s, "for i in $(seq 200); do (sleep 0 &) ; done; sleep 0.5; grep -l '^State:.Z' /proc/[0-9]*/status | wc -l", 0, "0\n");
+        assert_shell(&s, "python3 -c 'import os\nfor i in range(1000):\n if os.fork() == 0:\n  os._exit(0)'",
+                     0, "");
+        assert_shell(&s,
+                     "for i in $(seq 200); do (sleep 0 &) ; done; sleep 0.5; grep -l '^State:.Z' /proc/[0-9]*/status | wc -l",
+                     0, "0\n");
         session_end(&s);
 }
 
@@ -258,19 +259,26 @@ static void test_masks_and_mounts(void **state)
         (void) state;
         make_file("secret.pem", "canary", FIXTURE_UID);
         options_init(&o);
-        /* Plan order: the workspace is shown by the fixture at the end, so this one comes by itself first. */
+        /* Plan order: the workspace is shown by the fixture at the end, so this one comes by itself first.
+         */
         o.has_workspace = false;
         options_set_string(&o, &o.header.workspace, "/data/w");
-        assert_int_equal(plan_builder_mount(o.builder, PLAN_BIND, PLAN_WRITABLE | PLAN_WORKSPACE, fixture.workspace,
-                                            "/data/w", 0), 0);
+        assert_int_equal(plan_builder_mount(o.builder, PLAN_BIND, PLAN_WRITABLE | PLAN_WORKSPACE,
+                                            fixture.workspace, "/data/w", 0),
+                         0);
         assert_int_equal(plan_builder_mount(o.builder, PLAN_MASK, 0, NULL, "/data/w/secret.pem", 0), 0);
         assert_int_equal(plan_builder_mount(o.builder, PLAN_MASK, 0, NULL, "/data/w/absent", 0), 0);
         assert_int_equal(plan_builder_mount(o.builder, PLAN_TMPFS, 0, NULL, "/srv/t/u", 1U << 20), 0);
-        assert_int_equal(plan_builder_mount(o.builder, PLAN_BIND, 0, "/usr/share", "/home/tester/a/share", 0), 0);
+        assert_int_equal(
+                        plan_builder_mount(o.builder, PLAN_BIND, 0, "/usr/share", "/home/tester/a/share", 0),
+                        0);
         assert_int_equal(session_start(&fixture, &o, &s), 0);
-        assert_shell(&s, "pwd; cat secret.pem 2>/dev/null || echo hidden; mv secret.pem y 2>/dev/null || echo stays",
+        assert_shell(&s,
+                     "pwd; cat secret.pem 2>/dev/null || echo hidden; mv secret.pem y 2>/dev/null || echo stays",
                      0, "/data/w\nhidden\nstays\n");
-        assert_shell(&s, "touch /srv/t/u/x ~/a/y && ! touch ~/a/share/x 2>/dev/null && ls ~/a/share | grep -q doc", 0, "");
+        assert_shell(&s,
+                     "touch /srv/t/u/x ~/a/y && ! touch ~/a/share/x 2>/dev/null && ls ~/a/share | grep -q doc",
+                     0, "");
         assert_shell(&s, "test -e absent || echo none", 0, "none\n");
         session_end(&s);
         (void) snprintf(path, sizeof(path), "%s/secret.pem", fixture.workspace);
@@ -290,8 +298,8 @@ static void test_root_caller(void **state)
         o.start.caller_uid = o.start.caller_gid = 0;
         o.start.is_idmapped = 1;
         assert_int_equal(session_start(&fixture, &o, &s), 0);
-        assert_shell(&s, "id -u; echo x >of-root; stat -c %u of-root; cat /etc/shadow 2>/dev/null | wc -l", 0,
-                     "61234\n61234\n0\n");
+        assert_shell(&s, "id -u; echo x >of-root; stat -c %u of-root; cat /etc/shadow 2>/dev/null | wc -l",
+                     0, "61234\n61234\n0\n");
         session_end(&s);
         (void) snprintf(path, sizeof(path), "%s/of-root", fixture.workspace);
         assert_int_equal(stat(path, &st), 0);
@@ -332,7 +340,8 @@ static void test_stdio(void **state)
         start_plain(&s);
         assert_int_equal(imsg_pair(pair), 0);
         fds[0] = fds[1] = fds[2] = pair[0];
-        assert_int_equal(imsg_send_tail(&s.api, PRIV_EXEC, &e, sizeof(e), strings, sizeof(strings), fds, 3), 0);
+        assert_int_equal(imsg_send_tail(&s.api, PRIV_EXEC, &e, sizeof(e), strings, sizeof(strings), fds, 3),
+                         0);
         session_wait_message(&s, &m);
         memcpy(&started, m.body, sizeof(started));
         assert_int_equal(started.error, -EPERM);
@@ -382,8 +391,8 @@ static void test_refused_starts(void **state)
 /* A start without one of the layers must not succeed. */
 static void test_left_out_layers(void **state)
 {
-        static const uint32_t layers[] = { LAYER_SECCOMP, LAYER_LANDLOCK, LAYER_MOUNTS, LAYER_USER_NAMESPACE,
-                                           LAYER_CGROUP, LAYER_NETWORK };
+        static const uint32_t layers[] = { LAYER_SECCOMP,        LAYER_LANDLOCK, LAYER_MOUNTS,
+                                           LAYER_USER_NAMESPACE, LAYER_CGROUP,   LAYER_NETWORK };
         Fixture f = fixture;
 
         (void) state;
@@ -396,7 +405,8 @@ static void test_left_out_layers(void **state)
                 options_init(&o);
                 o.start.leave_out = layers[i];
                 /* Without its user namespace init may not even drop what it holds. */
-                assert_int_equal(session_start(&f, &o, &s), layers[i] == LAYER_USER_NAMESPACE ? -EPERM : -ENOTRECOVERABLE);
+                assert_int_equal(session_start(&f, &o, &s),
+                                 layers[i] == LAYER_USER_NAMESPACE ? -EPERM : -ENOTRECOVERABLE);
                 session_end(&s);
         }
         (void) fd_close(f.program_fd);
@@ -418,13 +428,13 @@ static int group_teardown(void **state)
 int main(int argc, char **argv)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_exit_status),   cmocka_unit_test(test_tools),
-                cmocka_unit_test(test_contained),     cmocka_unit_test(test_zombies),
-                cmocka_unit_test(test_signals),       cmocka_unit_test(test_pty),
-                cmocka_unit_test(test_refused_paths), cmocka_unit_test(test_masks_and_mounts),
-                cmocka_unit_test(test_root_caller),   cmocka_unit_test(test_own_workspace),
-                cmocka_unit_test(test_refused_starts), cmocka_unit_test(test_next_api), cmocka_unit_test(test_stdio),
-                cmocka_unit_test(test_left_out_layers),
+                cmocka_unit_test(test_exit_status),    cmocka_unit_test(test_tools),
+                cmocka_unit_test(test_contained),      cmocka_unit_test(test_zombies),
+                cmocka_unit_test(test_signals),        cmocka_unit_test(test_pty),
+                cmocka_unit_test(test_refused_paths),  cmocka_unit_test(test_masks_and_mounts),
+                cmocka_unit_test(test_root_caller),    cmocka_unit_test(test_own_workspace),
+                cmocka_unit_test(test_refused_starts), cmocka_unit_test(test_next_api),
+                cmocka_unit_test(test_stdio),          cmocka_unit_test(test_left_out_layers),
         };
 
         if (argc != 3 || geteuid() != 0)

@@ -1,15 +1,10 @@
 #include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
-
 #include "daemon/init/plan.h"
 #include "proto/base/fd.h"
+#include "tests/unit/check.h"
 
 typedef struct Made {
         PlanBuilder *builder;
@@ -23,7 +18,7 @@ static void set_string(Made *m, uint32_t *ret, const char *s)
 
 static void make(Made *m)
 {
-        *m = (Made) { .header = { .files_max = 1024, .tmp_size_bytes = 1, .home_size_bytes = 1 } };
+        *m = (Made){ .header = { .files_max = 1024, .tmp_size_bytes = 1, .home_size_bytes = 1 } };
         assert_int_equal(plan_builder_new(&m->builder), 0);
         set_string(m, &m->header.home, "/home/a");
         set_string(m, &m->header.user, "a");
@@ -31,7 +26,9 @@ static void make(Made *m)
         set_string(m, &m->header.shell, "/bin/sh");
         set_string(m, &m->header.hostname, "host");
         set_string(m, &m->header.workspace, "/w");
-        assert_int_equal(plan_builder_mount(m->builder, PLAN_BIND, PLAN_WORKSPACE | PLAN_WRITABLE, "/w", "/w", 0), 0);
+        assert_int_equal(plan_builder_mount(m->builder, PLAN_BIND, PLAN_WORKSPACE | PLAN_WRITABLE, "/w",
+                                            "/w", 0),
+                         0);
 }
 
 static int seal(Made *m)
@@ -88,7 +85,8 @@ static void test_round_trip(void **state)
 
 static void test_paths(void **state)
 {
-        static const char *const bad[] = { "", "w", "/", "/w/", "//w", "/w//x", "/w/./x", "/w/../x", "/..", "/w/.", "/." };
+        static const char *const bad[] = { "",       "w",       "/",   "/w/",  "//w", "/w//x",
+                                           "/w/./x", "/w/../x", "/..", "/w/.", "/." };
 
         (void) state;
         for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
@@ -147,10 +145,14 @@ static void test_mounts(void **state)
                 const char *source;
                 uint64_t size;
         } bad[] = {
-                { _PLAN_MOUNT_TYPE_MAX, 0, NULL, 0 }, { PLAN_BIND, 1U << 5, "/x", 0 },
-                { PLAN_BIND, 0, "/x", 1 },            { PLAN_TMPFS, 0, NULL, 0 },
-                { PLAN_TMPFS, 0, "/x", 1 },           { PLAN_TMPFS, PLAN_IDMAP, NULL, 1 },
-                { PLAN_MASK, PLAN_WRITABLE, NULL, 0 }, { PLAN_MASK, 0, NULL, 1 },
+                { _PLAN_MOUNT_TYPE_MAX, 0, NULL, 0 },
+                { PLAN_BIND, 1U << 5, "/x", 0 },
+                { PLAN_BIND, 0, "/x", 1 },
+                { PLAN_TMPFS, 0, NULL, 0 },
+                { PLAN_TMPFS, 0, "/x", 1 },
+                { PLAN_TMPFS, PLAN_IDMAP, NULL, 1 },
+                { PLAN_MASK, PLAN_WRITABLE, NULL, 0 },
+                { PLAN_MASK, 0, NULL, 1 },
                 { PLAN_BIND, 0, NULL, 0 },
         };
 
@@ -159,14 +161,15 @@ static void test_mounts(void **state)
                 Made m;
 
                 make(&m);
-                assert_int_equal(plan_builder_mount(m.builder, (PlanMountType) bad[i].type, bad[i].flags, bad[i].source,
-                                                    "/x", bad[i].size),
+                assert_int_equal(plan_builder_mount(m.builder, (PlanMountType) bad[i].type, bad[i].flags,
+                                                    bad[i].source, "/x", bad[i].size),
                                  0);
                 assert_int_equal(seal(&m), -EBADMSG);
         }
 }
 
-/* No byte changed, and no length, lets plan_open() look outside (run under a sanitizer, this is the proof). */
+/* No byte changed, and no length, lets plan_open() look outside (run under a sanitizer, this is the proof).
+ */
 static void test_every_byte(void **state)
 {
         static const unsigned char values[] = { 0x00, 0x01, 0x2f, 0x7f, 0x80, 0xff };
@@ -190,7 +193,8 @@ static void test_every_byte(void **state)
                         data[at] = (char) values[v];
                         if (plan_open(data, size, &p) == 0) {
                                 for (uint32_t i = 0; i < p.header->n_mounts; i++)
-                                        assert_true(strlen(plan_string(&p, p.mounts[i].target)) < PLAN_PATH_MAX);
+                                        assert_true(strlen(plan_string(&p, p.mounts[i].target)) <
+                                                    PLAN_PATH_MAX);
                         }
                         data[at] = old;
                 }
@@ -202,8 +206,9 @@ static void test_every_byte(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_round_trip), cmocka_unit_test(test_paths),  cmocka_unit_test(test_names),
-                cmocka_unit_test(test_workspace),  cmocka_unit_test(test_mounts), cmocka_unit_test(test_every_byte),
+                cmocka_unit_test(test_round_trip), cmocka_unit_test(test_paths),
+                cmocka_unit_test(test_names),      cmocka_unit_test(test_workspace),
+                cmocka_unit_test(test_mounts),     cmocka_unit_test(test_every_byte),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
