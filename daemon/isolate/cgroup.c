@@ -17,24 +17,26 @@
 #include "proto/base/str.h"
 
 /*
- * A session's user owns its group's directory and cgroup.procs, so that init can make a child group per command;
- * limits stay root's. The launcher has no CAP_DAC_OVERRIDE: before it reads, kills or removes it takes the
- * directory back (CAP_CHOWN), whatever mode the user gave it.
+ * A session's user owns its group's directory and cgroup.procs, so that init can make a child group per
+ * command; limits stay root's. The launcher has no CAP_DAC_OVERRIDE: before it reads, kills or removes it
+ * takes the directory back (CAP_CHOWN), whatever mode the user gave it.
  */
 
-#define CGROUP_NAME_PREFIX "sandboxd-"
-#define CGROUP_OWN_GROUP "sandboxd-daemon"
-#define CGROUP_HASH_DIGITS 8U
-#define CGROUP_DEPTH_MAX 4U
-#define CGROUP_CHILDREN_MAX "1024"
-#define CGROUP_CLEAN_ROUNDS 500U
+#define CGROUP_NAME_PREFIX     "sandboxd-"
+#define CGROUP_OWN_GROUP       "sandboxd-daemon"
+#define CGROUP_PARENT          "sandboxd"
+#define CGROUP_HASH_DIGITS     8U
+#define CGROUP_DEPTH_MAX       4U
+#define CGROUP_CHILDREN_MAX    "1024"
+#define CGROUP_CLEAN_ROUNDS    500U
 #define CGROUP_CLEAN_WAIT_MSEC 10
 #define CGROUP_CPU_PERIOD_USEC 100000U
-#define CGROUP_FILE_MAX 65536U
+#define CGROUP_FILE_MAX        65536U
 
 struct CgroupBase {
         int fd;
-        int own_fd;
+        int parent_fd; /* holds the base groups of all instances; ours to remove from, unlike the tree's top
+                        */
         uint32_t controllers;
         char path[PATH_MAX];     /* of the base group, as /proc/PID/cgroup shows it */
         char own_path[PATH_MAX]; /* of the group that the daemon was started in */
@@ -127,8 +129,8 @@ static int read_controllers(int directory_fd, uint32_t *ret_controllers)
         return 0;
 }
 
-/* A group with processes of its own cannot have controllers below: where we are its only one, we move into a group
- * beside the base group. */
+/* A group with processes of its own cannot have controllers below: where we are its only one, we move into a
+ * group beside the base group. */
 static int leave_own_group(int own_fd)
 {
         _cleanup_free_ char *text = NULL;
@@ -152,7 +154,27 @@ static int leave_own_group(int own_fd)
         return write_file(fd, "cgroup.procs", "0");
 }
 
-static int open_base(CgroupBase *b, int own_fd, const char *runtime_dir)
+static int open_parent(CgroupBase *b)
+{
+        _cleanup_close_ int own_fd = -EBADF;
+        int r;
+
+        r = cgroup_find_own(b->own_path, sizeof(b->own_path), &own_fd);
+        if (r < 0)
+                return r;
+        r = enable_controllers(own_fd);
+        if (r == -EBUSY && leave_own_group(own_fd) >= 0)
+                (void) enable_controllers(own_fd);
+        if (mkdirat(own_fd, CGROUP_PARENT, 0755) < 0 && errno != EEXIST)
+                return neg_errno();
+        b->parent_fd = open_directory(own_fd, CGROUP_PARENT);
+        if (b->parent_fd < 0)
+                return b->parent_fd;
+        (void) enable_controllers(b->parent_fd);
+        return 0;
+}
+
+static int open_base(CgroupBase *b, const char *runtime_dir)
 {
         static const uint8_t no_key[16] = { 0 };
         char name[sizeof(CGROUP_NAME_PREFIX) + CGROUP_HASH_DIGITS];
@@ -160,15 +182,18 @@ static int open_base(CgroupBase *b, int own_fd, const char *runtime_dir)
         int r;
 
         r = str_printf(name, sizeof(name), CGROUP_NAME_PREFIX "%08x", (unsigned) (hash & UINT32_MAX));
+        if (r >= 0)
+                r = str_printf(b->path, sizeof(b->path), "%s/" CGROUP_PARENT "/%s",
+                               str_equal(b->own_path, "/") ? "" : b->own_path, name);
         if (r < 0)
                 return r;
-        if (mkdirat(own_fd, name, 0755) < 0 && errno != EEXIST)
+        if (mkdirat(b->parent_fd, name, 0755) < 0 && errno != EEXIST)
                 return neg_errno();
-        b->fd = open_directory(own_fd, name);
+        b->fd = open_directory(b->parent_fd, name);
         if (b->fd < 0)
                 return b->fd;
-        return str_printf(b->path, sizeof(b->path), "%s/%s", str_equal(b->own_path, "/") ? "" : b->own_path,
-                          name);
+        (void) enable_controllers(b->fd);
+        return 0;
 }
 
 int cgroup_base_new(const char *runtime_dir, CgroupBase **ret)
@@ -178,18 +203,12 @@ int cgroup_base_new(const char *runtime_dir, CgroupBase **ret)
 
         if (!b)
                 return -ENOMEM;
-        b->fd = b->own_fd = -EBADF;
-        r = cgroup_find_own(b->own_path, sizeof(b->own_path), &b->own_fd);
-        if (r < 0)
-                return r;
-        r = enable_controllers(b->own_fd);
-        if (r == -EBUSY && leave_own_group(b->own_fd) >= 0)
-                (void) enable_controllers(b->own_fd);
-        r = open_base(b, b->own_fd, runtime_dir);
-        if (r < 0)
-                return r;
-        (void) enable_controllers(b->fd);
-        r = read_controllers(b->fd, &b->controllers);
+        b->fd = b->parent_fd = -EBADF;
+        r = open_parent(b);
+        if (r >= 0)
+                r = open_base(b, runtime_dir);
+        if (r >= 0)
+                r = read_controllers(b->fd, &b->controllers);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(b);
@@ -201,8 +220,8 @@ CgroupBase *cgroup_base_free(CgroupBase *b)
         if (b) {
                 /* Busy while a session is left: then the next start finds it. */
                 if (b->fd >= 0)
-                        (void) unlinkat(b->own_fd, strrchr(b->path, '/') + 1, AT_REMOVEDIR);
-                b->own_fd = fd_close(b->own_fd);
+                        (void) unlinkat(b->parent_fd, strrchr(b->path, '/') + 1, AT_REMOVEDIR);
+                b->parent_fd = fd_close(b->parent_fd);
                 b->fd = fd_close(b->fd);
                 free(b);
         }
@@ -284,7 +303,8 @@ static int limit_cpu(int fd, uint64_t percent)
         if (percent > UINT32_MAX)
                 return -ERANGE;
         r = str_printf(text, sizeof(text), "%llu %u",
-                       (unsigned long long) (percent * CGROUP_CPU_PERIOD_USEC / 100), CGROUP_CPU_PERIOD_USEC);
+                       (unsigned long long) (percent * CGROUP_CPU_PERIOD_USEC / 100),
+                       CGROUP_CPU_PERIOD_USEC);
         return r < 0 ? r : write_file(fd, "cpu.max", text);
 }
 
@@ -398,7 +418,8 @@ static int remove_below(int parent_fd, const char *name, unsigned depth)
                 return 0;
         if (depth > CGROUP_DEPTH_MAX)
                 return -ELOOP;
-        if (fchownat(parent_fd, name, 0, 0, AT_SYMLINK_NOFOLLOW) < 0 || fchmodat(parent_fd, name, 0755, 0) < 0)
+        if (fchownat(parent_fd, name, 0, 0, AT_SYMLINK_NOFOLLOW) < 0 ||
+            fchmodat(parent_fd, name, 0755, 0) < 0)
                 return neg_errno();
         fd = open_directory(parent_fd, name);
         if (fd < 0)

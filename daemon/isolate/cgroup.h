@@ -1,8 +1,9 @@
 #pragma once
 
 /*
- * Control groups (v2 only): one base group of this instance below the group that the daemon was started in, one
- * group per session below it. Directories are held by descriptor; names are never followed twice.
+ * Control groups (v2 only): below the group that the daemon was started in "sandboxd", below that one base
+ * group per instance, "sandboxd-HASH", and below that one group per session. Directories are held by
+ * descriptor; names are never followed twice.
  */
 
 #include <stdbool.h>
@@ -29,14 +30,16 @@ const char *cgroup_base_path(const CgroupBase *b);
 typedef void (*CgroupLeft)(void *userdata, const Id *session);
 int cgroup_base_clean(CgroupBase *b, CgroupLeft on_left, void *userdata) _must_check_;
 
-/* 1: the process is in a session's group (of any instance); 0: it is not. Errors mean that nobody knows: the caller
- * proves with a pidfd that pid was still the process that it meant. */
+/* 1: the process is in a session's group (of any instance); 0: it is not. Errors mean that nobody knows: the
+ * caller proves with a pidfd that pid was still the process that it meant. */
 int cgroup_base_holds(const CgroupBase *b, pid_t pid) _must_check_;
 
-/* A session's group; the caller owns *ret_fd (O_RDONLY directory). -EOPNOTSUPP: a limit without its controller. */
+/* A session's group; the caller owns *ret_fd (O_RDONLY directory). -EOPNOTSUPP: a limit without its
+ * controller. */
 int cgroup_make(const CgroupBase *b, const Id *session, const PrivLimits *limits, int *ret_fd) _must_check_;
 
-/* Gives directory and cgroup.procs, nothing else, to the session's user. After the first process was born in it. */
+/* Gives directory and cgroup.procs, nothing else, to the session's user. After the first process was born in
+ * it. */
 int cgroup_give(int cgroup_fd, uint32_t uid, uint32_t gid) _must_check_;
 
 /* Takes the group back and kills all in it. */

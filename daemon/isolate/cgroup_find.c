@@ -13,7 +13,7 @@
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 
-#define FIND_FILE_MAX (1024U * 1024U)
+#define FIND_FILE_MAX    (1024U * 1024U)
 #define FIND_DISK_PREFIX "/sys/block"
 
 static int read_path(const char *path, char **ret_text)
@@ -65,8 +65,8 @@ static int take_word(const char *line, unsigned n, char *word, size_t size)
         return str_printf(word, size, "%.*s", (int) strcspn(line, " "), line);
 }
 
-/* mountinfo: "ID PARENT DEV ROOT MOUNTPOINT OPTIONS ... - TYPE ..."; a group is seen where the mount's root is one
- * of its ancestors. */
+/* mountinfo: "ID PARENT DEV ROOT MOUNTPOINT OPTIONS ... - TYPE ..."; a group is seen where the mount's root
+ * is one of its ancestors. */
 static int open_through(const char *line, const char *path, int *ret_fd)
 {
         char root[PATH_MAX], mount_point[PATH_MAX], full[PATH_MAX];
@@ -127,8 +127,8 @@ static int limit_device(int cgroup_fd, const char *name, uint64_t bytes_per_sec)
         if (r < 0)
                 return r;
         device[strcspn(device, "\n")] = '\0';
-        r = str_printf(text, sizeof(text), "%s rbps=%llu wbps=%llu", device, (unsigned long long) bytes_per_sec,
-                       (unsigned long long) bytes_per_sec);
+        r = str_printf(text, sizeof(text), "%s rbps=%llu wbps=%llu", device,
+                       (unsigned long long) bytes_per_sec, (unsigned long long) bytes_per_sec);
         if (r < 0)
                 return r;
         fd = openat(cgroup_fd, "io.max", O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
@@ -145,7 +145,8 @@ int cgroup_limit_devices(int cgroup_fd, uint64_t bytes_per_sec)
         if (!directory)
                 return neg_errno();
         for (struct dirent *e = readdir(directory); e && result >= 0; e = readdir(directory)) {
-                if (e->d_name[0] == '.' || str_has_prefix(e->d_name, "loop") || str_has_prefix(e->d_name, "ram"))
+                if (e->d_name[0] == '.' || str_has_prefix(e->d_name, "loop") ||
+                    str_has_prefix(e->d_name, "ram"))
                         continue;
                 result = limit_device(cgroup_fd, e->d_name, bytes_per_sec);
         }

@@ -17,16 +17,16 @@
 #include "proto/base/log.h"
 
 /*
- * The launcher's thread goes into the new namespace, sets it up and comes back; sockets made inside stay inside.
- * lo is the only device: without a default route everything but the session's own addresses is ENETUNREACH. The
- * addresses are there so that programs find one that is not loopback.
+ * The launcher's thread goes into the new namespace, sets it up and comes back; sockets made inside stay
+ * inside. lo is the only device: without a default route everything but the session's own addresses is
+ * ENETUNREACH. The addresses are there so that programs find one that is not loopback.
  */
 
-#define NETNS_SELF "/proc/thread-self/ns/net"
-#define NETNS_BACKLOG 1024
+#define NETNS_SELF           "/proc/thread-self/ns/net"
+#define NETNS_BACKLOG        1024
 #define NETNS_LOOPBACK_INDEX 1
-#define NETNS_BATCH_SIZE 256U
-#define NETNS_N_MESSAGES 3U
+#define NETNS_BATCH_SIZE     256U
+#define NETNS_N_MESSAGES     3U
 
 static const uint8_t address_v4[4] = { 10, 0, 2, 15 };
 static const uint8_t address_v6[16] = { 0xfd, 0x00, 0x00, 0x5a, [15] = 0x15 };
@@ -44,10 +44,10 @@ static void *batch_put(Batch *b, uint16_t type, uint16_t flags, size_t size)
 
         sb_assert(space <= sizeof(b->data) - b->size);
         memset(h, 0, space);
-        *h = (struct nlmsghdr) { .nlmsg_len = (uint32_t) NLMSG_LENGTH(size),
-                                 .nlmsg_type = type,
-                                 .nlmsg_flags = (uint16_t) (NLM_F_REQUEST | NLM_F_ACK | flags),
-                                 .nlmsg_seq = ++b->n_messages };
+        *h = (struct nlmsghdr){ .nlmsg_len = (uint32_t) NLMSG_LENGTH(size),
+                                .nlmsg_type = type,
+                                .nlmsg_flags = (uint16_t) (NLM_F_REQUEST | NLM_F_ACK | flags),
+                                .nlmsg_seq = ++b->n_messages };
         b->size += space;
         return NLMSG_DATA(h);
 }
@@ -56,7 +56,9 @@ static void batch_put_link_up(Batch *b)
 {
         struct ifinfomsg *m = batch_put(b, RTM_NEWLINK, 0, sizeof(*m));
 
-        *m = (struct ifinfomsg) { .ifi_index = NETNS_LOOPBACK_INDEX, .ifi_flags = IFF_UP, .ifi_change = IFF_UP };
+        *m = (struct ifinfomsg){ .ifi_index = NETNS_LOOPBACK_INDEX,
+                                 .ifi_flags = IFF_UP,
+                                 .ifi_change = IFF_UP };
 }
 
 static void batch_put_address(Batch *b, uint8_t family, const uint8_t *address, size_t size)
@@ -65,11 +67,11 @@ static void batch_put_address(Batch *b, uint8_t family, const uint8_t *address, 
         struct ifaddrmsg *m = batch_put(b, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, total);
         struct rtattr *a = (void *) ((char *) m + NLMSG_ALIGN(sizeof(*m)));
 
-        *m = (struct ifaddrmsg) { .ifa_family = family,
-                                  .ifa_prefixlen = (uint8_t) (size * 8),
-                                  .ifa_flags = family == AF_INET6 ? IFA_F_NODAD : 0,
-                                  .ifa_index = NETNS_LOOPBACK_INDEX };
-        *a = (struct rtattr) { .rta_len = (uint16_t) RTA_LENGTH(size), .rta_type = IFA_LOCAL };
+        *m = (struct ifaddrmsg){ .ifa_family = family,
+                                 .ifa_prefixlen = (uint8_t) (size * 8),
+                                 .ifa_flags = family == AF_INET6 ? IFA_F_NODAD : 0,
+                                 .ifa_index = NETNS_LOOPBACK_INDEX };
+        *a = (struct rtattr){ .rta_len = (uint16_t) RTA_LENGTH(size), .rta_type = IFA_LOCAL };
         memcpy(RTA_DATA(a), address, size);
 }
 

@@ -14,12 +14,12 @@
 #include "proto/base/fd.h"
 
 /*
- * Between clone3 and execveat only system calls are made: no allocation, no log, no return. The descriptors asked
- * for are first copied above all targets, because a target number may be in use by a later source.
+ * Between clone3 and execveat only system calls are made: no allocation, no log, no return. The descriptors
+ * asked for are first copied above all targets, because a target number may be in use by a later source.
  */
 
 #define SPAWN_EXIT_FAILED 127
-#define SPAWN_FIRST_FD 3
+#define SPAWN_FIRST_FD    3
 
 /* unistd.h has no wrapper in this C library. */
 static int do_clone3(struct clone_args *arguments)
@@ -66,8 +66,7 @@ static bool drop_rights(const SpawnSpec *spec)
         if (setgroups(0, NULL) < 0 || setresgid(spec->gid, spec->gid, spec->gid) < 0 ||
             setresuid(spec->uid, spec->uid, spec->uid) < 0)
                 return false;
-        return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) >= 0 &&
-               prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) >= 0;
+        return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) >= 0 && prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) >= 0;
 }
 
 static _noreturn_ void run_child(const SpawnSpec *spec)

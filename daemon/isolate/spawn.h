@@ -1,7 +1,7 @@
 #pragma once
 
-/* The one place where the launcher makes processes: clone3, a fixed descriptor table, execveat of a program that was
- * opened at start. */
+/* The one place where the launcher makes processes: clone3, a fixed descriptor table, execveat of a program
+ * that was opened at start. */
 
 #include <stdint.h>
 #include <sys/types.h>
@@ -11,7 +11,7 @@
 #define SPAWN_FDS_MAX 8U
 
 typedef struct SpawnSpec {
-        int program_fd;           /* executed by descriptor: what was opened at start runs, whatever the path is now */
+        int program_fd; /* executed by descriptor: what was opened at start runs, whatever the path is now */
         char *const *arguments;   /* argv, NULL-terminated */
         char *const *environment; /* NULL: empty */
         uint64_t namespaces;      /* CLONE_NEW… */
@@ -20,7 +20,7 @@ typedef struct SpawnSpec {
         int output_fd;            /* -EBADF: none */
         const int *fds;           /* become 3, 4, … in this order; all others are closed */
         size_t n_fds;
-        uint32_t uid;             /* 0: stays root; else this uid and gid, no groups, no_new_privs */
+        uint32_t uid; /* 0: stays root; else this uid and gid, no groups, no_new_privs */
         uint32_t gid;
 } SpawnSpec;
 

@@ -24,8 +24,8 @@
 #include "proto/base/log.h"
 
 /*
- * A worker starts as root in namespaces of its own and becomes nobody in particular before it reads its first
- * byte. Each step needs rights that a later one takes away, so the order matters:
+ * A worker starts as root in namespaces of its own and becomes nobody in particular before it reads its
+ * first byte. Each step needs rights that a later one takes away, so the order matters:
  * - directories are cloned by descriptor while the host's tree is still there, then the tree goes;
  * - the bounding set and securebits need CAP_SETPCAP, so they come before the ids;
  * - SECBIT_NO_SETUID_FIXUP keeps the kernel from clearing capabilities at setresuid(): capset() does it;
@@ -34,7 +34,7 @@
  */
 
 #define WORKER_DIRECTORIES_MAX 8U
-#define WORKER_SECUREBITS                                                                               \
+#define WORKER_SECUREBITS                                                                                \
         (SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP | SECBIT_NO_SETUID_FIXUP_LOCKED | \
          SECBIT_KEEP_CAPS_LOCKED)
 
@@ -43,7 +43,7 @@
 
 /* What the C library needs to end, to return from signals and to say why. */
 static const int worker_syscalls[] = {
-        SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall),
+        SCMP_SYS(exit),  SCMP_SYS(exit_group), SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall),
         SCMP_SYS(write), SCMP_SYS(close),
 };
 
@@ -74,7 +74,8 @@ static int limit_resources(const WorkerSpec *spec)
 
 static int clone_directory(const WorkerDirectory *d, int *ret_fd)
 {
-        struct mount_attr attributes = { .attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
+        struct mount_attr attributes = { .attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
+                                                     MOUNT_ATTR_NOEXEC,
                                          .propagation = MS_PRIVATE };
         _cleanup_close_ int fd = -EBADF;
 

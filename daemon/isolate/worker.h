@@ -2,8 +2,8 @@
 
 /*
  * How a worker gives up everything before its first message: it is started as root by the launcher, in new
- * namespaces, and calls worker_confine() first thing in main(). Order: rlimits, root directory, ids, capabilities,
- * no_new_privs, seccomp, then proof that none of it can be undone.
+ * namespaces, and calls worker_confine() first thing in main(). Order: rlimits, root directory, ids,
+ * capabilities, no_new_privs, seccomp, then proof that none of it can be undone.
  */
 
 #include <stdbool.h>
@@ -20,16 +20,16 @@ typedef struct WorkerDirectory {
 } WorkerDirectory;
 
 typedef struct WorkerSpec {
-        const char *name;                    /* for messages */
+        const char *name; /* for messages */
         uint32_t uid;
         uint32_t gid;
-        const WorkerDirectory *directories;  /* all else of the file system is gone */
+        const WorkerDirectory *directories; /* all else of the file system is gone */
         size_t n_directories;
-        const int *syscalls;                 /* allowed; all others: EPERM */
+        const int *syscalls; /* allowed; all others: EPERM */
         size_t n_syscalls;
-        bool may_open_inet_sockets;          /* the dialer; the self-test proves the opposite for others */
-        bool may_fork;                       /* audit's readers */
-        uint64_t files_max;                  /* RLIMIT_NOFILE */
+        bool may_open_inet_sockets; /* the dialer; the self-test proves the opposite for others */
+        bool may_fork;              /* audit's readers */
+        uint64_t files_max;         /* RLIMIT_NOFILE */
 } WorkerSpec;
 
 /* On error the worker exits: nothing has been read yet. Must run as root in its own mount namespace. */

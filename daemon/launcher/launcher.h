@@ -1,11 +1,12 @@
 #pragma once
 
 /*
- * The launcher: accepts connections, reads the peer's identity from the kernel, routes to that user's api worker,
- * makes sessions and workers, and keeps a small record of each. It parses nothing but fixed-size private messages.
+ * The launcher: accepts connections, reads the peer's identity from the kernel, routes to that user's api
+ * worker, makes sessions and workers, and keeps a small record of each. It parses nothing but fixed-size
+ * private messages.
  *
- * Ownership: Launcher owns users, sessions, services and the pool. A worker that is retired lives on by itself until
- * it was reaped. Objects are freed from deferred calls only, never from their own callbacks.
+ * Ownership: Launcher owns users, sessions, services and the pool. A worker that is retired lives on by
+ * itself until it was reaped. Objects are freed from deferred calls only, never from their own callbacks.
  */
 
 #include <stdbool.h>
@@ -61,7 +62,7 @@ typedef struct Kernel {
 } Kernel;
 
 /* So many restarts in so much time; more is a fault that restarting does not mend. */
-#define RESTARTS_MAX 5U
+#define RESTARTS_MAX  5U
 #define RESTARTS_USEC (10U * USEC_PER_SEC)
 
 typedef struct RestartGuard {

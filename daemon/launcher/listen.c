@@ -16,11 +16,11 @@
 #include "proto/base/log.h"
 #include "proto/base/str.h"
 
-#define LISTEN_NAME "io.sandboxd"
-#define LISTEN_LOCK "lock"
-#define LISTEN_BACKLOG 128
-#define LISTEN_BATCH 32U
-#define LISTEN_PAUSE_USEC (100 * USEC_PER_MSEC)
+#define LISTEN_NAME        "io.sandboxd"
+#define LISTEN_LOCK        "lock"
+#define LISTEN_BACKLOG     128
+#define LISTEN_BATCH       32U
+#define LISTEN_PAUSE_USEC  (100 * USEC_PER_MSEC)
 #define LISTEN_SOCKET_NAME "varlink"
 
 /* rw for all at the moment of bind(): the identity is the peer's credential. */
@@ -36,7 +36,8 @@ static int open_runtime_dir(Launcher *l)
         if (l->runtime_fd < 0 || fstat(l->runtime_fd, &st) < 0)
                 return neg_errno();
         if (st.st_uid != geteuid() || (st.st_mode & (S_IWGRP | S_IWOTH)))
-                return log_error(-EPERM, "%s must be ours and writable by nobody else", l->config->runtime_dir);
+                return log_error(-EPERM, "%s must be ours and writable by nobody else",
+                                 l->config->runtime_dir);
         /* Users look the socket up in it; umask took that away. */
         if (fchmod(l->runtime_fd, 0755) < 0)
                 return neg_errno();
@@ -133,8 +134,8 @@ int listen_open(Launcher *l)
         return l->reserve_fd < 0 ? neg_errno() : 0;
 }
 
-/* Without descriptors the queue would keep the loop spinning: the reserve takes one connection away, and accepting
- * pauses. */
+/* Without descriptors the queue would keep the loop spinning: the reserve takes one connection away, and
+ * accepting pauses. */
 static void shed_one(Launcher *l)
 {
         int fd;

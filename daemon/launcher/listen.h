@@ -4,8 +4,8 @@
 
 #include "daemon/launcher/launcher.h"
 
-/* Makes the socket (or takes systemd's, named "varlink") but accepts nothing yet. -EADDRINUSE: another instance
- * serves this directory. */
+/* Makes the socket (or takes systemd's, named "varlink") but accepts nothing yet. -EADDRINUSE: another
+ * instance serves this directory. */
 int listen_open(Launcher *l) _must_check_;
 int listen_start(Launcher *l) _must_check_;
 void listen_close(Launcher *l);

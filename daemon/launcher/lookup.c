@@ -14,8 +14,8 @@
 #include "proto/base/log.h"
 
 #define LOOKUP_DEADLINE_USEC (5 * USEC_PER_SEC)
-#define LOOKUP_OUTPUT_MAX (1024U * 1024U)
-#define LOOKUP_CHUNK 16384U
+#define LOOKUP_OUTPUT_MAX    (1024U * 1024U)
+#define LOOKUP_CHUNK         16384U
 
 /* Before the workers' own users are known: an id that owns nothing. */
 #define LOOKUP_ID_NOBODY 65534U
@@ -120,7 +120,8 @@ static void on_deadline(void *userdata)
 
 static int spawn_lookup(Lookup *k, const char *argument, int input_fd, int output_fd)
 {
-        static const char *const environment[] = { "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL };
+        static const char *const environment[] = { "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+                                                   NULL };
         const char *arguments[] = { "sandboxd-lookup", k->what, argument, NULL };
         const Kernel *kernel = k->launcher->kernel;
         SpawnSpec spec = { .program_fd = kernel->program_fds[PROGRAM_LOOKUP],
@@ -161,13 +162,13 @@ int lookup_new(Launcher *l, const char *what, const char *argument, int input_fd
 
         if (!k)
                 return -ENOMEM;
-        *k = (Lookup) { .launcher = l,
-                        .callback = callback,
-                        .userdata = userdata,
-                        .what = what,
-                        .output = BUF_INIT(LOOKUP_OUTPUT_MAX),
-                        .output_fd = -EBADF,
-                        .pidfd = -EBADF };
+        *k = (Lookup){ .launcher = l,
+                       .callback = callback,
+                       .userdata = userdata,
+                       .what = what,
+                       .output = BUF_INIT(LOOKUP_OUTPUT_MAX),
+                       .output_fd = -EBADF,
+                       .pidfd = -EBADF };
         if (pipe2(pipe_fds, O_CLOEXEC) < 0)
                 r = neg_errno();
         if (r >= 0)

@@ -37,10 +37,14 @@ static int usage(FILE *to, int status)
 static int parse_arguments(int argc, char **argv, Config *c)
 {
         static const struct option options[] = {
-                { "config-dir", required_argument, NULL, 'c' },  { "state-dir", required_argument, NULL, 's' },
-                { "runtime-dir", required_argument, NULL, 'r' }, { "libexec-dir", required_argument, NULL, 'l' },
-                { "policy-dir", required_argument, NULL, 'p' },  { "print-ready", no_argument, NULL, 'R' },
-                { "help", no_argument, NULL, 'h' },              { "version", no_argument, NULL, 'V' },
+                { "config-dir", required_argument, NULL, 'c' },
+                { "state-dir", required_argument, NULL, 's' },
+                { "runtime-dir", required_argument, NULL, 'r' },
+                { "libexec-dir", required_argument, NULL, 'l' },
+                { "policy-dir", required_argument, NULL, 'p' },
+                { "print-ready", no_argument, NULL, 'R' },
+                { "help", no_argument, NULL, 'h' },
+                { "version", no_argument, NULL, 'V' },
                 { NULL, 0, NULL, 0 },
         };
         int option;
@@ -79,7 +83,8 @@ static int parse_arguments(int argc, char **argv, Config *c)
 
 static bool directories_are_absolute(const Config *c)
 {
-        const char *const all[] = { c->config_dir, c->state_dir, c->runtime_dir, c->libexec_dir, c->policy_dir };
+        const char *const all[] = { c->config_dir, c->state_dir, c->runtime_dir, c->libexec_dir,
+                                    c->policy_dir };
 
         for (size_t i = 0; i < ELEMENTSOF(all); i++) {
                 if (all[i][0] != '/') {

@@ -15,7 +15,7 @@
 #endif
 
 #define PEER_OVERFLOW_ID 65534U
-#define PEER_GROUPS_MAX 65536U
+#define PEER_GROUPS_MAX  65536U
 
 static int read_credentials(int fd, Peer *p)
 {
@@ -70,8 +70,8 @@ static int read_groups(const Launcher *l, int fd, Peer *p)
         return 0;
 }
 
-/* Kernels before 6.5 give no pidfd of the peer: then the pid is as good as it gets, and one that was recycled since
- * the connect is the caller's own doing. */
+/* Kernels before 6.5 give no pidfd of the peer: then the pid is as good as it gets, and one that was
+ * recycled since the connect is the caller's own doing. */
 static int open_pidfd(int fd, const Peer *p, int *ret_fd)
 {
         int pidfd = -EBADF;

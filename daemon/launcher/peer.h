@@ -15,6 +15,6 @@ typedef struct Peer {
         bool is_auditor;
 } Peer;
 
-/* -EACCES: nobody that we can name, or a process inside a session. Other errors: it could not be found out, which is
- * the same to the caller. */
+/* -EACCES: nobody that we can name, or a process inside a session. Other errors: it could not be found out,
+ * which is the same to the caller. */
 int peer_read(const Launcher *l, int socket_fd, Peer *ret) _must_check_;

@@ -14,12 +14,12 @@
 #include "proto/base/str.h"
 
 /*
- * A child reads resolv.conf and hosts; the launcher passes on what it says and looks again when one changed. The
- * settings' servers, where there are any, replace those of the file.
+ * A child reads resolv.conf and hosts; the launcher passes on what it says and looks again when one changed.
+ * The settings' servers, where there are any, replace those of the file.
  */
 
 #define RESOLVER_SETTLE_USEC (200 * USEC_PER_MSEC)
-#define RESOLVER_DIRECTORY "/etc"
+#define RESOLVER_DIRECTORY   "/etc"
 
 static const char *const files[] = { "resolv.conf", "hosts" };
 
@@ -88,11 +88,12 @@ int launcher_load_resolver(Launcher *l, ResolverCallback on_loaded)
         request = malloc(sizeof(*request));
         if (!request)
                 return -ENOMEM;
-        *request = (Request) { .launcher = l, .on_loaded = on_loaded };
+        *request = (Request){ .launcher = l, .on_loaded = on_loaded };
         request->hosts_fd = memfd_create("hosts", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         r = request->hosts_fd < 0 ? neg_errno() : 0;
         if (r >= 0)
-                r = lookup_new(l, "resolver", NULL, request->hosts_fd, on_resolver, request, &l->resolver_lookup);
+                r = lookup_new(l, "resolver", NULL, request->hosts_fd, on_resolver, request,
+                               &l->resolver_lookup);
         if (r < 0)
                 (void) request_free(request);
         return r;
@@ -101,7 +102,8 @@ int launcher_load_resolver(Launcher *l, ResolverCallback on_loaded)
 void launcher_send_resolver(Launcher *l)
 {
         if (l->hosts_fd >= 0)
-                worker_send(l->dialer, PRIV_DIALER_RESOLVER, &l->resolver, sizeof(l->resolver), &l->hosts_fd, 1);
+                worker_send(l->dialer, PRIV_DIALER_RESOLVER, &l->resolver, sizeof(l->resolver), &l->hosts_fd,
+                            1);
 }
 
 static void watch_files(Launcher *l)
@@ -111,7 +113,8 @@ static void watch_files(Launcher *l)
                 char path[64];
 
                 if (str_printf(path, sizeof(path), RESOLVER_DIRECTORY "/%s", files[i]) >= 0)
-                        (void) inotify_add_watch(l->watch_fd, path, IN_CLOSE_WRITE | IN_MODIFY | IN_DELETE_SELF);
+                        (void) inotify_add_watch(l->watch_fd, path,
+                                                 IN_CLOSE_WRITE | IN_MODIFY | IN_DELETE_SELF);
         }
 }
 

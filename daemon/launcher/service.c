@@ -11,9 +11,9 @@
 #include "proto/base/str.h"
 
 /*
- * When audit or the dialer dies every egress worker goes: nothing passes that could not be recorded or judged. The
- * dead one is started again, hears of all sessions, and each session gets a new egress worker on its old listeners.
- * What dies too often ends the daemon: restarting does not mend it.
+ * When audit or the dialer dies every egress worker goes: nothing passes that could not be recorded or
+ * judged. The dead one is started again, hears of all sessions, and each session gets a new egress worker on
+ * its old listeners. What dies too often ends the daemon: restarting does not mend it.
  */
 
 static void start_audit(Launcher *l);
@@ -205,8 +205,8 @@ int service_report_of_user(Launcher *l, uint32_t uid, const PrivReport *claim)
 
         if (!PRIV_STRING_OK(body.action) || !PRIV_STRING_OK(body.reason) || !PRIV_STRING_OK(body.detail))
                 return -EPROTO;
-        if (body.kind != AUDIT_KIND_SESSION && body.kind != AUDIT_KIND_POLICY && body.kind != AUDIT_KIND_LIMIT &&
-            body.kind != AUDIT_KIND_ADMIN)
+        if (body.kind != AUDIT_KIND_SESSION && body.kind != AUDIT_KIND_POLICY &&
+            body.kind != AUDIT_KIND_LIMIT && body.kind != AUDIT_KIND_ADMIN)
                 return -EPROTO;
         body.uid = uid;
         body.is_denial = body.is_denial != 0;

@@ -17,12 +17,12 @@
 #include "proto/base/str.h"
 
 /*
- * Creation: everything that the kernel does at once happens here, in the order of the table below; then the session
- * waits for init, for its row and for an egress worker, all at the same time. Whatever fails, session_fail() tears
- * down by descriptor.
+ * Creation: everything that the kernel does at once happens here, in the order of the table below; then the
+ * session waits for init, for its row and for an egress worker, all at the same time. Whatever fails,
+ * session_fail() tears down by descriptor.
  */
 
-#define SESSION_START_USEC (10 * USEC_PER_SEC)
+#define SESSION_START_USEC  (10 * USEC_PER_SEC)
 #define SESSION_TEXT(field) PRIV_STRING_OK(field)
 
 static void send_refusal(User *u, uint64_t token, int error, const char *step, const char *detail)
@@ -162,8 +162,10 @@ static int step_start(Session *s)
         if (r < 0)
                 return r;
         s->api_fd = pair[0];
-        memcpy(fds, (int[]) { s->plan_fd, s->user_fd, s->cgroup_fd, k->session_filter_fd, k->command_filter_fd,
-                              pair[1] }, 6 * sizeof(int));
+        memcpy(fds,
+               (int[]){ s->plan_fd, s->user_fd, s->cgroup_fd, k->session_filter_fd, k->command_filter_fd,
+                        pair[1] },
+               6 * sizeof(int));
         if (s->idmap_fd >= 0)
                 fds[n++] = s->idmap_fd;
         r = priv_link_send(s->init_link, PRIV_INIT_START, &body, sizeof(body), fds, n);
@@ -189,7 +191,8 @@ static const struct {
 } steps[] = {
         { "audit", "the start cannot be recorded", step_audit },
         { "dialer", "the dialer is not there", step_dialer },
-        { "cgroup", "the control group cannot be made, or a limit needs a controller that is missing", step_cgroup },
+        { "cgroup", "the control group cannot be made, or a limit needs a controller that is missing",
+          step_cgroup },
         { "network", "the network namespace cannot be made", step_network },
         { "user-namespace", "the user namespace cannot be made", step_user_namespace },
         { "init", "sandbox-init cannot be started", step_init },
@@ -217,17 +220,17 @@ static Session *session_new(User *u)
 
         if (!s)
                 return NULL;
-        *s = (Session) { .launcher = u->launcher,
-                         .user = u,
-                         .plan_fd = -EBADF,
-                         .policy_fd = -EBADF,
-                         .cgroup_fd = -EBADF,
-                         .user_fd = -EBADF,
-                         .idmap_fd = -EBADF,
-                         .api_fd = -EBADF,
-                         .init_pidfd = -EBADF,
-                         .network = NETNS_INIT,
-                         .created_usec = clock_realtime_usec() };
+        *s = (Session){ .launcher = u->launcher,
+                        .user = u,
+                        .plan_fd = -EBADF,
+                        .policy_fd = -EBADF,
+                        .cgroup_fd = -EBADF,
+                        .user_fd = -EBADF,
+                        .idmap_fd = -EBADF,
+                        .api_fd = -EBADF,
+                        .init_pidfd = -EBADF,
+                        .network = NETNS_INIT,
+                        .created_usec = clock_realtime_usec() };
         if (id_random(&s->id) < 0 || loop_timer_new(u->launcher->loop, on_deadline, s, &s->timer) < 0) {
                 free(s);
                 return NULL;
@@ -258,12 +261,11 @@ static void fill(Session *s, const PrivSessionCreate *body, const Peer *caller, 
         s->plan_fd = TAKE_FD(m->fds[0]);
         s->policy_fd = TAKE_FD(m->fds[1]);
         id_format(&s->id, id);
-        s->answer = (PrivSessionCreated) { .token = s->token,
-                                           .session = s->id,
-                                           .created_usec = s->created_usec,
-                                           .claims = s->claims };
+        s->answer = (PrivSessionCreated){
+                .token = s->token, .session = s->id, .created_usec = s->created_usec, .claims = s->claims
+        };
         (void) !str_printf(s->answer.cgroup, sizeof(s->answer.cgroup), "%s/%s",
-                          cgroup_base_path(s->launcher->kernel->cgroups), id);
+                           cgroup_base_path(s->launcher->kernel->cgroups), id);
 }
 
 /* What stands in the way before anything was made; NULL: nothing. */
@@ -324,7 +326,10 @@ static void on_deadline(void *userdata)
         Session *s = userdata;
 
         if (s->state == SESSION_STARTING)
-                session_fail(s, -ETIMEDOUT, !s->is_init_ready ? "init" : !s->is_recorded ? "audit" : "egress",
+                session_fail(s, -ETIMEDOUT,
+                             !s->is_init_ready ? "init"
+                             : !s->is_recorded ? "audit"
+                                               : "egress",
                              "the session did not start in time");
         else if (s->state == SESSION_RUNNING)
                 /* Nobody came back for a session that ends with its client. */
@@ -339,7 +344,8 @@ int session_terminate(User *u, const PrivSessionEnd *body)
 
         if (body->reason >= _END_REASON_MAX)
                 return -EPROTO;
-        /* A session that ended meanwhile is no fault; one of somebody else does not exist for this channel. */
+        /* A session that ended meanwhile is no fault; one of somebody else does not exist for this channel.
+         */
         if (s && s->user == u && s->state != SESSION_STOPPING)
                 session_stop(s, (EndReason) body->reason);
         return 0;

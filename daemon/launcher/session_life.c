@@ -15,12 +15,13 @@
 #include "proto/base/str.h"
 
 /*
- * From the answer to the end. The end is always the same: the group is killed; when init was reaped its whole pid
- * namespace is dead; when the group is empty too, the rest is closed. A session is freed from a deferred call.
+ * From the answer to the end. The end is always the same: the group is killed; when init was reaped its
+ * whole pid namespace is dead; when the group is empty too, the rest is closed. A session is freed from a
+ * deferred call.
  */
 
-#define SESSION_POLL_USEC (2 * USEC_PER_MSEC)
-#define SESSION_POLLS_MAX 2500U
+#define SESSION_POLL_USEC       (2 * USEC_PER_MSEC)
+#define SESSION_POLLS_MAX       2500U
 #define SESSION_API_RETURN_USEC (30 * USEC_PER_SEC)
 
 static void session_free(Session *s)
@@ -111,9 +112,9 @@ static void on_init_ended(void *userdata, int fd, _unused_ unsigned events)
         s->init_pidfd = fd_close(s->init_pidfd);
         if (s->state == SESSION_STARTING)
                 session_fail(s, -ECHILD, "init",
-                             info.si_code == CLD_EXITED && info.si_status == 127 ?
-                                     "sandbox-init cannot be executed" :
-                                     "sandbox-init ended while it made the session");
+                             info.si_code == CLD_EXITED && info.si_status == 127
+                                             ? "sandbox-init cannot be executed"
+                                             : "sandbox-init ended while it made the session");
         else
                 session_stop(s, s->state == SESSION_RUNNING ? END_TERMINATED : s->reason);
 }

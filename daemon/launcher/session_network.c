@@ -9,14 +9,16 @@
 #include "proto/base/str.h"
 
 /*
- * A session's egress worker holds copies of its listeners; the launcher keeps the originals, so that a successor
- * takes over what waits in their queues. Without both audit and dialer no egress worker is attached.
+ * A session's egress worker holds copies of its listeners; the launcher keeps the originals, so that a
+ * successor takes over what waits in their queues. Without both audit and dialer no egress worker is
+ * attached.
  */
 
 int session_open_audit(Session *s, bool is_known)
 {
-        PrivSessionOpen body = { .session = s->id, .uid = s->user->uid, .is_known = is_known,
-                                 .claims = s->claims };
+        PrivSessionOpen body = {
+                .session = s->id, .uid = s->user->uid, .is_known = is_known, .claims = s->claims
+        };
 
         if (!worker_is_ready(s->launcher->audit))
                 return -EAGAIN;
@@ -35,9 +37,7 @@ void session_open_dialer(Session *s)
         worker_send(s->launcher->dialer, PRIV_DIALER_SESSION_OPEN, &ref, sizeof(ref), &s->policy_fd, 1);
 }
 
-static void on_egress_ready(_unused_ void *owner, _unused_ Worker *w, _unused_ const Imsg *m)
-{
-}
+static void on_egress_ready(_unused_ void *owner, _unused_ Worker *w, _unused_ const Imsg *m) {}
 
 static void on_egress_gone(void *owner, Worker *w)
 {
@@ -48,7 +48,8 @@ static void on_egress_gone(void *owner, Worker *w)
         if (s->state == SESSION_STOPPING || s->launcher->is_stopping)
                 return;
         if (!restart_guard_permits(&s->egress_guard)) {
-                (void) log_error(0, "a session's egress workers end again and again: it stays without network");
+                (void) log_error(0,
+                                 "a session's egress workers end again and again: it stays without network");
                 return;
         }
         s->wants_egress = true;

@@ -32,13 +32,14 @@ static const struct {
         unsigned number;
         const char *name;
 } needed[] = {
-        { CAP_SYS_ADMIN, "SYS_ADMIN" }, { CAP_SETUID, "SETUID" },         { CAP_SETGID, "SETGID" },
-        { CAP_NET_ADMIN, "NET_ADMIN" }, { CAP_CHOWN, "CHOWN" },           { CAP_SYS_CHROOT, "SYS_CHROOT" },
+        { CAP_SYS_ADMIN, "SYS_ADMIN" }, { CAP_SETUID, "SETUID" },
+        { CAP_SETGID, "SETGID" },       { CAP_NET_ADMIN, "NET_ADMIN" },
+        { CAP_CHOWN, "CHOWN" },         { CAP_SYS_CHROOT, "SYS_CHROOT" },
         { CAP_KILL, "KILL" },           { CAP_NET_BIND_SERVICE, "NET_BIND_SERVICE" },
 };
 
-/* Until they confine themselves: workers empty their bounding set, and open directories that belong to the user that
- * they are about to become. */
+/* Until they confine themselves: workers empty their bounding set, and open directories that belong to the
+ * user that they are about to become. */
 static const unsigned needed_by_children[] = { CAP_SETPCAP, CAP_DAC_OVERRIDE, CAP_FOWNER };
 
 static int get_capabilities(struct __user_cap_data_struct data[2])

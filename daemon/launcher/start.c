@@ -19,11 +19,11 @@
 #include "proto/base/str.h"
 
 /*
- * workers' ids -> settings -> resolvers -> audit, dialer and the pool -> the socket serves. A step that fails ends
- * the daemon: nothing serves halfway.
+ * workers' ids -> settings -> resolvers -> audit, dialer and the pool -> the socket serves. A step that
+ * fails ends the daemon: nothing serves halfway.
  */
 
-#define START_SETTINGS "sandboxd.json"
+#define START_SETTINGS  "sandboxd.json"
 #define STOP_ROUND_USEC (100 * USEC_PER_MSEC)
 #define STOP_ROUNDS_MAX 50U
 
@@ -67,8 +67,6 @@ void launcher_maybe_serve(Launcher *l)
                 return;
         }
         l->is_serving = true;
-        service_report(l, AUDIT_KIND_ADMIN, (uint32_t) geteuid(), /* is_denial= */ false, "start",
-                       l->kernel->degraded);
         (void) sd_notify(0, "READY=1");
         if (l->config->prints_ready)
                 (void) !fd_write_all(STDOUT_FILENO, "ready\n", 6);
@@ -174,7 +172,8 @@ int launcher_start(Launcher *l)
         return r;
 }
 
-/* First the sessions, then audit, which must write what it was told before it may end. */
+/* First the sessions, then audit, which must write what it was told, and its own row of the stop, before it
+ * may end. */
 static void on_stop_round(void *userdata)
 {
         Launcher *l = userdata;
@@ -184,7 +183,6 @@ static void on_stop_round(void *userdata)
                 return;
         }
         if (l->sessions.n == 0 && worker_is_ready(l->audit)) {
-                service_report(l, AUDIT_KIND_ADMIN, (uint32_t) geteuid(), /* is_denial= */ false, "stop", "");
                 worker_close(l->audit);
         }
         if (loop_timer_set(l->stop_timer, STOP_ROUND_USEC) < 0)

@@ -16,8 +16,8 @@
 #include "proto/base/str.h"
 
 /*
- * identity (child, once) -> api worker -> API_START, adopted sessions -> connections. user_advance() does whatever
- * comes next; each callback ends with it.
+ * identity (child, once) -> api worker -> API_START, adopted sessions -> connections. user_advance() does
+ * whatever comes next; each callback ends with it.
  */
 
 #define USER_IDLE_USEC (30 * USEC_PER_SEC)
@@ -37,7 +37,7 @@ static void connection_free(User *u, Connection *c)
 
 static void drop_connections(User *u)
 {
-        LIST_FOREACH(c, &u->connections, Connection, link)
+        LIST_FOREACH (c, &u->connections, Connection, link)
                 connection_free(u, c);
 }
 
@@ -76,7 +76,7 @@ static void on_idle(void *userdata)
 
 const Connection *user_find_connection(const User *u, uint64_t number)
 {
-        LIST_FOREACH(c, &u->connections, Connection, link) {
+        LIST_FOREACH (c, &u->connections, Connection, link) {
                 if (c->number == number)
                         return c;
         }
@@ -162,7 +162,7 @@ static void on_api_ready(void *owner, _unused_ Worker *w, _unused_ const Imsg *m
 
 static void on_client_closed(User *u, const PrivClientClosed *body)
 {
-        LIST_FOREACH(c, &u->connections, Connection, link) {
+        LIST_FOREACH (c, &u->connections, Connection, link) {
                 if (c->number == body->connection && c->fd < 0) {
                         connection_free(u, c);
                         break;
@@ -199,7 +199,7 @@ static void on_api_gone(void *owner, _unused_ Worker *w)
         u->api = NULL;
         u->is_started = false;
         /* Their other ends died with the worker; those that it never got are served by the next one. */
-        LIST_FOREACH(c, &u->connections, Connection, link) {
+        LIST_FOREACH (c, &u->connections, Connection, link) {
                 if (c->fd < 0)
                         connection_free(u, c);
         }
@@ -309,7 +309,7 @@ static void user_advance(User *u)
                 worker_kill(u->api);
                 return;
         }
-        LIST_FOREACH(c, &u->connections, Connection, link) {
+        LIST_FOREACH (c, &u->connections, Connection, link) {
                 if (c->fd >= 0)
                         pass_connection(u, c);
         }
@@ -325,7 +325,7 @@ static int user_new(Launcher *l, uint32_t uid, User **ret)
         u = calloc(1, sizeof(*u));
         if (!u)
                 return -ENOMEM;
-        *u = (User) { .launcher = l, .uid = uid };
+        *u = (User){ .launcher = l, .uid = uid };
         list_init(&u->connections);
         r = loop_timer_new(l->loop, on_idle, u, &u->timer);
         if (r >= 0)
@@ -353,10 +353,10 @@ void user_add_connection(Launcher *l, const Peer *peer, int take_fd)
         c = calloc(1, sizeof(*c));
         if (!c)
                 return;
-        *c = (Connection) { .number = ++l->last_connection,
-                            .fd = TAKE_FD(fd),
-                            .is_over_quota = u->n_connections >= max,
-                            .peer = *peer };
+        *c = (Connection){ .number = ++l->last_connection,
+                           .fd = TAKE_FD(fd),
+                           .is_over_quota = u->n_connections >= max,
+                           .peer = *peer };
         list_append(&u->connections, &c->link);
         u->n_connections++;
         user_check_idle(u);

@@ -15,7 +15,7 @@
 #include "proto/base/str.h"
 
 #define WORKER_ARGUMENTS_MAX 16U
-#define WORKER_NAMESPACES (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS)
+#define WORKER_NAMESPACES    (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS)
 
 struct Worker {
         Launcher *launcher;
@@ -64,12 +64,12 @@ static void worker_ids(const Launcher *l, WorkerKind kind, uint32_t *ret_uid, ui
 {
         const PrivWorkerIds *ids = &l->ids;
 
-        *ret_uid = kind == WORKER_API     ? ids->api_uid
-                   : kind == WORKER_AUDIT ? ids->audit_uid
+        *ret_uid = kind == WORKER_API      ? ids->api_uid
+                   : kind == WORKER_AUDIT  ? ids->audit_uid
                    : kind == WORKER_DIALER ? ids->dialer_uid
                                            : ids->egress_uid;
-        *ret_gid = kind == WORKER_API     ? ids->api_gid
-                   : kind == WORKER_AUDIT ? ids->audit_gid
+        *ret_gid = kind == WORKER_API      ? ids->api_gid
+                   : kind == WORKER_AUDIT  ? ids->audit_gid
                    : kind == WORKER_DIALER ? ids->dialer_gid
                                            : ids->egress_gid;
 }
@@ -156,7 +156,8 @@ static void add(const char **arguments, size_t *n, const char *name, const char 
 
 static int spawn_worker(Worker *w, uint32_t uid, int channel_fd)
 {
-        static const char *const environment[] = { "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL };
+        static const char *const environment[] = { "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+                                                   NULL };
         const KindInfo *kind = &kinds[w->kind];
         const Config *config = w->launcher->config;
         const char *arguments[WORKER_ARGUMENTS_MAX + 1];
@@ -193,14 +194,15 @@ static int spawn_worker(Worker *w, uint32_t uid, int channel_fd)
         return spawn(&spec, &w->pid, &w->pidfd);
 }
 
-int worker_new(Launcher *l, WorkerKind kind, uint32_t uid, const WorkerEvents *events, void *owner, Worker **ret)
+int worker_new(Launcher *l, WorkerKind kind, uint32_t uid, const WorkerEvents *events, void *owner,
+               Worker **ret)
 {
         Worker *w = calloc(1, sizeof(*w));
         int pair[2] = { -EBADF, -EBADF }, r;
 
         if (!w)
                 return -ENOMEM;
-        *w = (Worker) { .launcher = l, .events = events, .owner = owner, .kind = kind, .pidfd = -EBADF };
+        *w = (Worker){ .launcher = l, .events = events, .owner = owner, .kind = kind, .pidfd = -EBADF };
         r = imsg_pair(pair);
         if (r >= 0)
                 r = spawn_worker(w, uid, pair[1]);

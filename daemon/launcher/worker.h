@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * A process of ours: spawned with fixed rights, confined by itself, spoken to over one channel. A broken rule or a
- * closed channel gets it killed by its pidfd.
+ * A process of ours: spawned with fixed rights, confined by itself, spoken to over one channel. A broken
+ * rule or a closed channel gets it killed by its pidfd.
  */
 
 #include "daemon/launcher/launcher.h"
@@ -10,7 +10,7 @@
 typedef struct WorkerEvents {
         void (*on_ready)(void *owner, Worker *w, const Imsg *m);
         int (*on_message)(void *owner, Worker *w, Imsg *m); /* < 0: it broke a rule */
-        void (*on_gone)(void *owner, Worker *w); /* dead and reaped; w is freed afterwards */
+        void (*on_gone)(void *owner, Worker *w);            /* dead and reaped; w is freed afterwards */
 } WorkerEvents;
 
 typedef enum WorkerKind {
@@ -22,8 +22,8 @@ typedef enum WorkerKind {
 } WorkerKind;
 
 /* Fields that name the worker's arguments; unused ones are ignored. */
-int worker_new(Launcher *l, WorkerKind kind, uint32_t uid, const WorkerEvents *events, void *owner, Worker **ret)
-        _must_check_;
+int worker_new(Launcher *l, WorkerKind kind, uint32_t uid, const WorkerEvents *events, void *owner,
+               Worker **ret) _must_check_;
 void worker_set_owner(Worker *w, const WorkerEvents *events, void *owner);
 
 /* Confined, proven, and neither dying nor told to. */

@@ -27,7 +27,7 @@
 #include "proto/base/str.h"
 #include "tests/unit/check.h"
 
-#define TEST_UID 54321U
+#define TEST_UID         54321U
 #define TEST_RUNTIME_DIR "/run/sandboxd-test-isolate"
 
 /* Runs f in a child; its return value is the child's exit status. */
@@ -282,8 +282,8 @@ static void test_spawn_fds(void **state)
         pipe_fds[0] = fd_close(pipe_fds[0]);
 }
 
-static const int worker_calls[] = { SCMP_SYS(openat), SCMP_SYS(read), SCMP_SYS(getuid), SCMP_SYS(mmap),
-                                    SCMP_SYS(newfstatat), SCMP_SYS(brk) };
+static const int worker_calls[] = { SCMP_SYS(openat), SCMP_SYS(read),       SCMP_SYS(getuid),
+                                    SCMP_SYS(mmap),   SCMP_SYS(newfstatat), SCMP_SYS(brk) };
 
 static int confine(const void *data)
 {
@@ -307,7 +307,8 @@ static int confine(const void *data)
                 return 2;
         if (open("/var/lib", O_RDONLY | O_DIRECTORY | O_CLOEXEC) < 0)
                 return 3;
-        if (open("/usr", O_RDONLY | O_CLOEXEC) >= 0 || open("/var/lib/x", O_RDWR | O_CREAT | O_CLOEXEC, 0600) >= 0)
+        if (open("/usr", O_RDONLY | O_CLOEXEC) >= 0 ||
+            open("/var/lib/x", O_RDWR | O_CREAT | O_CLOEXEC, 0600) >= 0)
                 return 4;
         if (mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
                 return 5;
