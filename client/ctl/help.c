@@ -41,7 +41,7 @@ const char help_overview[] = "usage: sandboxctl VERB [OPTION…] [ARG…]\n"
                              "  policy list|show|validate|check\n"
                              "  status               the daemon\n"
                              "\n"
-                             "`sandboxctl VERB --help` says more. Every verb takes\n" COMMON_TEXT;
+                             "Every verb takes\n" COMMON_TEXT "  --help               its help\n";
 
 static const struct {
         const char *verb;
@@ -104,6 +104,11 @@ static const struct {
           "check: status 0: allowed, 1: denied.\n\n" COMMON_TEXT },
         { "status", "usage: sandboxctl status\n\nThe daemon, and how it sees you.\n\n" COMMON_TEXT },
 };
+
+const char *help_at(size_t i)
+{
+        return i < ELEMENTSOF(texts) ? texts[i].text : NULL;
+}
 
 const char *help_of(const char *verb)
 {

@@ -49,6 +49,15 @@ static bool wants_help(int argc, char *argv[])
         return argc >= 2 && (str_equal(argv[1], "--help") || str_equal(argv[1], "-h"));
 }
 
+static int show_help(void)
+{
+        bool is_shown = print("%s", help_overview);
+
+        for (size_t i = 0; is_shown && help_at(i); i++)
+                is_shown = print("\n\n%s", help_at(i));
+        return is_shown ? 0 : EXIT_OURS;
+}
+
 static int run_verb(const Verb *v, Common *common, int argc, char *argv[])
 {
         if (!v->function)
@@ -70,7 +79,7 @@ int main(int argc, char *argv[])
                 if (c == 'V')
                         return print("sandboxctl %s\n", SANDBOXD_VERSION) ? 0 : EXIT_OURS;
                 if (c == OPTION_HELP || c == 'h')
-                        return print("%s", help_overview) ? 0 : EXIT_OURS;
+                        return show_help();
                 return EXIT_OURS;
         }
         if (optind >= argc) {
