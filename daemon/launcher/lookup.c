@@ -118,11 +118,11 @@ static void on_deadline(void *userdata)
         complete(userdata, -ETIMEDOUT);
 }
 
-static int spawn_lookup(Lookup *k, const char *argument, int input_fd, int output_fd)
+static int spawn_lookup(Lookup *k, const LookupQuestion *question, int output_fd)
 {
         static const char *const environment[] = { "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
                                                    NULL };
-        const char *arguments[] = { "sandboxd-lookup", k->what, argument, NULL };
+        const char *arguments[] = { "sandboxd-lookup", k->what, question->argument, NULL };
         const Kernel *kernel = k->launcher->kernel;
         SpawnSpec spec = { .program_fd = kernel->program_fds[PROGRAM_LOOKUP],
                            .arguments = (char *const *) (uintptr_t) arguments,
@@ -130,8 +130,8 @@ static int spawn_lookup(Lookup *k, const char *argument, int input_fd, int outpu
                            .cgroup_fd = -EBADF,
                            .null_fd = kernel->null_fd,
                            .output_fd = output_fd,
-                           .fds = &input_fd,
-                           .n_fds = input_fd >= 0 ? 1 : 0,
+                           .fds = &question->child_fd,
+                           .n_fds = question->child_fd >= 0 ? 1 : 0,
                            .uid = LOOKUP_ID_NOBODY,
                            .gid = LOOKUP_ID_NOBODY };
         pid_t pid;
@@ -154,8 +154,8 @@ static int watch(Lookup *k)
         return r;
 }
 
-int lookup_new(Launcher *l, const char *what, const char *argument, int input_fd, LookupCallback callback,
-               void *userdata, Lookup **ret)
+int lookup_new(Launcher *l, const LookupQuestion *question, LookupCallback callback, void *userdata,
+               Lookup **ret)
 {
         Lookup *k = calloc(1, sizeof(*k));
         int pipe_fds[2] = { -EBADF, -EBADF }, r = 0;
@@ -165,7 +165,7 @@ int lookup_new(Launcher *l, const char *what, const char *argument, int input_fd
         *k = (Lookup){ .launcher = l,
                        .callback = callback,
                        .userdata = userdata,
-                       .what = what,
+                       .what = question->what,
                        .output = BUF_INIT(LOOKUP_OUTPUT_MAX),
                        .output_fd = -EBADF,
                        .pidfd = -EBADF };
@@ -174,7 +174,7 @@ int lookup_new(Launcher *l, const char *what, const char *argument, int input_fd
         if (r >= 0)
                 r = fd_set_nonblock(pipe_fds[0], true);
         if (r >= 0)
-                r = spawn_lookup(k, argument, input_fd, pipe_fds[1]);
+                r = spawn_lookup(k, question, pipe_fds[1]);
         k->output_fd = TAKE_FD(pipe_fds[0]);
         pipe_fds[1] = fd_close(pipe_fds[1]);
         if (r >= 0)

@@ -92,8 +92,8 @@ int launcher_load_resolver(Launcher *l, ResolverCallback on_loaded)
         request->hosts_fd = memfd_create("hosts", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         r = request->hosts_fd < 0 ? neg_errno() : 0;
         if (r >= 0)
-                r = lookup_new(l, "resolver", NULL, request->hosts_fd, on_resolver, request,
-                               &l->resolver_lookup);
+                r = lookup_new(l, &(LookupQuestion){ "resolver", NULL, request->hosts_fd }, on_resolver,
+                               request, &l->resolver_lookup);
         if (r < 0)
                 (void) request_free(request);
         return r;

@@ -116,7 +116,7 @@ static int load_settings(Launcher *l)
         fd = open(path, O_RDONLY | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
         if (fd < 0 && errno != ENOENT)
                 return neg_errno();
-        return lookup_new(l, "settings", NULL, fd, on_settings, l, &lookup);
+        return lookup_new(l, &(LookupQuestion){ "settings", NULL, fd }, on_settings, l, &lookup);
 }
 
 static bool ids_are_sound(const PrivWorkerIds *i)
@@ -168,7 +168,7 @@ int launcher_start(Launcher *l)
         if (r >= 0)
                 r = listen_open(l);
         if (r >= 0)
-                r = lookup_new(l, "workers", NULL, -EBADF, on_ids, l, &lookup);
+                r = lookup_new(l, &(LookupQuestion){ "workers", NULL, -EBADF }, on_ids, l, &lookup);
         return r;
 }
 

@@ -284,7 +284,8 @@ static void start_lookup(User *u)
 
         r = str_printf(uid, sizeof(uid), "%u", u->uid);
         if (r >= 0)
-                r = lookup_new(u->launcher, "identity", uid, -EBADF, on_identity, u, &u->lookup);
+                r = lookup_new(u->launcher, &(LookupQuestion){ "identity", uid, -EBADF }, on_identity, u,
+                               &u->lookup);
         if (r < 0) {
                 (void) log_error(r, "cannot look up uid %u", u->uid);
                 drop_connections(u);
