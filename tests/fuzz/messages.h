@@ -1,0 +1,8 @@
+#pragma once
+
+/* What our end of a varlink connection wrote: consumed, if it is whole messages that our own gate lets
+ * through. */
+
+#include "proto/base/buf.h"
+
+void messages_check(Buf *output);
