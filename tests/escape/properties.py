@@ -129,7 +129,7 @@ PROPERTIES = [
     sockets("I12", "no Wayland and sound", "/run/user/{uid}/wayland-0", "/run/user/{uid}/pipewire-0"),
     sockets("I13", "no tmux", "/tmp/tmux-{uid}/default"),
     sockets("I14", "no editors", "/run/user/{uid}/vscode-sbxt.sock"),
-    sockets("I15", "no name service, package and print daemons", "/run/nscd/socket", "/run/snapd.socket",
+    sockets("I15", "no package and print daemons", "/run/snapd.socket",
             "/run/cups/cups.sock"),
     probe("I18", "keyring", "the caller's session keyring is not inherited")._replace(script="./probe N20"),
     # network

@@ -101,7 +101,7 @@ class World:
         self.tmp_socket = f"/tmp/sbxt-{os.getpid()}.sock"
         for path in (self.run_socket, self.tmp_socket, "/run/docker.sock", "/run/containerd/containerd.sock",
                      "/run/dbus/system_bus_socket", "/run/systemd/notify", "/run/systemd/journal/socket",
-                     "/run/nscd/socket", "/run/snapd.socket", "/run/cups/cups.sock"):
+                     "/run/snapd.socket", "/run/cups/cups.sock"):
             self._listen(path, 0)
         uid = self.user.uid
         for path in ("bus", "systemd/private", "gnupg/S.gpg-agent", "keyring/control", "wayland-0", "pipewire-0",
@@ -116,7 +116,7 @@ class World:
         os.chown(path + "/probe", user.uid, user.gid)
         with open(path + "/group-file", "w", encoding="utf-8") as f:
             f.write("of the group\n")
-        shutil.chown(path + "/group-file", 0, self.group)
+        shutil.chown(path + "/group-file", self.other.uid, self.group)
         os.chmod(path + "/group-file", 0o640)
         return path
 
