@@ -90,6 +90,7 @@ struct Launcher {
         RestartGuard dialer_guard;
         RestartGuard pool_guard;
         Worker *pool[LAUNCHER_POOL_SIZE];
+        LoopTimer *pool_timer;
         Map users;    /* by uid */
         Map sessions; /* by id */
         uint64_t last_connection;

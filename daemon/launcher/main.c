@@ -107,6 +107,7 @@ static void launcher_done(Launcher *l)
         l->watch_io = loop_io_free(l->watch_io);
         l->watch_timer = loop_timer_free(l->watch_timer);
         l->stop_timer = loop_timer_free(l->stop_timer);
+        l->pool_timer = loop_timer_free(l->pool_timer);
         for (size_t i = 0; i < ELEMENTSOF(l->signals); i++)
                 l->signals[i] = loop_signal_free(l->signals[i]);
         l->watch_fd = fd_close(l->watch_fd);

@@ -13,8 +13,13 @@
 /*
  * When audit or the dialer dies every egress worker goes: nothing passes that could not be recorded or
  * judged. The dead one is started again, hears of all sessions, and each session gets a new egress worker on
- * its old listeners. What dies too often ends the daemon: restarting does not mend it.
+ * its old listeners. Where audit or the dialer dies too often the daemon ends: restarting does not mend it. Egress
+ * workers that die too often are replaced after a pause: a session that kills its own must not end the others'.
  */
+
+/* A session that starts just now needs the processor more than the pool does. */
+#define POOL_REFILL_USEC (20 * USEC_PER_MSEC)
+#define POOL_PAUSE_USEC  (2 * USEC_PER_SEC)
 
 static void start_audit(Launcher *l);
 static void start_dialer(Launcher *l);
@@ -134,11 +139,12 @@ static void on_pool_gone(void *owner, Worker *w)
         }
         if (l->is_stopping)
                 return;
-        if (!restart_guard_permits(&l->pool_guard)) {
-                launcher_stop(l, log_error(-ECHILD, "egress workers end before their use: giving up"));
+        if (restart_guard_permits(&l->pool_guard)) {
+                fill_pool(l);
                 return;
         }
-        fill_pool(l);
+        (void) log_error(0, "egress workers end before their use: no new one for a while");
+        (void) service_pause_pool(l);
 }
 
 static const WorkerEvents pool_events = { on_pool_ready, NULL, on_pool_gone };
@@ -159,6 +165,30 @@ static void fill_pool(Launcher *l)
         }
 }
 
+static void fill_pool_after(Launcher *l, uint64_t after_usec)
+{
+        if (loop_timer_set(l->pool_timer, after_usec) < 0)
+                fill_pool(l);
+}
+
+static void on_pool_timer(void *userdata)
+{
+        Launcher *l = userdata;
+
+        if (l->is_stopping)
+                return;
+        sessions_attach_egress(l);
+        fill_pool(l);
+        if (sessions_wait_for_egress(l))
+                fill_pool_after(l, POOL_PAUSE_USEC);
+}
+
+uint64_t service_pause_pool(Launcher *l)
+{
+        fill_pool_after(l, POOL_PAUSE_USEC);
+        return POOL_PAUSE_USEC;
+}
+
 bool service_pool_is_full(const Launcher *l)
 {
         for (size_t i = 0; i < ELEMENTSOF(l->pool); i++) {
@@ -171,17 +201,27 @@ bool service_pool_is_full(const Launcher *l)
 Worker *service_take_egress(Launcher *l)
 {
         Worker *w = NULL;
+        bool has_next = false;
 
-        for (size_t i = 0; i < ELEMENTSOF(l->pool) && !w; i++) {
-                if (worker_is_ready(l->pool[i]))
+        for (size_t i = 0; i < ELEMENTSOF(l->pool); i++) {
+                if (!w && worker_is_ready(l->pool[i]))
                         w = TAKE_PTR(l->pool[i]);
+                else if (l->pool[i])
+                        has_next = true;
         }
-        fill_pool(l);
+        if (has_next)
+                fill_pool_after(l, POOL_REFILL_USEC);
+        else
+                fill_pool(l);
         return w;
 }
 
 int service_start(Launcher *l)
 {
+        int r = loop_timer_new(l->loop, on_pool_timer, l, &l->pool_timer);
+
+        if (r < 0)
+                return r;
         start_audit(l);
         start_dialer(l);
         fill_pool(l);

@@ -44,6 +44,7 @@ struct Session {
         LoopTimer *timer; /* of the start, of the wait for the group, of api's return */
         Worker *egress;
         RestartGuard egress_guard;
+        uint64_t egress_after_usec; /* monotonic: no egress worker before */
         unsigned n_polls;
         bool has_no_network;
         bool wants_egress;
@@ -74,6 +75,7 @@ int session_open_audit(Session *s, bool is_known) _must_check_;
 void session_open_dialer(Session *s);
 void session_attach_egress(Session *s);
 void sessions_attach_egress(Launcher *l);
+bool sessions_wait_for_egress(const Launcher *l);
 void sessions_drop_egress(Launcher *l);
 void sessions_lose_audit(Launcher *l);
 void sessions_reopen_audit(Launcher *l);

@@ -47,12 +47,12 @@ static void on_egress_gone(void *owner, Worker *w)
                 s->egress = NULL;
         if (s->state == SESSION_STOPPING || s->launcher->is_stopping)
                 return;
+        s->wants_egress = true;
         if (!restart_guard_permits(&s->egress_guard)) {
-                (void) log_error(0,
-                                 "a session's egress workers end again and again: it stays without network");
+                (void) log_error(0, "a session's egress workers end again and again: no network for a while");
+                s->egress_after_usec = clock_monotonic_usec() + service_pause_pool(s->launcher);
                 return;
         }
-        s->wants_egress = true;
         session_attach_egress(s);
 }
 
@@ -92,6 +92,8 @@ void session_attach_egress(Session *s)
 
         if (!s->wants_egress || s->network.n_listeners == 0 || !service_is_up(s->launcher))
                 return;
+        if (clock_monotonic_usec() < s->egress_after_usec)
+                return;
         egress = service_take_egress(s->launcher);
         if (!egress)
                 return;
@@ -112,6 +114,17 @@ void sessions_attach_egress(Launcher *l)
 
         for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor))
                 session_attach_egress(s);
+}
+
+bool sessions_wait_for_egress(const Launcher *l)
+{
+        size_t cursor = 0;
+
+        for (const Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor)) {
+                if (s->wants_egress && s->state != SESSION_STOPPING)
+                        return true;
+        }
+        return false;
 }
 
 void sessions_drop_egress(Launcher *l)
