@@ -489,7 +489,9 @@ int request_read_policy(Json *object, const char *workspace)
         if (home && home[0] == '/' &&
             str_printf(path, sizeof(path), "%s/.config/sandboxd/policy.json", home) >= 0)
                 status = read_layer(object, "userPolicy", path, /* follows= */ true);
-        if (status == 0 && workspace && str_printf(path, sizeof(path), "%s/.sandboxd.json", workspace) >= 0)
+        /* What we may not enter, the daemon refuses as a workspace, and records it. */
+        if (status == 0 && workspace && access(workspace, X_OK) == 0 &&
+            str_printf(path, sizeof(path), "%s/.sandboxd.json", workspace) >= 0)
                 status = read_layer(object, "projectPolicy", path, /* follows= */ false);
         return status;
 }
