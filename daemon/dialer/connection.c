@@ -25,7 +25,9 @@ static void count_bytes(const Connection *c, PrivDialClosed *closed)
 
         if (getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
                 return;
-        closed->sent_bytes = info.tcpi_bytes_sent - info.tcpi_bytes_retrans;
+        /* The kernel counts a repetition also where it could not be sent. */
+        if (info.tcpi_bytes_sent > info.tcpi_bytes_retrans)
+                closed->sent_bytes = info.tcpi_bytes_sent - info.tcpi_bytes_retrans;
         closed->received_bytes = info.tcpi_bytes_received;
 }
 

@@ -75,6 +75,7 @@ struct Dialer {
         Loop *loop;
         PrivLink *launcher;
         PrivLink *audit;
+        LoopTimer *orphan; /* set while there is no audit any more */
         Resolver *resolver;
         LocalAddresses *local;
         Map sessions; /* id -> Session */

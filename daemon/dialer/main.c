@@ -4,6 +4,7 @@
 
 #include "daemon/dialer/dialer.h"
 #include "daemon/isolate/worker.h"
+#include "proto/base/clock.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 #include "proto/base/parse.h"
@@ -11,6 +12,9 @@
 
 #define LAUNCHER_FD 3
 #define FILES_MAX   65536U
+
+/* The launcher brings a new audit within this time, or has not seen that the channel ended. */
+#define ORPHAN_USEC (10 * USEC_PER_SEC)
 
 static const int dialer_syscalls[] = {
         SCMP_SYS(bind),
@@ -100,8 +104,20 @@ static void detach_audit(Dialer *d)
 
 static void on_audit_closed(void *owner, _unused_ PrivLink *link, int reason)
 {
+        Dialer *d = owner;
+
         (void) log_warning(reason, "the audit channel closed");
-        detach_audit(owner);
+        detach_audit(d);
+        if (loop_timer_set(d->orphan, ORPHAN_USEC) < 0)
+                loop_stop(d->loop, -EIO);
+}
+
+/* Without audit we are of no use to anybody: our successor gets a new channel. */
+static void on_orphaned(void *userdata)
+{
+        Dialer *d = userdata;
+
+        loop_stop(d->loop, log_error(-EPIPE, "no audit has come"));
 }
 
 static int attach_audit(Dialer *d, int take_fd)
@@ -109,6 +125,7 @@ static int attach_audit(Dialer *d, int take_fd)
         int r;
 
         detach_audit(d);
+        loop_timer_stop(d->orphan);
         r = priv_link_new(d->loop, take_fd, CHANNEL_AUDIT_DIALER, ROLE_DIALER, &d->audit);
         if (r < 0)
                 return r;
@@ -176,6 +193,8 @@ static int serve(Dialer *d)
         int r = loop_new(&d->loop);
 
         if (r >= 0)
+                r = loop_timer_new(d->loop, on_orphaned, d, &d->orphan);
+        if (r >= 0)
                 r = connection_watch_open(d);
         if (r >= 0)
                 r = resolver_start(d->resolver, d->loop);
@@ -206,6 +225,7 @@ static void dialer_done(Dialer *d)
         map_done(&d->sessions);
         d->resolver = resolver_free(d->resolver);
         d->local = local_addresses_free(d->local);
+        d->orphan = loop_timer_free(d->orphan);
         d->watch_io = loop_io_free(d->watch_io);
         if (d->watch_fd >= 0)
                 d->watch_fd = fd_close(d->watch_fd);

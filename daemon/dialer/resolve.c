@@ -281,12 +281,18 @@ static void start_deferred(void *userdata)
 {
         Lookup *l = userdata;
         Resolver *r = l->resolver;
-        const HostsEntry *entry = hosts_table_find(r->hosts, l->name);
+        const HostsEntry *entry;
 
+        /* At our end the resolver has gone before the last deferred calls. */
+        if (!l->callback) {
+                lookup_finish(l);
+                return;
+        }
+        entry = hosts_table_find(r->hosts, l->name);
         if (entry) {
                 for (size_t i = 0; i < entry->n; i++)
                         add_address(l, &entry->addresses[i]);
-        } else if (r->has_servers && l->callback) {
+        } else if (r->has_servers) {
                 l->n_pending += 2;
                 ares_query(r->channel, l->name, ns_c_in, ns_t_aaaa, on_aaaa, l);
                 ares_query(r->channel, l->name, ns_c_in, ns_t_a, on_a, l);

@@ -17,6 +17,11 @@ typedef struct Header {
 
 #define BUFFER_SIZE (sizeof(Header) + PRIV_EXEC_MAX)
 
+/* The singletons speak for all sessions in one channel: what ends many connections or sessions at once, or tells a
+ * new worker of all of them, is one message for each in one turn. Nobody there is hostile; how many there can be is
+ * bounded by what they may open. */
+#define SINGLETONS_QUEUE_MAX (128U * 1024U)
+
 typedef struct Queued {
         ListLink link;
         size_t size;
@@ -101,12 +106,20 @@ static int send_now(int fd, struct iovec *iov, size_t n_iov, const int *fds, siz
         }
 }
 
+static size_t queue_max(PrivChannel channel)
+{
+        return channel == CHANNEL_AUDIT_DIALER || channel == CHANNEL_LAUNCHER_AUDIT ||
+                               channel == CHANNEL_LAUNCHER_DIALER
+                       ? SINGLETONS_QUEUE_MAX
+                       : IMSG_QUEUE_MAX;
+}
+
 static int enqueue(ImsgChannel *c, const struct iovec *iov, size_t n_iov, const int *fds, size_t n_fds)
 {
         size_t size = 0, at = 0;
         Queued *q;
 
-        if (c->n_queued >= IMSG_QUEUE_MAX)
+        if (c->n_queued >= queue_max(c->channel))
                 return -ENOBUFS;
         for (size_t i = 0; i < n_iov; i++)
                 size += iov[i].iov_len;

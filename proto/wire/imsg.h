@@ -15,7 +15,7 @@
 #include "proto/idl/privsep.h"
 
 #define IMSG_FDS_MAX 8U
-#define IMSG_QUEUE_MAX 512U
+#define IMSG_QUEUE_MAX 512U /* between launcher, audit and dialer: more */
 
 typedef struct Imsg {
         PrivMessage type;
