@@ -105,12 +105,21 @@ static int read_hello(Reader hello, char ret_name[SNI_NAME_SIZE], size_t *ret_si
         return 0;
 }
 
-/* Walks over whole records; copies their payload to `to` unless that is NULL. The last record may be cut. */
-static int gather(const unsigned char *data, size_t size, unsigned char *to, size_t *ret_n)
+/* Bytes of the hello, its header included; 0: the header is not there yet. */
+static size_t hello_size(const unsigned char *hello, size_t n)
+{
+        if (n < HANDSHAKE_HEADER_SIZE)
+                return 0;
+        return HANDSHAKE_HEADER_SIZE + ((size_t) hello[1] << 16 | (size_t) hello[2] << 8 | hello[3]);
+}
+
+/* Copies the payload of the records up to the end of the hello: what follows it is not judged, so that the
+ * answer does not depend on how the bytes arrive. The last record may be cut. */
+static int gather(const unsigned char *data, size_t size, unsigned char *hello, size_t *ret_n)
 {
         size_t n = 0, at = 0;
 
-        while (size - at >= RECORD_HEADER_SIZE) {
+        while (size - at >= RECORD_HEADER_SIZE && (n < HANDSHAKE_HEADER_SIZE || n < hello_size(hello, n))) {
                 size_t length = (size_t) data[at + 3] << 8 | data[at + 4], got;
 
                 if (data[at] != RECORD_HANDSHAKE || data[at + 1] != 3 || length == 0 ||
@@ -118,8 +127,7 @@ static int gather(const unsigned char *data, size_t size, unsigned char *to, siz
                         return -EBADMSG;
                 at += RECORD_HEADER_SIZE;
                 got = MIN_OF(length, size - at);
-                if (to)
-                        memcpy(to + n, data + at, got);
+                memcpy(hello + n, data + at, got);
                 n += got;
                 at += got;
         }
@@ -131,27 +139,28 @@ int sni_find(const char *data, size_t size, char ret_name[SNI_NAME_SIZE], size_t
 {
         const unsigned char *p = (const unsigned char *) data;
         _cleanup_free_ unsigned char *hello = NULL;
-        size_t n = 0, length;
+        size_t n = 0, whole;
         int r;
 
-        if (size > 0 && p[0] != RECORD_HANDSHAKE)
+        if (size == 0)
+                return 0;
+        if (p[0] != RECORD_HANDSHAKE)
                 return -EBADMSG;
-        r = gather(p, MIN_OF(size, SNI_HELLO_MAX), NULL, &n);
-        if (r < 0)
-                return r;
-        if (n < HANDSHAKE_HEADER_SIZE)
-                return size >= SNI_HELLO_MAX ? -EBADMSG : 0;
-        hello = malloc(n);
+        hello = malloc(MIN_OF(size, SNI_HELLO_MAX));
         if (!hello)
                 return -ENOMEM;
         r = gather(p, MIN_OF(size, SNI_HELLO_MAX), hello, &n);
         if (r < 0)
                 return r;
-        length = (size_t) hello[1] << 16 | (size_t) hello[2] << 8 | hello[3];
-        if (hello[0] != HANDSHAKE_CLIENT_HELLO || length > SNI_HELLO_MAX)
+        whole = hello_size(hello, n);
+        if (n > 0 && hello[0] != HANDSHAKE_CLIENT_HELLO)
                 return -EBADMSG;
-        if (n - HANDSHAKE_HEADER_SIZE < length)
+        if (whole > SNI_HELLO_MAX)
+                return -EBADMSG;
+        if (whole == 0 || n < whole)
                 return size >= SNI_HELLO_MAX ? -EBADMSG : 0;
-        r = read_hello((Reader){ .at = hello + HANDSHAKE_HEADER_SIZE, .size = length }, ret_name, ret_size);
+        r = read_hello((Reader){ .at = hello + HANDSHAKE_HEADER_SIZE,
+                                 .size = whole - HANDSHAKE_HEADER_SIZE },
+                       ret_name, ret_size);
         return r < 0 ? r : 1;
 }

@@ -16,8 +16,8 @@
 #define NAME_MAX_BYTES        63U
 #define DESCRIPTION_MAX_BYTES 1024U
 
-static int report(SchemaReader *x, PolicySeverity severity, const TextNode *n, const char *format,
-                  va_list ap)
+__attribute__((format(printf, 4, 0))) static int report(SchemaReader *x, PolicySeverity severity,
+                                                        const TextNode *n, const char *format, va_list ap)
 {
         _cleanup_free_ char *message = NULL;
         char key[KEY_PATH_SIZE];

@@ -26,7 +26,8 @@ static inline size_t buf_size(const Buf *b)
 
 static inline char *buf_front(Buf *b)
 {
-        return b->data + b->begin;
+        /* Of a buffer that never held anything: NULL, without arithmetic on it. */
+        return b->begin ? b->data + b->begin : b->data;
 }
 
 /* Makes room for n more bytes; *ret_tail is where to write them, then buf_commit() what was written. */
