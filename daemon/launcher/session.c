@@ -9,6 +9,7 @@
 #include "daemon/isolate/spawn.h"
 #include "daemon/isolate/userns.h"
 #include "daemon/launcher/service.h"
+#include "daemon/launcher/setup.h"
 #include "daemon/launcher/worker.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -287,7 +288,8 @@ static const char *find_objection(const User *u, const Peer *caller, int *ret_er
         *ret_error = -EPERM;
         if (caller->uid == 0 && l->settings.root_session_uid == 0)
                 return "no user id is set for sessions of root";
-        return NULL;
+        *ret_error = -EOPNOTSUPP;
+        return setup_unenforced_layer(l->config);
 }
 
 int session_create(User *u, Imsg *m)
