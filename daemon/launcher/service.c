@@ -13,8 +13,9 @@
 /*
  * When audit or the dialer dies every egress worker goes: nothing passes that could not be recorded or
  * judged. The dead one is started again, hears of all sessions, and each session gets a new egress worker on
- * its old listeners. Where audit or the dialer dies too often the daemon ends: restarting does not mend it. Egress
- * workers that die too often are replaced after a pause: a session that kills its own must not end the others'.
+ * its old listeners. Where audit or the dialer dies too often the daemon ends: restarting does not mend it.
+ * Egress workers that die too often are replaced after a pause: a session that kills its own must not end
+ * the others'.
  */
 
 /* A session that starts just now needs the processor more than the pool does. */

@@ -13,7 +13,8 @@ bool service_pool_is_full(const Launcher *l);
 /* A ready egress worker, the caller's from now on; NULL: none now, service_egress_ready() follows. */
 Worker *service_take_egress(Launcher *l);
 
-/* Fills the pool after a pause, whose microseconds it returns; sessions that wait for a worker get one then. */
+/* Fills the pool after a pause, whose microseconds it returns; sessions that wait for a worker get one then.
+ */
 uint64_t service_pause_pool(Launcher *l);
 
 /* A row without a session. */

@@ -49,7 +49,8 @@ static void on_egress_gone(void *owner, Worker *w)
                 return;
         s->wants_egress = true;
         if (!restart_guard_permits(&s->egress_guard)) {
-                (void) log_error(0, "a session's egress workers end again and again: no network for a while");
+                (void) log_error(0,
+                                 "a session's egress workers end again and again: no network for a while");
                 s->egress_after_usec = clock_monotonic_usec() + service_pause_pool(s->launcher);
                 return;
         }

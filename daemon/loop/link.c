@@ -33,7 +33,7 @@ static int update_events(PrivLink *l)
         if (!l->io)
                 return 0;
         return loop_io_set_events(l->io, (l->is_reading ? LOOP_READ : 0U) |
-                                                 (imsg_has_queue(&l->channel) ? LOOP_WRITE : 0U));
+                                                         (imsg_has_queue(&l->channel) ? LOOP_WRITE : 0U));
 }
 
 static void link_close(PrivLink *l, int reason)
@@ -99,7 +99,7 @@ int priv_link_new(Loop *loop, int take_fd, PrivChannel channel, PrivRole role, P
                 (void) fd_close(take_fd);
                 return -ENOMEM;
         }
-        *l = (PrivLink) { .loop = loop, .is_reading = true };
+        *l = (PrivLink){ .loop = loop, .is_reading = true };
         r = imsg_channel_init(&l->channel, take_fd, channel, role);
         if (r < 0) {
                 free(l);
@@ -164,7 +164,8 @@ int priv_link_send_tail(PrivLink *l, PrivMessage type, const void *head, size_t 
         return r;
 }
 
-int priv_link_send(PrivLink *l, PrivMessage type, const void *body, size_t size, const int *fds, size_t n_fds)
+int priv_link_send(PrivLink *l, PrivMessage type, const void *body, size_t size, const int *fds,
+                   size_t n_fds)
 {
         return priv_link_send_tail(l, type, body, size, NULL, 0, fds, n_fds);
 }

@@ -1,7 +1,8 @@
 #pragma once
 
 /*
- * A private channel on the loop: reads messages and hands each permitted one to the handler, sends what is queued.
+ * A private channel on the loop: reads messages and hands each permitted one to the handler, sends what is
+ * queued.
  *
  * The owner frees the link; it may do so from the handler or from on_closed. After on_closed nothing more is
  * called for this link.
@@ -12,8 +13,8 @@
 
 typedef struct PrivLink PrivLink;
 
-/* Takes what it keeps of m->fds with TAKE_FD(). A negative return value means that the peer broke a rule: the link
- * is closed with it (on_closed is called). */
+/* Takes what it keeps of m->fds with TAKE_FD(). A negative return value means that the peer broke a rule:
+ * the link is closed with it (on_closed is called). */
 typedef int (*PrivLinkHandler)(void *owner, PrivLink *link, Imsg *m);
 
 /* -EPIPE: the peer is gone; -ENOBUFS: it does not read; else what it did wrong. */
@@ -31,7 +32,8 @@ void priv_link_set_phase(PrivLink *l, PrivPhase phase);
 int priv_link_set_reading(PrivLink *l, bool on) _must_check_;
 
 /* As imsg_send(); an error also closes the link after this turn, so callers may ignore it with (void). */
-int priv_link_send(PrivLink *l, PrivMessage type, const void *body, size_t size, const int *fds, size_t n_fds);
+int priv_link_send(PrivLink *l, PrivMessage type, const void *body, size_t size, const int *fds,
+                   size_t n_fds);
 int priv_link_send_tail(PrivLink *l, PrivMessage type, const void *head, size_t head_size, const void *tail,
                         size_t tail_size, const int *fds, size_t n_fds);
 size_t priv_link_queued(const PrivLink *l);

@@ -55,7 +55,7 @@ int loop_new(Loop **ret)
         }
         list_init(&l->deferred);
         (void) event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_IGNORE_ENV |
-                                                     EVENT_BASE_FLAG_PRECISE_TIMER);
+                                                             EVENT_BASE_FLAG_PRECISE_TIMER);
         l->base = event_base_new_with_config(config);
         event_config_free(config);
         if (!l->base) {
@@ -118,21 +118,23 @@ int loop_defer(Loop *l, LoopCallback callback, void *userdata)
 
         if (!d)
                 return -ENOMEM;
-        *d = (Deferred) { .callback = callback, .userdata = userdata };
+        *d = (Deferred){ .callback = callback, .userdata = userdata };
         list_append(&l->deferred, &d->link);
         return 0;
 }
 
 static short to_libevent(unsigned events)
 {
-        return (short) (EV_PERSIST | (events & LOOP_READ ? EV_READ : 0) | (events & LOOP_WRITE ? EV_WRITE : 0));
+        return (short) (EV_PERSIST | (events & LOOP_READ ? EV_READ : 0) |
+                        (events & LOOP_WRITE ? EV_WRITE : 0));
 }
 
 static void on_io(evutil_socket_t fd, short what, void *userdata)
 {
         LoopIo *io = userdata;
 
-        io->callback(io->userdata, fd, (what & EV_READ ? LOOP_READ : 0U) | (what & EV_WRITE ? LOOP_WRITE : 0U));
+        io->callback(io->userdata, fd,
+                     (what & EV_READ ? LOOP_READ : 0U) | (what & EV_WRITE ? LOOP_WRITE : 0U));
 }
 
 int loop_io_new(Loop *l, int fd, unsigned events, LoopIoCallback callback, void *userdata, LoopIo **ret)
@@ -141,7 +143,7 @@ int loop_io_new(Loop *l, int fd, unsigned events, LoopIoCallback callback, void 
 
         if (!io)
                 return -ENOMEM;
-        *io = (LoopIo) { .loop = l, .callback = callback, .userdata = userdata };
+        *io = (LoopIo){ .loop = l, .callback = callback, .userdata = userdata };
         if (event_assign(&io->event, l->base, fd, to_libevent(events), on_io, io) < 0 ||
             (events && event_add(&io->event, NULL) < 0)) {
                 free(io);
@@ -189,7 +191,7 @@ int loop_timer_new(Loop *l, LoopCallback callback, void *userdata, LoopTimer **r
 
         if (!t)
                 return -ENOMEM;
-        *t = (LoopTimer) { .callback = callback, .userdata = userdata };
+        *t = (LoopTimer){ .callback = callback, .userdata = userdata };
         if (evtimer_assign(&t->event, l->base, on_timer, t) < 0) {
                 free(t);
                 return -EIO;
@@ -227,13 +229,14 @@ static void on_signal(evutil_socket_t number, _unused_ short what, void *userdat
         s->callback(s->userdata, number);
 }
 
-int loop_signal_new(Loop *l, int signal_number, LoopSignalCallback callback, void *userdata, LoopSignal **ret)
+int loop_signal_new(Loop *l, int signal_number, LoopSignalCallback callback, void *userdata,
+                    LoopSignal **ret)
 {
         LoopSignal *s = calloc(1, sizeof(*s));
 
         if (!s)
                 return -ENOMEM;
-        *s = (LoopSignal) { .callback = callback, .userdata = userdata };
+        *s = (LoopSignal){ .callback = callback, .userdata = userdata };
         if (evsignal_assign(&s->event, l->base, signal_number, on_signal, s) < 0 ||
             evsignal_add(&s->event, NULL) < 0) {
                 free(s);

@@ -1,11 +1,11 @@
 #pragma once
 
 /*
- * The event loop of every process: descriptors, timers, signals, and work at the end of a turn. libevent is used
- * below this folder only.
+ * The event loop of every process: descriptors, timers, signals, and work at the end of a turn. libevent is
+ * used below this folder only.
  *
- * A source may be freed from its own callback; an owner that other code on the stack still uses frees itself by
- * loop_defer(), after the turn, when no callback is on the stack.
+ * A source may be freed from its own callback; an owner that other code on the stack still uses frees itself
+ * by loop_defer(), after the turn, when no callback is on the stack.
  */
 
 #include <stdbool.h>
@@ -43,8 +43,8 @@ void loop_set_turn_end(Loop *l, LoopCallback callback, void *userdata);
 int loop_defer(Loop *l, LoopCallback callback, void *userdata) _must_check_;
 
 /* The descriptor is borrowed and must outlive the source. */
-int loop_io_new(Loop *l, int fd, unsigned events, LoopIoCallback callback, void *userdata, LoopIo **ret)
-        _must_check_;
+int loop_io_new(Loop *l, int fd, unsigned events, LoopIoCallback callback, void *userdata,
+                LoopIo **ret) _must_check_;
 int loop_io_set_events(LoopIo *io, unsigned events) _must_check_;
 LoopIo *loop_io_free(LoopIo *io);
 
@@ -54,6 +54,6 @@ int loop_timer_set(LoopTimer *t, uint64_t after_usec) _must_check_;
 void loop_timer_stop(LoopTimer *t);
 LoopTimer *loop_timer_free(LoopTimer *t);
 
-int loop_signal_new(Loop *l, int signal_number, LoopSignalCallback callback, void *userdata, LoopSignal **ret)
-        _must_check_;
+int loop_signal_new(Loop *l, int signal_number, LoopSignalCallback callback, void *userdata,
+                    LoopSignal **ret) _must_check_;
 LoopSignal *loop_signal_free(LoopSignal *s);

@@ -1,12 +1,13 @@
 #pragma once
 
 /*
- * A compiled policy: one immutable block without pointers, shared as a sealed memfd by audit (which decides) and
- * the dialer (which decides again). It is written by api, whose word the readers do not take: policy_block_open()
- * checks every offset once; afterwards matching neither allocates nor fails.
+ * A compiled policy: one immutable block without pointers, shared as a sealed memfd by audit (which decides)
+ * and the dialer (which decides again). It is written by api, whose word the readers do not take:
+ * policy_block_open() checks every offset once; afterwards matching neither allocates nor fails.
  *
- * A block holds one or more rule sets; the verdict is the minimum over them (deny < ask < allow). Set 0 is the
- * union of profile, system layer, user layer, flags and grants; further ones are the project layer and the ceiling.
+ * A block holds one or more rule sets; the verdict is the minimum over them (deny < ask < allow). Set 0 is
+ * the union of profile, system layer, user layer, flags and grants; further ones are the project layer and
+ * the ceiling.
  */
 
 #include <stdbool.h>
@@ -25,56 +26,61 @@ int policy_block_open(int fd, const PolicyBlock **ret) _must_check_;
 const PolicyBlock *policy_block_close(const PolicyBlock *b);
 DEFINE_CLEANUP(const PolicyBlock *, policy_block_close)
 
-/* SHA-256 over the canonical text of the effective policy, and that text (JSON, NUL-terminated, for the audit). */
+/* SHA-256 over the canonical text of the effective policy, and that text (JSON, NUL-terminated, for the
+ * audit). */
 const uint8_t *policy_block_digest(const PolicyBlock *b);
 const char *policy_block_text(const PolicyBlock *b);
 const char *policy_block_name(const PolicyBlock *b);
 uint64_t policy_block_generation(const PolicyBlock *b);
 
 typedef struct PolicyRequest {
-        const char *host;    /* canonical (policy_host_canonical()), or "" where address is the destination */
+        const char *host; /* canonical (policy_host_canonical()), or "" where address is the destination */
         PrivAddress address; /* literal destination; family 0 where host is */
         uint32_t port;
-        Protocol protocol;   /* PROTOCOL_ANY for CONNECT before its first byte */
-        uint64_t now_usec;   /* real time, for rules that expire; 0: none expires */
+        Protocol protocol; /* PROTOCOL_ANY for CONNECT before its first byte */
+        uint64_t now_usec; /* real time, for rules that expire; 0: none expires */
 } PolicyRequest;
 
 /* Which rule decided. Strings live in the block; "" where there is none. */
 typedef struct PolicyMatch {
         Verdict verdict;
-        DecisionReason reason; /* REASON_RULE, REASON_DEFAULT or REASON_ADDRESS (literal in a guarded range) */
+        DecisionReason reason; /* REASON_RULE, REASON_DEFAULT or REASON_ADDRESS (literal in a guarded range)
+                                */
         const char *layer;     /* builtin, profile, user, flags … */
         const char *rule;      /* its id */
         const char *rule_text; /* its JSON, as it stands in the effective policy */
         const char *rule_reason;
 } PolicyMatch;
 
-/* The decision about a request, before anything was resolved. Rules with host and cidr count by their host here. A
- * literal address matches cidr rules only, and one in a guarded range (policy_address_class()) only a rule whose
- * cidr lies inside that range (a metadata address: only a rule for that very address). */
+/* The decision about a request, before anything was resolved. Rules with host and cidr count by their host
+ * here. A literal address matches cidr rules only, and one in a guarded range (policy_address_class()) only
+ * a rule whose cidr lies inside that range (a metadata address: only a rule for that very address). */
 void policy_match_request(const PolicyBlock *b, const PolicyRequest *q, PolicyMatch *ret);
 
-/* The dialer's judgement of one address that the request's host resolved to: false where a deny rule covers it, or
- * it is guarded and no matching allow rule's cidr lies inside the range, or the rule that allowed the host names a
- * cidr that does not hold it. is_local: one of this machine's own addresses (guarded as well). */
-bool policy_match_address(const PolicyBlock *b, const PolicyRequest *q, const PrivAddress *address, bool is_local);
+/* The dialer's judgement of one address that the request's host resolved to: false where a deny rule covers
+ * it, or it is guarded and no matching allow rule's cidr lies inside the range, or the rule that allowed the
+ * host names a cidr that does not hold it. is_local: one of this machine's own addresses (guarded as well).
+ */
+bool policy_match_address(const PolicyBlock *b, const PolicyRequest *q, const PrivAddress *address,
+                          bool is_local);
 
 /* ---- addresses ---- */
 
 typedef enum AddressClass {
         ADDRESS_GLOBAL = 0,
-        ADDRESS_GUARDED,  /* private, loopback, link-local, multicast, documentation …: table in address.c */
+        ADDRESS_GUARDED, /* private, loopback, link-local, multicast, documentation …: table in address.c */
         ADDRESS_METADATA, /* cloud metadata services: opened by a rule for that address alone */
 } AddressClass;
 
-/* Forms of IPv4 inside IPv6 (mapped, compatible, 6to4, Teredo, NAT64, ISATAP) are unwrapped: the stricter class of
- * the two counts. */
+/* Forms of IPv4 inside IPv6 (mapped, compatible, 6to4, Teredo, NAT64, ISATAP) are unwrapped: the stricter
+ * class of the two counts. */
 AddressClass address_class(const PrivAddress *a);
 
 /* IPv4-mapped IPv6 to IPv4; others unchanged. */
 PrivAddress address_unmap(const PrivAddress *a);
 
-/* Strict: four decimal numbers without leading zeros, or RFC 4291 text (no zone, no brackets). -EINVAL else. */
+/* Strict: four decimal numbers without leading zeros, or RFC 4291 text (no zone, no brackets). -EINVAL else.
+ */
 int address_parse(const char *s, PrivAddress *ret) _must_check_;
 
 #define ADDRESS_TEXT_SIZE 46U
@@ -84,8 +90,8 @@ bool address_in_prefix(const PrivAddress *a, const PrivAddress *network, uint32_
 
 /* ---- names ---- */
 
-/* Canonical form of a host name as a client wrote it: lower case, no trailing dot, LDH and '_' labels of 1 to 63
- * bytes, at most 253 in all. -EINVAL for all else; -EADDRNOTAVAIL when it is an address in strict form (parse it
- * with address_parse(), brackets already removed); -EBADMSG when it ends in a number and is none (127.1, 0x7f.1,
- * 2130706433): those are refused, whatever a libc would make of them. */
+/* Canonical form of a host name as a client wrote it: lower case, no trailing dot, LDH and '_' labels of 1
+ * to 63 bytes, at most 253 in all. -EINVAL for all else; -EADDRNOTAVAIL when it is an address in strict form
+ * (parse it with address_parse(), brackets already removed); -EBADMSG when it ends in a number and is none
+ * (127.1, 0x7f.1, 2130706433): those are refused, whatever a libc would make of them. */
 int policy_host_canonical(const char *s, size_t size, char ret[PRIV_HOST_SIZE]) _must_check_;

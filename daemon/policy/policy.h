@@ -1,9 +1,9 @@
 #pragma once
 
 /*
- * Policy texts to a compiled block and the file part of a session plan. Runs in api and in the one-shot child,
- * never in the launcher. Texts are JSON with comments; an unknown key, a wrong type or a value that this version
- * cannot enforce is a diagnostic with line and column, never ignored.
+ * Policy texts to a compiled block and the file part of a session plan. Runs in api and in the one-shot
+ * child, never in the launcher. Texts are JSON with comments; an unknown key, a wrong type or a value that
+ * this version cannot enforce is a diagnostic with line and column, never ignored.
  */
 
 #include <stdbool.h>
@@ -33,11 +33,11 @@ typedef enum PolicySeverity {
 typedef struct PolicyDiagnostic {
         ListLink link;
         PolicySeverity severity;
-        unsigned line;   /* 0: none */
+        unsigned line; /* 0: none */
         unsigned column;
-        char *source;    /* file name or "profile", "user", "flags" */
-        char *key;       /* e.g. network.rules[2].ports; "" for none */
-        char *message;   /* what, why, what to do */
+        char *source;  /* file name or "profile", "user", "flags" */
+        char *key;     /* e.g. network.rules[2].ports; "" for none */
+        char *message; /* what, why, what to do */
 } PolicyDiagnostic;
 
 /* Bounded: beyond 64 the last one says so. */
@@ -52,9 +52,10 @@ void policy_diagnostics_done(PolicyDiagnostics *d);
 
 typedef struct Policy Policy; /* a parsed text, or the union of several */
 
-/* Parses one text. source is the name for diagnostics. -EINVAL: *diagnostics says why; nothing is returned. */
-int policy_parse(PolicyKind kind, const char *source, const char *text, size_t size, PolicyDiagnostics *diagnostics,
-                 Policy **ret) _must_check_;
+/* Parses one text. source is the name for diagnostics. -EINVAL: *diagnostics says why; nothing is returned.
+ */
+int policy_parse(PolicyKind kind, const char *source, const char *text, size_t size,
+                 PolicyDiagnostics *diagnostics, Policy **ret) _must_check_;
 Policy *policy_free(Policy *p);
 DEFINE_CLEANUP(Policy *, policy_free)
 
@@ -64,16 +65,18 @@ const char *policy_description(const Policy *p);
 size_t policy_n_extends(const Policy *p);
 const char *policy_extends(const Policy *p, size_t i);
 
-/* Loads a profile's text by name: the caller's business (folders, rights). *ret_text is the caller's to free;
- * -ENOENT: no such profile. ret_source: e.g. the file's path, also to free. */
-typedef int (*PolicyLoader)(void *userdata, const char *name, char **ret_text, size_t *ret_size, char **ret_source);
+/* Loads a profile's text by name: the caller's business (folders, rights). *ret_text is the caller's to
+ * free; -ENOENT: no such profile. ret_source: e.g. the file's path, also to free. */
+typedef int (*PolicyLoader)(void *userdata, const char *name, char **ret_text, size_t *ret_size,
+                            char **ret_source);
 
 /* Resolves extends (depth 8, a cycle is an error): a new policy that is the union. */
 int policy_resolve(const Policy *p, PolicyLoader loader, void *userdata, PolicyDiagnostics *diagnostics,
                    Policy **ret) _must_check_;
 
 /* Adds a layer to the union. layer is "user" or "flags" (static string). */
-int policy_join(Policy *p, const Policy *layer, const char *layer_name, PolicyDiagnostics *diagnostics) _must_check_;
+int policy_join(Policy *p, const Policy *layer, const char *layer_name,
+                PolicyDiagnostics *diagnostics) _must_check_;
 
 /* What the command line adds: as a user layer named "flags". HOST, HOST:PORT, paths. */
 typedef struct PolicyFlags {
@@ -96,8 +99,8 @@ int policy_join_flags(Policy *p, const PolicyFlags *flags, PolicyDiagnostics *di
 int policy_format(const Policy *p, char **ret) _must_check_;
 
 /* The block as a sealed memfd. project and ceiling may be NULL: further sets that can only narrow. */
-int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling, uint64_t generation, int *ret_fd)
-        _must_check_;
+int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling, uint64_t generation,
+                   int *ret_fd) _must_check_;
 
 /* What variables in paths stand for. */
 typedef struct PolicyVariables {
@@ -107,14 +110,14 @@ typedef struct PolicyVariables {
         uint32_t uid;
 } PolicyVariables;
 
-/* Adds the mounts of the file part (home folders, workspace, read, write, deny) to the plan, most specific last;
- * fills tmp_size_bytes, home_size_bytes and files_max of the header. is_root_session: writable binds get
- * PLAN_IDMAP. */
-int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session, PlanBuilder *b, PlanHeader *header,
-                PolicyDiagnostics *diagnostics) _must_check_;
+/* Adds the mounts of the file part (home folders, workspace, read, write, deny) to the plan, most specific
+ * last; fills tmp_size_bytes, home_size_bytes and files_max of the header. is_root_session: writable binds
+ * get PLAN_IDMAP. */
+int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session, PlanBuilder *b,
+                PlanHeader *header, PolicyDiagnostics *diagnostics) _must_check_;
 
-/* Would this path be readable or writable inside? For Policy.Check. ret_rule: the pattern that decided, or "" (a
- * string of p). */
+/* Would this path be readable or writable inside? For Policy.Check. ret_rule: the pattern that decided, or
+ * "" (a string of p). */
 int policy_check_file(const Policy *p, const PolicyVariables *v, const char *path, bool for_writing,
                       Verdict *ret_verdict, const char **ret_layer, const char **ret_rule) _must_check_;
 
@@ -143,8 +146,8 @@ const char *policy_set(const Policy *p, size_t i);
 void policy_settings(const Policy *p, PrivSettings *ret);
 void policy_settings_default(PrivSettings *ret);
 
-/* A workspace or mount path as a client may name it: absolute and canonical, else -EINVAL; -EPERM where no session
- * may have it as its workspace (/, a home directory itself, system directories, our own state). */
+/* A workspace or mount path as a client may name it: absolute and canonical, else -EINVAL; -EPERM where no
+ * session may have it as its workspace (/, a home directory itself, system directories, our own state). */
 int policy_workspace_check(const char *path, const char *home) _must_check_;
 
 /* Lexically canonical absolute path, or -EINVAL. ret: PLAN_PATH_MAX bytes. */

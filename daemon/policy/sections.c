@@ -134,8 +134,7 @@ static int read_tmpfs(SchemaReader *x, const TextNode *n)
         for (const TextNode *c = n->first; c; c = c->next) {
                 r = str_equal(c->key, "/tmp")
                                     ? read_tmp(x, c)
-                                    : schema_fail(x, c,
-                                                  "only \"/tmp\" is enforced; remove the key");
+                                    : schema_fail(x, c, "only \"/tmp\" is enforced; remove the key");
                 if (r < 0)
                         return r;
         }

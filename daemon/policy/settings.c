@@ -62,9 +62,8 @@ static int add_server(SchemaReader *x, const TextNode *n)
         if (s->n_servers >= PRIV_RESOLVERS_MAX)
                 return schema_fail(x, n, "at most %u servers", PRIV_RESOLVERS_MAX);
         if (server_parse(n->string, &s->servers[s->n_servers]) < 0)
-                return schema_fail(
-                                x, n,
-                                "expected an address: \"192.0.2.1\", \"127.0.0.1:53\" or \"[::1]:53\"");
+                return schema_fail(x, n,
+                                   "expected an address: \"192.0.2.1\", \"127.0.0.1:53\" or \"[::1]:53\"");
         s->n_servers++;
         return 0;
 }
@@ -187,10 +186,8 @@ static int read_on_failure(SchemaReader *x, const TextNode *n)
         r = schema_expect(x, n, TEXT_STRING);
         if (r <= 0)
                 return r;
-        return str_equal(n->string, "deny")
-                               ? 0
-                               : schema_fail(x, n,
-                                             "only \"deny\" is enforced by this version");
+        return str_equal(n->string, "deny") ? 0
+                                            : schema_fail(x, n, "only \"deny\" is enforced by this version");
 }
 
 static const KeyRule audit_rules[] = {

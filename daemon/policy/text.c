@@ -315,9 +315,8 @@ static int read_word(Reader *x, TextNode **ret)
                 step_many(x, strlen(words[i].word));
                 return 0;
         }
-        return fail(x,
-                    "expected a value: an object, an array, a string in double quotes, a number, true, "
-                    "false or null");
+        return fail(x, "expected a value: an object, an array, a string in double quotes, a number, true, "
+                       "false or null");
 }
 
 static int read_value(Reader *x, unsigned depth, TextNode **ret);

@@ -9,13 +9,13 @@
 
 typedef struct Buf {
         char *data;
-        size_t begin;    /* first byte not yet consumed */
-        size_t end;      /* one behind the last byte */
+        size_t begin; /* first byte not yet consumed */
+        size_t end;   /* one behind the last byte */
         size_t room;
         size_t size_max; /* put beyond it is -ENOBUFS */
 } Buf;
 
-#define BUF_INIT(max) ((Buf) { .size_max = (max) })
+#define BUF_INIT(max) ((Buf){ .size_max = (max) })
 
 void buf_done(Buf *b);
 

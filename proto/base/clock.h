@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <time.h>
 
-#define USEC_PER_SEC UINT64_C(1000000)
+#define USEC_PER_SEC  UINT64_C(1000000)
 #define USEC_PER_MSEC UINT64_C(1000)
 
 static inline uint64_t clock_usec(clockid_t id)

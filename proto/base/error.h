@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * Errors are negative errno values, forwarded unchanged. neg_errno() is called on the line after the libc call
- * that failed, and never yields 0: a caller that tests `r < 0` cannot be fooled by an errno of 0.
+ * Errors are negative errno values, forwarded unchanged. neg_errno() is called on the line after the libc
+ * call that failed, and never yields 0: a caller that tests `r < 0` cannot be fooled by an errno of 0.
  */
 
 #include <errno.h>

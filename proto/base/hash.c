@@ -125,7 +125,7 @@ int map_put(Map *m, const void *key, size_t key_size, void *value)
         s = map_find(m, key, key_size, hash);
         if (s->value)
                 return -EEXIST;
-        *s = (MapSlot) { .key = key, .key_size = key_size, .hash = hash, .value = value };
+        *s = (MapSlot){ .key = key, .key_size = key_size, .hash = hash, .value = value };
         m->n++;
         return 0;
 }
@@ -160,7 +160,7 @@ void *map_remove(Map *m, const void *key, size_t key_size)
                 m->slots[hole] = m->slots[i];
                 hole = i;
         }
-        m->slots[hole] = (MapSlot) { 0 };
+        m->slots[hole] = (MapSlot){ 0 };
         return value;
 }
 

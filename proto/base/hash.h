@@ -28,7 +28,7 @@ typedef struct Map {
         bool is_seeded;
 } Map;
 
-#define MAP_INIT ((Map) { 0 })
+#define MAP_INIT ((Map){ 0 })
 
 void map_done(Map *m);
 

@@ -39,8 +39,8 @@ static inline void list_unlink(ListLink *l)
 #define list_entry(link, type, member) container_of(link, type, member)
 
 /* The body may unlink and free the current entry. */
-#define LIST_FOREACH(pos, head, type, member)                                                        \
-        for (type *pos = list_entry((head)->next, type, member),                                     \
-                  *_next_##pos = list_entry(pos->member.next, type, member);                         \
-             &pos->member != (head);                                                                 \
+#define LIST_FOREACH(pos, head, type, member)                                \
+        for (type *pos = list_entry((head)->next, type, member),             \
+                  *_next_##pos = list_entry(pos->member.next, type, member); \
+             &pos->member != (head);                                         \
              pos = _next_##pos, _next_##pos = list_entry(pos->member.next, type, member))

@@ -6,31 +6,30 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#define _cleanup_(f) __attribute__((cleanup(f)))
-#define _must_check_ __attribute__((warn_unused_result))
+#define _cleanup_(f)        __attribute__((cleanup(f)))
+#define _must_check_        __attribute__((warn_unused_result))
 #define _printf_(fmt, args) __attribute__((format(printf, fmt, args)))
-#define _noreturn_ __attribute__((noreturn))
-#define _public_ __attribute__((visibility("default")))
-#define _unused_ __attribute__((unused))
-#define _packed_ __attribute__((packed))
+#define _noreturn_          __attribute__((noreturn))
+#define _public_            __attribute__((visibility("default")))
+#define _unused_            __attribute__((unused))
+#define _packed_            __attribute__((packed))
 
-#define ELEMENTSOF(a) (sizeof(a) / sizeof((a)[0]))
-#define MAX_OF(a, b) ((a) > (b) ? (a) : (b))
-#define MIN_OF(a, b) ((a) < (b) ? (a) : (b))
-#define container_of(ptr, type, member) \
-        ((type *) (void *) ((char *) (ptr) - offsetof(type, member)))
+#define ELEMENTSOF(a)                   (sizeof(a) / sizeof((a)[0]))
+#define MAX_OF(a, b)                    ((a) > (b) ? (a) : (b))
+#define MIN_OF(a, b)                    ((a) < (b) ? (a) : (b))
+#define container_of(ptr, type, member) ((type *) (void *) ((char *) (ptr) -offsetof(type, member)))
 
 /* A table of names that must grow with its enum: fails to compile when it did not. */
 #define ASSERT_TABLE(table, max) \
         _Static_assert(ELEMENTSOF(table) == (size_t) (max), #table " does not cover its enum")
 
 /* Hands the value on and forgets it, so that the cleanup attribute leaves it alone. */
-#define TAKE_PTR(p)                     \
-        __extension__({                 \
+#define TAKE_PTR(p)                        \
+        __extension__({                    \
                 __typeof__(p) *_pp = &(p); \
                 __typeof__(p) _v = *_pp;   \
-                *_pp = NULL;            \
-                _v;                     \
+                *_pp = NULL;               \
+                _v;                        \
         })
 #define TAKE_FD(fd)               \
         __extension__({           \
@@ -40,18 +39,18 @@
                 _v;               \
         })
 
-#define DEFINE_CLEANUP(type, func)                    \
-        static inline void func##p(type *_p)          \
-        {                                             \
-                if (*_p)                              \
-                        *_p = func(*_p);              \
+#define DEFINE_CLEANUP(type, func)           \
+        static inline void func##p(type *_p) \
+        {                                    \
+                if (*_p)                     \
+                        *_p = func(*_p);     \
         }
 
 /* Our own invariants; never for input. Built in always: NDEBUG does not switch it off. */
-#define sb_assert(expr)                                                    \
-        do {                                                               \
-                if (__builtin_expect(!(expr), 0))                          \
-                        sb_assert_failed(#expr, __FILE__, __LINE__);       \
+#define sb_assert(expr)                                              \
+        do {                                                         \
+                if (__builtin_expect(!(expr), 0))                    \
+                        sb_assert_failed(#expr, __FILE__, __LINE__); \
         } while (0)
 
 _noreturn_ void sb_assert_failed(const char *expr, const char *file, int line);

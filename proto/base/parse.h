@@ -1,7 +1,7 @@
 #pragma once
 
-/* Text to numbers: the whole string or -EINVAL; beyond the range -ERANGE. No signs but '-' for signed, no spaces,
- * no other bases. */
+/* Text to numbers: the whole string or -EINVAL; beyond the range -ERANGE. No signs but '-' for signed, no
+ * spaces, no other bases. */
 
 #include <stdint.h>
 

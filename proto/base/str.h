@@ -37,8 +37,8 @@ int str_aprintf(char **ret, const char *format, ...) _must_check_ _printf_(2, 3)
 /* strdup that fails with -ENOMEM. */
 int str_dup(const char *s, char **ret) _must_check_;
 
-/* Bytes as people and JSON may see them: printable UTF-8 stays; control characters, C1, bidirectional controls,
- * invalid UTF-8 and backslashes become \xHH byte by byte. The caller frees *ret. */
+/* Bytes as people and JSON may see them: printable UTF-8 stays; control characters, C1, bidirectional
+ * controls, invalid UTF-8 and backslashes become \xHH byte by byte. The caller frees *ret. */
 int str_escape(const void *data, size_t size, char **ret) _must_check_;
 
 /* Well-formed UTF-8 after Unicode table 3-7 (no overlong forms, no surrogates). */

@@ -3,14 +3,14 @@
 #include <errno.h>
 
 static const PrivRule rules[] = {
-#define MESSAGE(ch, nm, snd, ph, bmin, bmax, fmin, fmax)                                                    \
-        [PRIV_##nm] = { .name = #nm,                                                                        \
-                        .channel = CHANNEL_##ch,                                                            \
-                        .sender = ROLE_##snd,                                                               \
-                        .phase = PHASE_##ph,                                                                \
-                        .body_min = (bmin),                                                                 \
-                        .body_max = (bmax),                                                                 \
-                        .fds_min = (fmin),                                                                  \
+#define MESSAGE(ch, nm, snd, ph, bmin, bmax, fmin, fmax) \
+        [PRIV_##nm] = { .name = #nm,                     \
+                        .channel = CHANNEL_##ch,         \
+                        .sender = ROLE_##snd,            \
+                        .phase = PHASE_##ph,             \
+                        .body_min = (bmin),              \
+                        .body_max = (bmax),              \
+                        .fds_min = (fmin),               \
                         .fds_max = (fmax) },
 #include "proto/idl/privsep.def"
 #undef MESSAGE
@@ -18,8 +18,8 @@ static const PrivRule rules[] = {
 ASSERT_TABLE(rules, _PRIV_MESSAGE_MAX);
 
 static const char *const entries[] = {
-        [ENTRY_NONE] = "none",     [ENTRY_CONNECT] = "connect",         [ENTRY_ABSOLUTE] = "absolute",
-        [ENTRY_SOCKS4] = "socks4", [ENTRY_SOCKS5] = "socks5",           [ENTRY_TRANSPARENT] = "transparent",
+        [ENTRY_NONE] = "none",     [ENTRY_CONNECT] = "connect", [ENTRY_ABSOLUTE] = "absolute",
+        [ENTRY_SOCKS4] = "socks4", [ENTRY_SOCKS5] = "socks5",   [ENTRY_TRANSPARENT] = "transparent",
         [ENTRY_DNS] = "dns",       [ENTRY_UDP] = "udp",
 };
 ASSERT_TABLE(entries, _ENTRY_MAX);
@@ -46,9 +46,14 @@ static const char *const end_reasons[] = {
 ASSERT_TABLE(end_reasons, _END_REASON_MAX);
 
 static const char *const decision_reasons[] = {
-        [REASON_RULE] = "rule",           [REASON_DEFAULT] = "default", [REASON_NO_APPROVER] = "no-approver",
-        [REASON_MALFORMED] = "malformed", [REASON_ADDRESS] = "address", [REASON_AUDIT] = "audit",
-        [REASON_LIMIT] = "limit",         [REASON_NO_NETWORK] = "no-network",
+        [REASON_RULE] = "rule",
+        [REASON_DEFAULT] = "default",
+        [REASON_NO_APPROVER] = "no-approver",
+        [REASON_MALFORMED] = "malformed",
+        [REASON_ADDRESS] = "address",
+        [REASON_AUDIT] = "audit",
+        [REASON_LIMIT] = "limit",
+        [REASON_NO_NETWORK] = "no-network",
 };
 ASSERT_TABLE(decision_reasons, _REASON_MAX);
 
@@ -77,10 +82,16 @@ static const char *const verdicts[] = {
 };
 
 static const char *const audit_kinds[] = {
-        [AUDIT_KIND_SESSION] = "session",   [AUDIT_KIND_NET] = "net",       [AUDIT_KIND_DNS] = "dns",
-        [AUDIT_KIND_FILE] = "file",         [AUDIT_KIND_CREDENTIAL] = "credential",
-        [AUDIT_KIND_GIT] = "git",           [AUDIT_KIND_APPROVAL] = "approval",
-        [AUDIT_KIND_POLICY] = "policy",     [AUDIT_KIND_LIMIT] = "limit",   [AUDIT_KIND_ADMIN] = "admin",
+        [AUDIT_KIND_SESSION] = "session",
+        [AUDIT_KIND_NET] = "net",
+        [AUDIT_KIND_DNS] = "dns",
+        [AUDIT_KIND_FILE] = "file",
+        [AUDIT_KIND_CREDENTIAL] = "credential",
+        [AUDIT_KIND_GIT] = "git",
+        [AUDIT_KIND_APPROVAL] = "approval",
+        [AUDIT_KIND_POLICY] = "policy",
+        [AUDIT_KIND_LIMIT] = "limit",
+        [AUDIT_KIND_ADMIN] = "admin",
 };
 ASSERT_TABLE(audit_kinds, _AUDIT_KIND_MAX);
 

@@ -1,9 +1,10 @@
 #pragma once
 
 /*
- * Bodies of the private messages (privsep.def). All are plain structs of fixed size: the two ends are built from
- * one tree and run on one machine. Strings end with a NUL inside their array; a receiver checks that with
- * PRIV_STRING_OK() before it reads one. Every field is a claim of the sender, whose identity is the channel.
+ * Bodies of the private messages (privsep.def). All are plain structs of fixed size: the two ends are built
+ * from one tree and run on one machine. Strings end with a NUL inside their array; a receiver checks that
+ * with PRIV_STRING_OK() before it reads one. Every field is a claim of the sender, whose identity is the
+ * channel.
  */
 
 #include <stdbool.h>
@@ -13,16 +14,16 @@
 #include "proto/base/id.h"
 #include "proto/base/macro.h"
 
-#define PRIV_NAME_SIZE 64U       /* names of sessions, profiles, users, rules */
-#define PRIV_HOST_SIZE 256U      /* canonical host, at most 253 bytes */
-#define PRIV_PATH_SIZE 4096U
-#define PRIV_TEXT_SIZE 256U
-#define PRIV_GROUPS_MAX 64U
-#define PRIV_EXEC_MAX (320U * 1024U)
+#define PRIV_NAME_SIZE        64U  /* names of sessions, profiles, users, rules */
+#define PRIV_HOST_SIZE        256U /* canonical host, at most 253 bytes */
+#define PRIV_PATH_SIZE        4096U
+#define PRIV_TEXT_SIZE        256U
+#define PRIV_GROUPS_MAX       64U
+#define PRIV_EXEC_MAX         (320U * 1024U)
 #define PRIV_EXEC_STRINGS_MAX 8192U
-#define PRIV_RECORD_EXEC_MAX (64U * 1024U)
-#define PRIV_DECIDE_MAX (sizeof(PrivDecide) + 16U * 1024U)
-#define PRIV_RESOLVERS_MAX 4U
+#define PRIV_RECORD_EXEC_MAX  (64U * 1024U)
+#define PRIV_DECIDE_MAX       (sizeof(PrivDecide) + 16U * 1024U)
+#define PRIV_RESOLVERS_MAX    4U
 
 #define PRIV_STRING_OK(field) (memchr((field), '\0', sizeof(field)) != NULL)
 
@@ -75,24 +76,24 @@ typedef enum EndReason {
 
 /* Why a decision is as it is, where no rule says so. */
 typedef enum DecisionReason {
-        REASON_RULE = 0,        /* a rule matched */
-        REASON_DEFAULT,         /* the policy's default */
-        REASON_NO_APPROVER,     /* ask, and nobody may answer */
-        REASON_MALFORMED,       /* the request breaks the grammar of its door */
-        REASON_ADDRESS,         /* no address of the name may be connected to */
-        REASON_AUDIT,           /* the row could not be written in time */
-        REASON_LIMIT,           /* a quota of this session */
+        REASON_RULE = 0,    /* a rule matched */
+        REASON_DEFAULT,     /* the policy's default */
+        REASON_NO_APPROVER, /* ask, and nobody may answer */
+        REASON_MALFORMED,   /* the request breaks the grammar of its door */
+        REASON_ADDRESS,     /* no address of the name may be connected to */
+        REASON_AUDIT,       /* the row could not be written in time */
+        REASON_LIMIT,       /* a quota of this session */
         REASON_NO_NETWORK,
         _REASON_MAX,
 } DecisionReason;
 
 /* Why a connection was not made, or how it ended. */
 typedef enum CloseReason {
-        CLOSE_DONE = 0,         /* both sides closed */
-        CLOSE_CLIENT,           /* the program inside closed or reset */
+        CLOSE_DONE = 0, /* both sides closed */
+        CLOSE_CLIENT,   /* the program inside closed or reset */
         CLOSE_SERVER,
-        CLOSE_RESOLVE,          /* the name does not exist or did not resolve */
-        CLOSE_TIMEOUT,          /* no answer while connecting */
+        CLOSE_RESOLVE, /* the name does not exist or did not resolve */
+        CLOSE_TIMEOUT, /* no answer while connecting */
         CLOSE_REFUSED,
         CLOSE_UNREACHABLE,
         CLOSE_ERROR,
@@ -101,7 +102,7 @@ typedef enum CloseReason {
         CLOSE_SESSION_ENDED,
         CLOSE_POLICY,
         CLOSE_DAEMON_RESTART,
-        CLOSE_UNUSED,           /* handed over, no byte sent */
+        CLOSE_UNUSED, /* handed over, no byte sent */
         _CLOSE_REASON_MAX,
 } CloseReason;
 
@@ -133,8 +134,8 @@ int audit_kind_from_string(const char *s);
 int verdict_from_string(const char *s);
 
 typedef struct PrivAddress {
-        uint32_t family;     /* 0: none, 4, 6 */
-        uint8_t bytes[16];   /* network order; 4 bytes for family 4 */
+        uint32_t family;   /* 0: none, 4, 6 */
+        uint8_t bytes[16]; /* network order; 4 bytes for family 4 */
 } PrivAddress;
 
 /* ---- launcher <-> audit ---- */
@@ -165,8 +166,8 @@ typedef struct PrivSessionClaims {
 /* fds: the compiled policy (sealed). Answered by AUDIT_SESSION_OPENED once the row is committed. */
 typedef struct PrivSessionOpen {
         Id session;
-        uint32_t uid;        /* owner */
-        uint32_t is_known;   /* row exists already: after a restart of audit */
+        uint32_t uid;      /* owner */
+        uint32_t is_known; /* row exists already: after a restart of audit */
         char user[PRIV_NAME_SIZE];
         char cgroup[PRIV_TEXT_SIZE];
         char degraded[PRIV_TEXT_SIZE * 2];
@@ -175,22 +176,22 @@ typedef struct PrivSessionOpen {
 
 typedef struct PrivSessionOpened {
         Id session;
-        int32_t error;       /* 0 or negative errno */
+        int32_t error; /* 0 or negative errno */
         uint32_t padding;
         uint64_t sequence;
 } PrivSessionOpened;
 
 typedef struct PrivSessionEnd {
         Id session;
-        uint32_t reason;     /* EndReason */
+        uint32_t reason; /* EndReason */
         uint32_t padding;
 } PrivSessionEnd;
 
 /* A row without a session: refused starts, loads of policy, start and stop of the daemon. */
 typedef struct PrivReport {
-        uint32_t kind;       /* AuditKind: session, policy, limit or admin */
+        uint32_t kind; /* AuditKind: session, policy, limit or admin */
         uint32_t uid;
-        uint32_t is_denial;  /* verdict deny instead of none */
+        uint32_t is_denial; /* verdict deny instead of none */
         uint32_t padding;
         char action[16];
         char reason[PRIV_TEXT_SIZE];
@@ -236,7 +237,7 @@ typedef struct PrivSettings {
         uint64_t ask_timeout_usec;
         uint32_t connections_per_user_max;
         uint32_t sessions_per_user_max;
-        uint32_t root_session_uid;   /* the uid that sessions of root run as; never 0 */
+        uint32_t root_session_uid; /* the uid that sessions of root run as; never 0 */
         uint32_t n_servers;
         PrivServer servers[PRIV_RESOLVERS_MAX];
         uint64_t audit_segment_bytes_max;
@@ -250,9 +251,9 @@ typedef struct PrivApiStart {
         Id instance;
         Id state;
         uint64_t started_usec;
-        uint32_t session_uid;        /* what sessions of this user run as: its uid, or root's replacement */
+        uint32_t session_uid; /* what sessions of this user run as: its uid, or root's replacement */
         uint32_t session_gid;
-        uint32_t controllers;        /* bits of PrivController that this machine has */
+        uint32_t controllers; /* bits of PrivController that this machine has */
         uint32_t padding;
         char degraded[PRIV_TEXT_SIZE * 2]; /* comma-separated layers that this kernel lacks */
 } PrivApiStart;
@@ -272,7 +273,7 @@ typedef struct PrivClient {
         uint32_t gid;
         uint32_t is_admin;
         uint32_t is_auditor;
-        uint32_t is_over_quota;      /* answer the first call with QuotaExceeded, then close */
+        uint32_t is_over_quota; /* answer the first call with QuotaExceeded, then close */
 } PrivClient;
 
 typedef struct PrivClientClosed {
@@ -286,47 +287,48 @@ typedef struct PrivLimits {
         uint64_t tasks;
         uint64_t cpu_percent;
         uint64_t io_bytes_per_sec;
-        uint32_t has_swap;           /* swap_bytes is meant, also when 0 */
+        uint32_t has_swap; /* swap_bytes is meant, also when 0 */
         uint32_t padding;
 } PrivLimits;
 
 /* fds: the plan, the compiled policy; both sealed. */
 typedef struct PrivSessionCreate {
         uint64_t token;
-        uint64_t connection;         /* on whose behalf; must be live */
+        uint64_t connection; /* on whose behalf; must be live */
         uint32_t has_no_network;
         uint32_t padding;
-        PrivLimits limits;           /* only what this machine has controllers for */
+        PrivLimits limits; /* only what this machine has controllers for */
         PrivSessionClaims claims;
 } PrivSessionCreate;
 
 /* fds on success: channel to init, pidfd of init. */
 typedef struct PrivSessionCreated {
-        uint64_t token;              /* 0 in API_ADOPT */
+        uint64_t token; /* 0 in API_ADOPT */
         Id session;
-        int32_t error;               /* 0 or negative errno; then step and detail say where */
+        int32_t error; /* 0 or negative errno; then step and detail say where */
         uint32_t init_pid;
         uint64_t created_usec;
         char step[PRIV_NAME_SIZE];
         char detail[PRIV_TEXT_SIZE];
         char cgroup[PRIV_TEXT_SIZE];
-        char missing[PRIV_TEXT_SIZE * 4]; /* optional paths that were absent, newline-separated, cut with "..." */
+        char missing[PRIV_TEXT_SIZE *
+                     4]; /* optional paths that were absent, newline-separated, cut with "..." */
         PrivSessionClaims claims;
 } PrivSessionCreated;
 
 /* ---- launcher <-> init ---- */
 
 typedef struct PrivInitStart {
-        uint32_t uid;                /* of the session: never 0 */
+        uint32_t uid; /* of the session: never 0 */
         uint32_t gid;
-        uint32_t caller_uid;         /* whose rights open the paths */
+        uint32_t caller_uid; /* whose rights open the paths */
         uint32_t caller_gid;
-        uint32_t n_groups;           /* of the caller, for opening; the session keeps n_kept_groups of them */
+        uint32_t n_groups; /* of the caller, for opening; the session keeps n_kept_groups of them */
         uint32_t groups[PRIV_GROUPS_MAX];
         uint32_t n_kept_groups;
         uint32_t kept_groups[PRIV_GROUPS_MAX];
         uint32_t is_idmapped;
-        uint32_t leave_out;          /* bits of PrivLayer; release builds refuse a value but 0 */
+        uint32_t leave_out; /* bits of PrivLayer; release builds refuse a value but 0 */
 } PrivInitStart;
 
 /* For the proof that a layer's absence is noticed: only in test builds. */
@@ -340,7 +342,7 @@ enum PrivLayer {
 };
 
 typedef struct PrivInitResult {
-        int32_t error;               /* 0: ready */
+        int32_t error; /* 0: ready */
         uint32_t padding;
         char step[PRIV_NAME_SIZE];
         char detail[PRIV_TEXT_SIZE];
@@ -351,11 +353,11 @@ typedef struct PrivInitResult {
 
 /* Behind it: cwd, argv and environment as n strings, each with its NUL, in this order. */
 typedef struct PrivExec {
-        uint32_t process;            /* number of the command, from 1, never used twice in a session */
+        uint32_t process; /* number of the command, from 1, never used twice in a session */
         uint32_t has_pty;
         uint32_t columns;
         uint32_t rows;
-        uint32_t n_arguments;        /* at least 1 */
+        uint32_t n_arguments; /* at least 1 */
         uint32_t n_environment;
 } PrivExec;
 
@@ -363,21 +365,21 @@ typedef struct PrivExec {
 typedef struct PrivExecStarted {
         uint32_t process;
         int32_t error;
-        uint32_t pid;                /* in the session's pid namespace */
-        uint32_t stage;              /* 0: before execve; 1: execve itself said so; 2: chdir */
+        uint32_t pid;   /* in the session's pid namespace */
+        uint32_t stage; /* 0: before execve; 1: execve itself said so; 2: chdir */
 } PrivExecStarted;
 
 typedef struct PrivExecExited {
         uint32_t process;
         uint32_t is_signal;
-        uint32_t status;             /* exit code, or number of the signal */
+        uint32_t status; /* exit code, or number of the signal */
         uint32_t has_core;
 } PrivExecExited;
 
 enum PrivSignalScope {
-        SIGNAL_LEADER = 0,           /* the command's first process */
-        SIGNAL_ALL = 1,              /* all processes of the command; process 0: of the session but init */
-        SIGNAL_KILL_GROUP = 2,       /* cgroup.kill of the command's group; signal is ignored */
+        SIGNAL_LEADER = 0,     /* the command's first process */
+        SIGNAL_ALL = 1,        /* all processes of the command; process 0: of the session but init */
+        SIGNAL_KILL_GROUP = 2, /* cgroup.kill of the command's group; signal is ignored */
 };
 
 typedef struct PrivExecSignal {
@@ -413,8 +415,8 @@ typedef struct PrivRecorded {
 typedef struct PrivRecordExit {
         Id session;
         uint32_t process;
-        uint32_t status;             /* exit code or 128 + signal */
-        uint32_t reason;             /* EndReason */
+        uint32_t status; /* exit code or 128 + signal */
+        uint32_t reason; /* EndReason */
         uint32_t padding;
 } PrivRecordExit;
 
@@ -424,11 +426,11 @@ typedef struct PrivQuery {
         uint64_t since_usec;
         uint64_t until_usec;
         uint64_t after_sequence;
-        uint64_t limit;              /* newest so many; 0: all */
-        uint32_t kinds;              /* bit per AuditKind */
-        uint32_t decisions;          /* bit per Verdict */
-        int64_t uid;                 /* -1: any */
-        uint32_t has_all_users;      /* rows of others too: only where the channel may */
+        uint64_t limit;         /* newest so many; 0: all */
+        uint32_t kinds;         /* bit per AuditKind */
+        uint32_t decisions;     /* bit per Verdict */
+        int64_t uid;            /* -1: any */
+        uint32_t has_all_users; /* rows of others too: only where the channel may */
         uint32_t padding;
         char session[PRIV_NAME_SIZE]; /* id or name */
         char user[PRIV_NAME_SIZE];
@@ -436,8 +438,8 @@ typedef struct PrivQuery {
         char rule[PRIV_NAME_SIZE * 2];
 } PrivQuery;
 
-/* One row on the stream of a query: this header, then the strings in the order of the enum, each n bytes without
- * NUL; length UINT32_MAX stands for null. Frames are n_bytes long in all. */
+/* One row on the stream of a query: this header, then the strings in the order of the enum, each n bytes
+ * without NUL; length UINT32_MAX stands for null. Frames are n_bytes long in all. */
 enum AuditRecordString {
         RECORD_SESSION = 0,
         RECORD_ACTION,
@@ -466,7 +468,7 @@ typedef struct AuditRecord {
         uint64_t sequence;
         uint64_t realtime_usec;
         uint64_t boottime_usec;
-        int64_t verdict;             /* -1: null, also below */
+        int64_t verdict; /* -1: null, also below */
         int64_t uid;
         int64_t process;
         int64_t pid;
@@ -485,15 +487,15 @@ typedef struct AuditRecord {
 
 /* ---- egress <-> audit <-> dialer ---- */
 
-/* Behind it: the host as written (n_raw bytes), then the path (n_path bytes). host is canonical, or empty when the
- * request names a literal address or is malformed. */
+/* Behind it: the host as written (n_raw bytes), then the path (n_path bytes). host is canonical, or empty
+ * when the request names a literal address or is malformed. */
 typedef struct PrivDecide {
         uint64_t request;
         uint32_t entry;
         uint32_t protocol;
         uint32_t port;
-        uint32_t is_malformed;       /* a denial to record: never matched, never dialled */
-        uint32_t wants_connection;   /* 0: a further request on an open connection */
+        uint32_t is_malformed;     /* a denial to record: never matched, never dialled */
+        uint32_t wants_connection; /* 0: a further request on an open connection */
         uint32_t n_raw;
         uint32_t n_path;
         uint32_t padding;
@@ -502,21 +504,21 @@ typedef struct PrivDecide {
         char method[32];
 } PrivDecide;
 
-/* allow: the dialer answers with CONNECTED or CONNECT_FAILED if a connection was wanted. A VERDICT of deny for a
- * request that was allowed before: the dialer refused every address. */
+/* allow: the dialer answers with CONNECTED or CONNECT_FAILED if a connection was wanted. A VERDICT of deny
+ * for a request that was allowed before: the dialer refused every address. */
 typedef struct PrivVerdict {
         uint64_t request;
         uint64_t sequence;
         uint32_t verdict;
-        uint32_t reason;             /* DecisionReason */
-        char rule[PRIV_NAME_SIZE];   /* "": a default decided */
-        char text[PRIV_TEXT_SIZE];   /* the rule's reason, for whoever is denied */
+        uint32_t reason;           /* DecisionReason */
+        char rule[PRIV_NAME_SIZE]; /* "": a default decided */
+        char text[PRIV_TEXT_SIZE]; /* the rule's reason, for whoever is denied */
 } PrivVerdict;
 
 typedef struct PrivDial {
         Id session;
         uint64_t request;
-        uint64_t sequence;           /* of the connect row: names the connection from here on */
+        uint64_t sequence; /* of the connect row: names the connection from here on */
         uint32_t port;
         uint32_t protocol;
         PrivAddress address;
@@ -528,7 +530,7 @@ typedef struct PrivDialRefused {
         Id session;
         uint64_t request;
         uint64_t sequence;
-        PrivAddress address;         /* the first one that was refused, if any resolved */
+        PrivAddress address; /* the first one that was refused, if any resolved */
         uint32_t port;
 } PrivDialRefused;
 
@@ -541,7 +543,7 @@ typedef struct PrivDialClosed {
         uint64_t received_bytes;
         PrivAddress address;
         uint32_t port;
-        uint32_t reason;             /* CloseReason */
+        uint32_t reason; /* CloseReason */
         uint32_t padding;
 } PrivDialClosed;
 
@@ -553,13 +555,13 @@ typedef struct PrivConnected {
 
 typedef struct PrivConnectFailed {
         uint64_t request;
-        uint32_t reason;             /* CloseReason */
+        uint32_t reason; /* CloseReason */
         uint32_t padding;
 } PrivConnectFailed;
 
 typedef struct PrivConnectionDone {
         uint64_t sequence;
-        uint32_t reason;             /* CloseReason */
+        uint32_t reason; /* CloseReason */
         uint32_t padding;
 } PrivConnectionDone;
 
@@ -570,7 +572,7 @@ typedef struct PrivWorkerIds {
         uint32_t audit_uid, audit_gid;
         uint32_t dialer_uid, dialer_gid;
         uint32_t egress_uid, egress_gid;
-        uint32_t admins_gid;         /* UINT32_MAX: no such group */
+        uint32_t admins_gid; /* UINT32_MAX: no such group */
         uint32_t auditors_gid;
 } PrivWorkerIds;
 

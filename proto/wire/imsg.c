@@ -8,7 +8,6 @@
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 
-
 typedef struct Header {
         uint32_t type;
         uint32_t size;
@@ -17,9 +16,9 @@ typedef struct Header {
 
 #define BUFFER_SIZE (sizeof(Header) + PRIV_EXEC_MAX)
 
-/* The singletons speak for all sessions in one channel: what ends many connections or sessions at once, or tells a
- * new worker of all of them, is one message for each in one turn. Nobody there is hostile; how many there can be is
- * bounded by what they may open. */
+/* The singletons speak for all sessions in one channel: what ends many connections or sessions at once, or
+ * tells a new worker of all of them, is one message for each in one turn. Nobody there is hostile; how many
+ * there can be is bounded by what they may open. */
 #define SINGLETONS_QUEUE_MAX (128U * 1024U)
 
 typedef struct Queued {
@@ -31,7 +30,7 @@ typedef struct Queued {
 } Queued;
 
 _Static_assert(PRIV_EXEC_MAX >= PRIV_RECORD_EXEC_MAX && PRIV_EXEC_MAX >= PRIV_DECIDE_MAX &&
-                       PRIV_EXEC_MAX >= sizeof(PrivSessionCreated),
+                               PRIV_EXEC_MAX >= sizeof(PrivSessionCreated),
                "the receive buffer holds every message");
 
 int imsg_pair(int ret_fds[2])
@@ -49,9 +48,10 @@ int imsg_channel_init(ImsgChannel *c, int take_fd, PrivChannel channel, PrivRole
         r = fd_set_nonblock(fd, true);
         if (r < 0)
                 return r;
-        /* The largest message must fit; only root may go beyond wmem_max, and the launcher does it for all. */
+        /* The largest message must fit; only root may go beyond wmem_max, and the launcher does it for all.
+         */
         (void) setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
-        *c = (ImsgChannel) { .fd = -EBADF, .channel = channel, .role = role, .phase = PHASE_SETUP };
+        *c = (ImsgChannel){ .fd = -EBADF, .channel = channel, .role = role, .phase = PHASE_SETUP };
         c->buffer = malloc(BUFFER_SIZE);
         if (!c->buffer)
                 return -ENOMEM;
@@ -71,7 +71,7 @@ void imsg_channel_done(ImsgChannel *c)
 {
         if (!c->buffer)
                 return;
-        LIST_FOREACH(q, &c->queue, Queued, link)
+        LIST_FOREACH (q, &c->queue, Queued, link)
                 queued_free(q);
         free(c->buffer);
         c->buffer = NULL;
@@ -88,9 +88,9 @@ static int send_now(int fd, struct iovec *iov, size_t n_iov, const int *fds, siz
         struct msghdr m = { .msg_iov = iov, .msg_iovlen = n_iov };
 
         if (n_fds > 0) {
-                control.header = (struct cmsghdr) { .cmsg_len = CMSG_LEN(sizeof(int) * n_fds),
-                                                    .cmsg_level = SOL_SOCKET,
-                                                    .cmsg_type = SCM_RIGHTS };
+                control.header = (struct cmsghdr){ .cmsg_len = CMSG_LEN(sizeof(int) * n_fds),
+                                                   .cmsg_level = SOL_SOCKET,
+                                                   .cmsg_type = SCM_RIGHTS };
                 memcpy(CMSG_DATA(&control.header), fds, sizeof(int) * n_fds);
                 m.msg_control = &control;
                 m.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
@@ -109,9 +109,9 @@ static int send_now(int fd, struct iovec *iov, size_t n_iov, const int *fds, siz
 static size_t queue_max(PrivChannel channel)
 {
         return channel == CHANNEL_AUDIT_DIALER || channel == CHANNEL_LAUNCHER_AUDIT ||
-                               channel == CHANNEL_LAUNCHER_DIALER
-                       ? SINGLETONS_QUEUE_MAX
-                       : IMSG_QUEUE_MAX;
+                                               channel == CHANNEL_LAUNCHER_DIALER
+                               ? SINGLETONS_QUEUE_MAX
+                               : IMSG_QUEUE_MAX;
 }
 
 static int enqueue(ImsgChannel *c, const struct iovec *iov, size_t n_iov, const int *fds, size_t n_fds)
@@ -126,7 +126,7 @@ static int enqueue(ImsgChannel *c, const struct iovec *iov, size_t n_iov, const 
         q = malloc(sizeof(*q) + size);
         if (!q)
                 return -ENOMEM;
-        *q = (Queued) { .size = size };
+        *q = (Queued){ .size = size };
         list_init(&q->link);
         for (size_t i = 0; i < n_iov; at += iov[i].iov_len, i++) {
                 if (iov[i].iov_len > 0)
@@ -183,7 +183,7 @@ int imsg_send(ImsgChannel *c, PrivMessage type, const void *body, size_t size, c
 
 int imsg_flush(ImsgChannel *c)
 {
-        LIST_FOREACH(q, &c->queue, Queued, link) {
+        LIST_FOREACH (q, &c->queue, Queued, link) {
                 struct iovec iov = { .iov_base = q->data, .iov_len = q->size };
                 int r = send_now(c->fd, &iov, 1, q->fds, q->n_fds);
 
@@ -217,13 +217,14 @@ static void take_control(struct msghdr *m, Imsg *ret)
         }
 }
 
-/* init outlives its api worker: the next one starts to count anew on the same socket, and comes into the middle of
- * what init sends. */
+/* init outlives its api worker: the next one starts to count anew on the same socket, and comes into the
+ * middle of what init sends. */
 static bool sequence_ok(const ImsgChannel *c, const Header *h)
 {
         if (h->sequence == c->received)
                 return true;
-        return c->channel == CHANNEL_API_INIT && (c->role == ROLE_INIT ? h->sequence == 0 : c->received == 0);
+        return c->channel == CHANNEL_API_INIT &&
+               (c->role == ROLE_INIT ? h->sequence == 0 : c->received == 0);
 }
 
 /* Every check between the socket and a handler. */
@@ -254,10 +255,9 @@ int imsg_receive(ImsgChannel *c, Imsg *ret)
                 char space[CMSG_SPACE(sizeof(int) * IMSG_FDS_MAX)];
         } control;
         struct iovec iov = { .iov_base = c->buffer, .iov_len = BUFFER_SIZE };
-        struct msghdr m = { .msg_iov = &iov,
-                            .msg_iovlen = 1,
-                            .msg_control = &control,
-                            .msg_controllen = sizeof(control) };
+        struct msghdr m = {
+                .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
+        };
         Imsg message = { .n_fds = 0 };
         Header h = { 0 };
         ssize_t n;

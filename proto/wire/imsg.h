@@ -1,12 +1,12 @@
 #pragma once
 
 /*
- * Private messages over an AF_UNIX SOCK_SEQPACKET pair: one packet is one message, a small header, a body and
- * descriptors (SCM_RIGHTS). Both directions are checked against privsep.def: what no line permits is -EPROTO, and
- * the receiver then ends whoever sits at the other end.
+ * Private messages over an AF_UNIX SOCK_SEQPACKET pair: one packet is one message, a small header, a body
+ * and descriptors (SCM_RIGHTS). Both directions are checked against privsep.def: what no line permits is
+ * -EPROTO, and the receiver then ends whoever sits at the other end.
  *
- * Sending never blocks: what the socket does not take is queued (descriptors are duplicated), up to a limit; a
- * peer that stops reading gets -ENOBUFS, which the sender treats as a dead peer.
+ * Sending never blocks: what the socket does not take is queued (descriptors are duplicated), up to a limit;
+ * a peer that stops reading gets -ENOBUFS, which the sender treats as a dead peer.
  */
 
 #include <stdbool.h>
@@ -14,7 +14,7 @@
 #include "proto/base/list.h"
 #include "proto/idl/privsep.h"
 
-#define IMSG_FDS_MAX 8U
+#define IMSG_FDS_MAX   8U
 #define IMSG_QUEUE_MAX 512U /* between launcher, audit and dialer: more */
 
 typedef struct Imsg {
@@ -37,18 +37,18 @@ typedef struct ImsgChannel {
         char *buffer;
 } ImsgChannel;
 
-/* A connected pair for the channel, both ends close-on-exec and non-blocking; [0] is for the role that comes first
- * in the channel's name. */
+/* A connected pair for the channel, both ends close-on-exec and non-blocking; [0] is for the role that comes
+ * first in the channel's name. */
 int imsg_pair(int ret_fds[2]) _must_check_;
 
 /* Takes the descriptor, also on error. The channel starts in PHASE_SETUP. */
 int imsg_channel_init(ImsgChannel *c, int take_fd, PrivChannel channel, PrivRole role) _must_check_;
 void imsg_channel_done(ImsgChannel *c);
 
-/* Borrows fds. Queues when the socket is full. -ENOBUFS: the peer does not read; -EPIPE: it is gone. A message
- * that this end may not send is a bug: asserted. */
-int imsg_send(ImsgChannel *c, PrivMessage type, const void *body, size_t size, const int *fds, size_t n_fds)
-        _must_check_;
+/* Borrows fds. Queues when the socket is full. -ENOBUFS: the peer does not read; -EPIPE: it is gone. A
+ * message that this end may not send is a bug: asserted. */
+int imsg_send(ImsgChannel *c, PrivMessage type, const void *body, size_t size, const int *fds,
+              size_t n_fds) _must_check_;
 
 /* Head and tail in one message, without a copy of both by the caller. */
 int imsg_send_tail(ImsgChannel *c, PrivMessage type, const void *head, size_t head_size, const void *tail,

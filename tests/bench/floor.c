@@ -1,7 +1,7 @@
 /*
- * What the kernel charges for a sandbox: clone3 with the namespaces of a session, the same mounts and masks, execve.
- * No filter, no control group, no record: nothing that takes this many namespaces can be faster.
- * An ordinary user may run it: the user namespace comes first.
+ * What the kernel charges for a sandbox: clone3 with the namespaces of a session, the same mounts and masks,
+ * execve. No filter, no control group, no record: nothing that takes this many namespaces can be faster. An
+ * ordinary user may run it: the user namespace comes first.
  */
 
 #include <errno.h>
@@ -20,9 +20,10 @@
 #include <unistd.h>
 
 static const char *const masks[] = {
-        "kallsyms", "keys",       "key-users",  "kcore",     "kmsg",     "kpagecount",  "kpageflags", "kpagecgroup",
-        "timer_list", "schedstat", "slabinfo",  "vmallocinfo", "pagetypeinfo", "interrupts", "softirqs", "iomem",
-        "ioports",  "modules",    "config.gz",  "latency_stats", "sysrq-trigger", "cmdline", "acpi",     "asound",
+        "kallsyms",     "keys",          "key-users",     "kcore",     "kmsg",     "kpagecount",
+        "kpageflags",   "kpagecgroup",   "timer_list",    "schedstat", "slabinfo", "vmallocinfo",
+        "pagetypeinfo", "interrupts",    "softirqs",      "iomem",     "ioports",  "modules",
+        "config.gz",    "latency_stats", "sysrq-trigger", "cmdline",   "acpi",     "asound",
 };
 
 static void must(const char *what, long result)
@@ -56,7 +57,8 @@ static void become(uid_t uid, gid_t gid)
 static void make_mounts(const char *workspace)
 {
         static const char *const links[] = { "bin", "sbin", "lib", "lib64" };
-        static const char *const folders[] = { "usr", "etc", "proc", "dev", "dev/pts", "dev/shm", "tmp", "home", "work", "old" };
+        static const char *const folders[] = { "usr",     "etc", "proc", "dev",  "dev/pts",
+                                               "dev/shm", "tmp", "home", "work", "old" };
 
         must("private", mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL));
         must("root", mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755"));
@@ -72,7 +74,8 @@ static void make_mounts(const char *workspace)
         must("usr", mount("/usr", "usr", NULL, MS_BIND | MS_REC, NULL));
         must("etc", mount("/etc", "etc", NULL, MS_BIND | MS_REC, NULL));
         must("work", mount(workspace, "work", NULL, MS_BIND | MS_REC, NULL));
-        must("pts", mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666"));
+        must("pts",
+             mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666"));
         must("shm", mount("tmpfs", "dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, NULL));
         must("home", mount("tmpfs", "home", "tmpfs", MS_NOSUID | MS_NODEV, NULL));
         must("proc", mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL));
@@ -80,7 +83,8 @@ static void make_mounts(const char *workspace)
                 char target[64];
 
                 snprintf(target, sizeof(target), "proc/%s", masks[i]);
-                if (mount("/dev/null", target, NULL, MS_BIND, NULL) < 0 && errno != ENOENT && errno != ENOTDIR)
+                if (mount("/dev/null", target, NULL, MS_BIND, NULL) < 0 && errno != ENOENT &&
+                    errno != ENOTDIR)
                         must(target, -1);
         }
         must("pivot_root", syscall(SYS_pivot_root, ".", "old"));
@@ -90,8 +94,8 @@ static void make_mounts(const char *workspace)
 
 int main(int argc, char **argv)
 {
-        struct clone_args arguments = { .flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS |
-                                                 CLONE_NEWNET | CLONE_NEWCGROUP,
+        struct clone_args arguments = { .flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC |
+                                                 CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP,
                                         .exit_signal = SIGCHLD };
         uid_t uid = getuid();
         gid_t gid = getgid();

@@ -1,6 +1,7 @@
 /*
- * rounds N WARM COMMAND... -- COMMAND... : runs the commands in turn, N times after WARM rounds that do not count, and
- * prints one line of nanoseconds per command. In turn, so that what else the machine does meets all alike.
+ * rounds N WARM COMMAND... -- COMMAND... : runs the commands in turn, N times after WARM rounds that do not
+ * count, and prints one line of nanoseconds per command. In turn, so that what else the machine does meets
+ * all alike.
  */
 
 #include <errno.h>

@@ -1,10 +1,10 @@
 /*
- * Doors of the kernel that a session must find closed: `probe ID` tries the one that the catalogue of properties
- * names so. Exit status 0: closed, 1: open (and what was possible), 77: cannot be told here. Built static, so that
- * it runs in any root.
+ * Doors of the kernel that a session must find closed: `probe ID` tries the one that the catalogue of
+ * properties names so. Exit status 0: closed, 1: open (and what was possible), 77: cannot be told here.
+ * Built static, so that it runs in any root.
  *
- * `probe caller COMMAND...` is what runs on the outside: a caller whose session keyring, descriptors and limits have
- * something to lose.
+ * `probe caller COMMAND...` is what runs on the outside: a caller whose session keyring, descriptors and
+ * limits have something to lose.
  */
 
 #include <errno.h>
@@ -44,7 +44,7 @@
 #define IPPROTO_MPTCP 262
 #endif
 
-#define KEY_NAME "sbxt-canary"
+#define KEY_NAME  "sbxt-canary"
 #define ERRNO_ANY (-1)
 
 static int is_open;
@@ -73,7 +73,7 @@ static void must_fail(const char *what, long result, int wanted, int also)
 
 #define DENIED(call) must_fail(#call, (long) (call), EPERM, EPERM)
 #define ABSENT(call) must_fail(#call, (long) (call), ENOSYS, EPERM)
-#define FAILS(call) must_fail(#call, (long) (call), ERRNO_ANY, 0)
+#define FAILS(call)  must_fail(#call, (long) (call), ERRNO_ANY, 0)
 
 /* The exit status of a function in a child; 128 + number where a signal ended it. */
 static int in_child(void (*run)(void))
@@ -264,8 +264,8 @@ static void n06(void)
 
 static void n07(void)
 {
-        static const unsigned long flags[] = { CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS,
-                                               CLONE_NEWCGROUP, 0x80 };
+        static const unsigned long flags[] = { CLONE_NEWNS,  CLONE_NEWPID,    CLONE_NEWNET, CLONE_NEWIPC,
+                                               CLONE_NEWUTS, CLONE_NEWCGROUP, 0x80 };
 
         for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
                 DENIED(unshare((int) flags[i]));
@@ -429,8 +429,8 @@ static void s14(void)
 
 static void s15(void)
 {
-        static const unsigned long flags[] = { CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC,
-                                               CLONE_NEWUTS, CLONE_NEWCGROUP };
+        static const unsigned long flags[] = { CLONE_NEWNS,  CLONE_NEWUSER, CLONE_NEWPID,   CLONE_NEWNET,
+                                               CLONE_NEWIPC, CLONE_NEWUTS,  CLONE_NEWCGROUP };
 
         for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++) {
                 DENIED(raw_clone(flags[i]));
@@ -450,8 +450,9 @@ static void s16(void)
 
 static void s17(void)
 {
-        static const long numbers[] = { SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, 428, 429, 430, 431, 432, 433,
-                                        442 };
+        static const long numbers[] = {
+                SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, 428, 429, 430, 431, 432, 433, 442
+        };
 
         for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
                 long result = syscall(numbers[i], "/", "/", 0L, 0L, 0L);
@@ -496,7 +497,8 @@ static void s21(void)
 
 static bool family_is_allowed(int family, int protocol)
 {
-        return family == AF_UNIX || family == AF_INET || family == AF_INET6 || (family == AF_NETLINK && protocol == 0);
+        return family == AF_UNIX || family == AF_INET || family == AF_INET6 ||
+               (family == AF_NETLINK && protocol == 0);
 }
 
 static void s22(void)
@@ -507,7 +509,8 @@ static void s22(void)
 
                         if (fd < 0)
                                 continue;
-                        if (!family_is_allowed(family, 0) || (type > 2 && family != AF_UNIX && family != AF_NETLINK))
+                        if (!family_is_allowed(family, 0) ||
+                            (type > 2 && family != AF_UNIX && family != AF_NETLINK))
                                 door_open("socket(%d, %d)", family, type);
                         close(fd);
                 }
@@ -617,8 +620,8 @@ static void connect_to(const char *path)
 
                 if (connect(fd, (struct sockaddr *) &address, sizeof(address)) == 0)
                         door_open("%s answers", path);
-                if (types[i] == SOCK_DGRAM && sendto(fd, "x", 1, MSG_NOSIGNAL | MSG_DONTWAIT, (struct sockaddr *) &address,
-                                                    sizeof(address)) == 1)
+                if (types[i] == SOCK_DGRAM && sendto(fd, "x", 1, MSG_NOSIGNAL | MSG_DONTWAIT,
+                                                     (struct sockaddr *) &address, sizeof(address)) == 1)
                         door_open("%s takes a datagram", path);
                 close(fd);
         }
@@ -635,7 +638,8 @@ static int run_as_caller(char **command)
         if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, KEY_NAME) < 0 ||
             syscall(SYS_add_key, "user", KEY_NAME, "secret", 6, KEY_SPEC_SESSION_KEYRING) < 0)
                 return 125;
-        /* The next caller joins this keyring by its name: each new one would count against the user's quota. */
+        /* The next caller joins this keyring by its name: each new one would count against the user's quota.
+         */
         syscall(SYS_keyctl, KEYCTL_SETPERM, KEY_SPEC_SESSION_KEYRING, 0x3f3f0000);
         execvp(command[0], command);
         return 127;

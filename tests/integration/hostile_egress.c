@@ -1,7 +1,7 @@
 /*
- * An egress worker that has been taken over: it takes the place of the real one in a test's daemon, asks for what the
- * session's policy denies in every form that the protocol has, and writes to standard error what it got. The test reads
- * that. Last it breaks the protocol, which must be its end.
+ * An egress worker that has been taken over: it takes the place of the real one in a test's daemon, asks for
+ * what the session's policy denies in every form that the protocol has, and writes to standard error what it
+ * got. The test reads that. Last it breaks the protocol, which must be its end.
  */
 
 #include <errno.h>
@@ -13,10 +13,10 @@
 
 #include "proto/wire/imsg.h"
 
-#define LAUNCHER_FD 3
+#define LAUNCHER_FD  3
 #define ALLOWED_PORT 45891
-#define DENIED_PORT 45892
-#define WAIT_MSEC 1500
+#define DENIED_PORT  45892
+#define WAIT_MSEC    1500
 
 static ImsgChannel launcher, audit, dialer;
 static uint64_t next_request = 1;
@@ -36,7 +36,9 @@ static int receive(ImsgChannel *c, Imsg *ret, int timeout_msec)
 
 static PrivDecide request_for(const char *host, uint32_t port)
 {
-        PrivDecide d = { .request = next_request++, .entry = ENTRY_CONNECT, .port = port, .wants_connection = 1 };
+        PrivDecide d = {
+                .request = next_request++, .entry = ENTRY_CONNECT, .port = port, .wants_connection = 1
+        };
 
         (void) snprintf(d.host, sizeof(d.host), "%s", host);
         (void) snprintf(d.method, sizeof(d.method), "CONNECT");
