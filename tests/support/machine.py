@@ -206,7 +206,17 @@ class Instance:
         self.process = None
         return status
 
+    def restart_if_dead(self):
+        """A daemon that is gone leaves its sessions to the next start. Tells whether it was."""
+        if not self.process or self.process.poll() is None:
+            return False
+        self.process.stdout.close()
+        self.process = None
+        self.start()
+        return True
+
     def remove(self):
+        self.restart_if_dead()
         self.stop()
         if self.is_own_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
