@@ -14,6 +14,10 @@
 #define TEXT_MAX  (16U * 1024U * 1024U)
 #define PATH_SIZE 4096U
 
+#define CANDIDATES_MAX      1024U
+#define CANDIDATES_SIZE_MAX (64U * 1024U)
+#define CANDIDATE_SIZE_MAX  (4U * 1024U)
+
 static const int refused_options[] = { 'v', 'O', 'U', 'P', 'A', 'H' };
 
 int request_init(Request *q)
@@ -404,26 +408,6 @@ int request_parse_command(Request *q, Common *common, int argc, char *argv[])
 
 /* ---- putting together ---- */
 
-/* Passed without being named: what tells programs about the terminal and the language. */
-static bool passes(const char *item)
-{
-        static const char *const names[] = { "TERM=", "COLORTERM=", "LANG=", "LC_", "TZ=", "NO_COLOR=" };
-        const char *value = strchr(item, '=');
-
-        if (!value || strlen(item) > 1024 || strchr(item, '\n') || !str_is_utf8(item, strlen(item)))
-                return false;
-        if (str_has_prefix(item, "TZ=") &&
-            (value[1] == '/' || !value[1] || strlen(value + 1) > 64 || strstr(value, "..") ||
-             strspn(value + 1, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+/-") !=
-                             strlen(value + 1)))
-                return false;
-        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
-                if (str_has_prefix(item, names[i]))
-                        return true;
-        }
-        return false;
-}
-
 static bool same_name(const char *a, const char *b)
 {
         size_t n = strcspn(a, "=");
@@ -440,17 +424,42 @@ static bool is_replaced(const Json *list, size_t from, const char *item)
         return false;
 }
 
-/* Own variables that pass, then those of the command line, the last of each name. */
-static int finish_environment(const Request *q, Json *to, bool has_own)
+/* What an item takes in a message: control bytes are written as \u and four digits there. */
+static size_t message_size(const char *item)
+{
+        size_t n = 0;
+
+        for (const char *p = item; *p; p++)
+                n += (unsigned char) *p < 0x20 ? 6 : *p == '"' || *p == '\\' ? 2 : 1;
+        return n;
+}
+
+/* Our own variables, for the policy to choose from. One that is too long or no text is left out. */
+static int put_candidates(Json *context)
+{
+        _cleanup_json_ Json *list = NULL;
+        size_t room = CANDIDATES_SIZE_MAX;
+        int r;
+
+        r = json_new_array(&list);
+        for (char **e = environ; r >= 0 && e && *e && json_n(list) < CANDIDATES_MAX; e++) {
+                size_t n = strlen(*e);
+
+                if (n > CANDIDATE_SIZE_MAX || !strchr(*e, '=') || !str_is_utf8(*e, n) || message_size(*e) > room)
+                        continue;
+                room -= message_size(*e);
+                r = json_append_string(list, *e);
+        }
+        return r < 0 ? r : json_set(context, "passEnvironment", TAKE_PTR(list));
+}
+
+/* Those of the command line, the last of each name. */
+static int finish_environment(const Request *q, Json *to)
 {
         _cleanup_json_ Json *list = NULL;
         int r;
 
         r = json_new_array(&list);
-        for (char **e = environ; has_own && r >= 0 && e && *e; e++) {
-                if (passes(*e) && !is_replaced(q->environment, 0, *e) && !is_replaced(list, 0, *e))
-                        r = json_append_string(list, *e);
-        }
         for (size_t i = 0; r >= 0 && i < json_n(q->environment); i++) {
                 const char *item = json_string(json_at(q->environment, i));
 
@@ -507,10 +516,12 @@ int request_finish_context(Request *q)
                 r = json_set(q->context, "limits", TAKE_PTR(q->limits));
         if (r >= 0 && q->is_detached)
                 r = json_set_string(q->context, "lifetime", "detached");
+        if (r >= 0)
+                r = put_candidates(q->context);
         if (r < 0)
                 return no_memory(r);
         status = request_read_policy(q->context, q->workspace);
-        return status != 0 ? status : finish_environment(q, q->context, /* has_own= */ true);
+        return status != 0 ? status : finish_environment(q, q->context);
 }
 
 int request_finish_command(Request *q, int argc, char *argv[], bool has_own_environment)
@@ -534,7 +545,7 @@ int request_finish_command(Request *q, int argc, char *argv[], bool has_own_envi
                 r = json_set(q->command, "commandLine", TAKE_PTR(list));
         if (r < 0)
                 return no_memory(r);
-        return has_own_environment ? finish_environment(q, q->command, /* has_own= */ true) : 0;
+        return has_own_environment ? finish_environment(q, q->command) : 0;
 }
 
 int request_parameters(Request *q, bool has_command, size_t profile_index, Json **ret)

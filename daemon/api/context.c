@@ -374,7 +374,18 @@ static int take_limits(Compilation *k, uint64_t *ret_files)
         return 1;
 }
 
-/* ---- environment: what policy sets, then what the client says ---- */
+/* ---- environment: what policy lets pass, what it sets, then what the client says ---- */
+
+static int take_candidates(Compilation *k)
+{
+        const Json *candidates = get_value(k->context, "passEnvironment");
+        int r;
+
+        r = candidates ? environment_pass(k->policy, candidates, k->session->environment) : 0;
+        /* Whatever else the caller has is none of our business: not even this worker keeps it. */
+        json_remove(k->session->context, "passEnvironment");
+        return r;
+}
 
 static int take_environment(Compilation *k)
 {
@@ -382,6 +393,10 @@ static int take_environment(Compilation *k)
         int r;
 
         r = json_new_array(&k->session->environment);
+        if (r >= 0)
+                r = take_candidates(k);
+        if (r == -EINVAL)
+                return invalid(k->client, "context.passEnvironment");
         for (size_t i = 0; r >= 0 && i < policy_n_set(k->policy); i++)
                 r = json_append_string(k->session->environment, policy_set(k->policy, i));
         for (size_t i = 0; asked && r >= 0 && i < json_n(asked); i++)

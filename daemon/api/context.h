@@ -42,6 +42,10 @@ void policy_variables(const Api *api, const char *workspace, PolicyVariables *re
 /* NAME=VALUE: sound, at most so many, no name twice. 0, or -EINVAL and the index of the first bad one. */
 int environment_check(const Json *list, size_t *ret_index) _must_check_;
 
+/* Appends the candidates that the policy lets pass to a list; the first of a name counts. 0, or -EINVAL: too
+ * many candidates. */
+int environment_pass(const Policy *p, const Json *candidates, Json *to) _must_check_;
+
 /* Joins built-in variables, the session's and the command's, later ones winning, as strings with NULs behind
  * buf. */
 int environment_build(const Session *s, const Json *command, Buf *b, uint32_t *ret_n) _must_check_;

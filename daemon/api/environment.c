@@ -8,6 +8,7 @@
 #include "proto/base/str.h"
 
 #define ENVIRONMENT_MAX 1024U
+#define VARIABLES_MAX   (5U * ENVIRONMENT_MAX) /* built in, passed, set, of the context, of the command */
 #define VALUE_SIZE_MAX  (32U * 1024U)
 
 /* Tool folders come last: what lies in a home never takes the place of a program of the system. */
@@ -82,6 +83,31 @@ int environment_check(const Json *list, size_t *ret_index)
                 }
         }
         return 0;
+}
+
+static bool may_pass(const Policy *p, const char *item)
+{
+        for (size_t i = 0; i < policy_n_pass(p); i++) {
+                if (name_equal(policy_pass(p, i), item))
+                        return item_is_sound(item);
+        }
+        return false;
+}
+
+int environment_pass(const Policy *p, const Json *candidates, Json *to)
+{
+        int r = 0;
+
+        if (json_n(candidates) > ENVIRONMENT_MAX)
+                return -EINVAL;
+        /* From behind: of two of a name, what is put last counts. */
+        for (size_t i = json_n(candidates); r >= 0 && i > 0; i--) {
+                const char *item = json_string(json_at(candidates, i - 1));
+
+                if (may_pass(p, item))
+                        r = json_append_string(to, item);
+        }
+        return r;
 }
 
 /* item is borrowed. A later one replaces an earlier one of its name. */
@@ -171,8 +197,8 @@ int environment_build(const Session *s, const Json *command, Buf *b, uint32_t *r
 {
         const Json *terminal = get_value(command, "terminal");
         const char *term = terminal ? get_string(terminal, "term") : NULL;
-        _cleanup_free_ const char **items = calloc(3 * ENVIRONMENT_MAX, sizeof(*items));
-        Variables v = { .items = items, .room = 3 * ENVIRONMENT_MAX };
+        _cleanup_free_ const char **items = calloc(VARIABLES_MAX, sizeof(*items));
+        Variables v = { .items = items, .room = VARIABLES_MAX };
         char *owned[6] = { NULL };
         int r;
 

@@ -222,6 +222,11 @@ int json_set(Json *object, const char *key, Json *take_value)
         return 0;
 }
 
+void json_remove(Json *object, const char *key)
+{
+        json_object_object_del(to_tree(object), key);
+}
+
 int json_append(Json *array, Json *take_value)
 {
         if (json_object_array_add(to_tree(array), to_tree(take_value)) < 0) {

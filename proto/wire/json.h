@@ -78,6 +78,8 @@ bool json_next(const Json *object, void **cursor, const char **ret_key, const Js
 int json_new_object(Json **ret) _must_check_;
 int json_new_array(Json **ret) _must_check_;
 int json_set(Json *object, const char *key, Json *take_value) _must_check_;
+/* Nothing where there is no such member. */
+void json_remove(Json *object, const char *key);
 /* NULL: leaves it out. What is not UTF-8 is set as by json_set_escaped(). */
 int json_set_string(Json *object, const char *key, const char *value) _must_check_;
 int json_set_escaped(Json *object, const char *key, const void *data, size_t size) _must_check_;

@@ -21,3 +21,43 @@ def test_layers_that_are_not_enforced_are_refused(settings, alice, name):
         os.unlink(os.path.join(instance.config, name))
         instance.start()
         assert instance.sh(alice, "true").returncode == 0
+
+
+def variables(instance, user, profile, environment, *options):
+    done = instance.ctl(user, "run", "-T", "-p", profile, *options, "--", "env", "-0", cwd=user.workspace(),
+                        environment=environment)
+    assert done.returncode == 0, done
+    return dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry)
+
+
+def test_variables_that_policy_lets_pass(instance, either, make_profile):
+    profile = make_profile(environment={"pass": ["MINE", "BIG", "SET", "LINES", "BYTES"], "set": {"SET": "policy"}})
+    theirs = {"MINE": "1", "OTHER": "canary", "BIG": "x" * 5000, "SET": "client", "LINES": "a\nb", "BYTES": "\udcff",
+              "LANG": "C.UTF-8", "MINE_TOO": "canary"}
+    found = variables(instance, either, profile, theirs)
+    assert (found["MINE"], found["SET"], found["LANG"]) == ("1", "policy", "C.UTF-8")
+    assert not {"OTHER", "BIG", "LINES", "BYTES", "MINE_TOO"} & set(found)
+    assert variables(instance, either, profile, theirs, "--env", "MINE=2")["MINE"] == "2"
+
+
+def test_candidates_have_bounds(instance, alice, make_profile):
+    profile = make_profile(environment={"pass": ["V10", "LAST"]})
+    many = {f"V{i}": "\x1b" * 3000 for i in range(200)}
+    found = variables(instance, alice, profile, {**many, "LAST": "1"})
+    assert "V10" in found or "LAST" in found
+    replies = instance.call(alice, "io.sandboxd.Session.Create",
+                            {"context": {"passEnvironment": [f"A{i}=1" for i in range(1025)]}})
+    assert replies[0]["parameters"] == {"parameter": "context.passEnvironment"}
+
+
+def test_candidates_are_not_kept(instance, alice):
+    secret = "canary" + os.urandom(8).hex()
+    session = instance.create(alice, "--env", "MINE=1", environment={"LANG": "C", "SECRET": secret})
+    try:
+        described = instance.call(alice, "io.sandboxd.Session.Describe", {"id": session})[0]["parameters"]
+        assert "passEnvironment" not in described["context"] and secret not in str(described)
+        assert described["context"]["environment"] == ["MINE=1"]
+        found = instance.ctl(alice, "exec", session, "--", "env", environment={"LANG": "de_DE.UTF-8", "SECRET": secret})
+        assert "LANG=C\n" in found.stdout and "MINE=1\n" in found.stdout and secret not in found.stdout
+    finally:
+        instance.ctl(alice, "terminate", "--grace", "0s", session)
