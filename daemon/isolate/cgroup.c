@@ -28,6 +28,8 @@
 #define CGROUP_HASH_DIGITS     8U
 #define CGROUP_DEPTH_MAX       4U
 #define CGROUP_CHILDREN_MAX    "1024"
+/* A group for each command, none below: its user could build a tower that nobody clears away. */
+#define CGROUP_LEVELS_MAX      "1"
 #define CGROUP_CLEAN_ROUNDS    500U
 #define CGROUP_CLEAN_WAIT_MSEC 10
 #define CGROUP_CPU_PERIOD_USEC 100000U
@@ -319,6 +321,8 @@ static int write_limits(int fd, const PrivLimits *limits, uint32_t controllers)
         if (wanted & ~controllers)
                 return -EOPNOTSUPP;
         r = write_file(fd, "cgroup.max.descendants", CGROUP_CHILDREN_MAX);
+        if (r >= 0)
+                r = write_file(fd, "cgroup.max.depth", CGROUP_LEVELS_MAX);
         if (r >= 0)
                 r = limit_memory(fd, limits);
         if (r >= 0 && limits->tasks > 0)

@@ -228,6 +228,38 @@ static void test_cgroup_leftover(void **state)
         assert_int_equal(cgroup_remove(base, &id), 0);
 }
 
+/* The group's user may make groups for commands, no tower of them and not any number; the limits on both are
+ * not the user's to write. */
+static void test_cgroup_depth(void **state)
+{
+        _cleanup_(cgroup_base_freep) CgroupBase *base = NULL;
+        _cleanup_close_ int fd = -EBADF;
+        const PrivLimits limits = { 0 };
+        struct stat st;
+        Id id;
+
+        (void) state;
+        assert_int_equal(cgroup_base_new(TEST_RUNTIME_DIR, &base), 0);
+        assert_int_equal(id_random(&id), 0);
+        assert_int_equal(cgroup_make(base, &id, &limits, &fd), 0);
+        assert_int_equal(cgroup_give(fd, TEST_UID, TEST_UID), 0);
+        assert_int_equal(mkdirat(fd, "e1", 0755), 0);
+        assert_int_equal(mkdirat(fd, "e1/deeper", 0755), -1);
+        assert_int_equal(errno, EAGAIN);
+        for (unsigned i = 2; i <= 1024; i++) {
+                char name[16];
+
+                assert_true(snprintf(name, sizeof(name), "e%u", i) > 0);
+                assert_int_equal(mkdirat(fd, name, 0755), 0);
+        }
+        assert_int_equal(mkdirat(fd, "one-more", 0755), -1);
+        assert_int_equal(fstatat(fd, "cgroup.max.depth", &st, 0), 0);
+        assert_int_equal(st.st_uid, 0);
+        assert_int_equal(fstatat(fd, "cgroup.max.descendants", &st, 0), 0);
+        assert_int_equal(st.st_uid, 0);
+        assert_int_equal(cgroup_remove(base, &id), 0);
+}
+
 static void test_cgroup_missing_controller(void **state)
 {
         _cleanup_(cgroup_base_freep) CgroupBase *base = NULL;
@@ -303,7 +335,7 @@ static int confine(const void *data)
         (void) data;
         if (unshare(CLONE_NEWNS) < 0 || worker_confine(&spec) < 0)
                 return 1;
-        if (getuid() != TEST_UID || syscall(SYS_getpid) != -1)
+        if (getuid() != TEST_UID || syscall(SYS_getppid) != -1)
                 return 2;
         if (open("/var/lib", O_RDONLY | O_DIRECTORY | O_CLOEXEC) < 0)
                 return 3;
@@ -371,6 +403,7 @@ int main(void)
                 cmocka_unit_test(test_userns),
                 cmocka_unit_test(test_cgroup),
                 cmocka_unit_test(test_cgroup_leftover),
+                cmocka_unit_test(test_cgroup_depth),
                 cmocka_unit_test(test_cgroup_missing_controller),
                 cmocka_unit_test(test_spawn_fds),
                 cmocka_unit_test(test_worker_confine),
