@@ -19,7 +19,7 @@ LAYOUTS = {name: struct.Struct("@" + layout) for name, layout in {
     "DIALER_EGRESS_ATTACH": "16s",
     "DIALER_SESSION_CLOSE": "16s",
     "DECIDE": "QIIIIIIIII16s256s32s0Q",
-    "VERDICT": "QQII64s256s0Q",
+    "VERDICT": "QQII64s256sII",
     "DIAL": "16sQQIII16sI256s0Q",
     "DIAL_REFUSED": "16sQQI16sI0Q",
     "DIAL_CLOSED": "16sQQQQI16sIII0Q",

@@ -110,8 +110,8 @@ class Dns:
             self.sock.sendto(head + query[12:at + 5] + answers, peer)
 
 
-def start(name, end, confined):
-    command = [f"{BUILD}/daemon/{name}/sandboxd-{name}", "--uid", str(NOBODY), "--gid", str(NOBODY)]
+def start(name, end, confined, options=()):
+    command = [f"{BUILD}/daemon/{name}/sandboxd-{name}", "--uid", str(NOBODY), "--gid", str(NOBODY), *options]
     if confined:
         command = ["unshare", "--mount"] + command
     with end:
@@ -122,15 +122,16 @@ def start(name, end, confined):
 class Rig:
     """Both workers, with a launcher and an audit that decide as `verdicts` says."""
 
-    def __init__(self, confined, dns):
+    def __init__(self, confined, dns, egress_options=()):
         self.session, self.sequence, self.decided = secrets.token_bytes(16), 100, []
+        self.allows_tls = 1
         self.refused, self.closed, self.audit_sleeps = [], [], False
         self.verdicts = lambda host, decide: ALLOW if host in ("allowed.test", "other.test", "rebound.test",
                                                                "nothing.test", "") else DENY
         self.launcher_dialer, end = Channel.pair()
         self.dialer = start("dialer", end, confined)
         self.launcher_egress, end = Channel.pair()
-        self.egress = start("egress", end, confined)
+        self.egress = start("egress", end, confined, egress_options)
         assert self.launcher_dialer.receive()[0] == "DIALER_READY"
         assert self.launcher_egress.receive()[0] == "EGRESS_READY"
         self.start_dialer(dns)
@@ -181,7 +182,7 @@ class Rig:
                              "raw": tail[:n_raw], "path": tail[n_raw:n_raw + n_path], "verdict": verdict,
                              "method": privsep.text(method), "sequence": self.sequence})
         self.egress_audit.send("VERDICT", request, self.sequence, verdict, 1 if verdict == DENY else 0, b"rule",
-                               b"because")
+                               b"because", self.allows_tls, 0)
         if verdict == ALLOW and wants:
             self.dial(request, self.sequence, host, port, protocol, (family, raw_address))
 
@@ -191,7 +192,7 @@ class Rig:
     def on_dialer(self, name, values):
         if name == "DIAL_REFUSED":
             self.refused.append(values)
-            self.egress_audit.send("VERDICT", values[1], values[2] + 1000, DENY, 4, b"", b"")
+            self.egress_audit.send("VERDICT", values[1], values[2] + 1000, DENY, 4, b"", b"", 0, 0)
         else:
             keys = ("session", "sequence", "duration", "sent", "received", "family", "address", "port", "reason")
             self.closed.append(dict(zip(keys, values)))

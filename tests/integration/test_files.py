@@ -263,11 +263,18 @@ def test_deny_flag(instance, alice):
     assert os.path.exists(work + "/private/key")
 
 
-def test_workspace_patterns_of_agent_are_hidden(instance, alice):
+def test_secrets_of_the_workspace_are_hidden(instance, alice):
+    """What the profile agent denies by name; patterns come later and are errors until then."""
     work = alice.workspace()
-    for name in (".env", "server.pem", "id_rsa"):
-        alice.write(f"{work}/{name}", "SECRETBYTES\n")
-    done = instance.sh(alice, "cat .env server.pem id_rsa; cp server.pem x; cat x", workspace=work)
+    alice.write(work + "/.env", "SECRETBYTES\n")
+    done = instance.sh(alice, "cat .env; cp .env x; cat x; mv .env y; cat y; rm -f .env; echo new >.env; true", workspace=work)
+    assert "SECRETBYTES" not in done.stdout
+    with open(work + "/.env", encoding="utf-8") as f:
+        assert f.read() == "SECRETBYTES\n"
+    pattern = alice.write(work + "/p.json", '{"version":1,"name":"p","extends":["agent"],'
+                                            '"filesystem":{"deny":["${workspace}/**/*.pem"]}}')
+    alice.write(work + "/a.pem", "SECRETBYTES\n")
+    done = instance.ctl(alice, "run", "-T", "-p", pattern, "--", "cat", "a.pem", cwd=work)
     assert "SECRETBYTES" not in done.stdout
 
 

@@ -79,3 +79,174 @@ def test_a_dialer_without_audit_makes_way(dns):
     rig.audit_dialer.end.close()
     assert rig.dialer.wait(13) != 0
     rig.launcher_dialer.end.close()
+
+
+class Script:
+    """A server that does with each connection what the test says."""
+
+    def __init__(self, serve):
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+        self.server_port = self.listener.getsockname()[1]
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(self.listener.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+
+
+def read_head(s):
+    got = b""
+    while not got.endswith(b"\r\n\r\n") and (part := s.recv(1)):
+        got += part
+    return got
+
+
+def test_an_early_answer_leaves_no_half_request(rig):
+    """The server answers while most of the body is still with the worker: no second request may take its place."""
+    connections, second = [], threading.Event()
+
+    def serve(s):
+        connections.append(s)
+        read_head(s)
+        s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        if len(connections) > 1:
+            second.set()
+
+    server = Script(serve)
+    server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    size = 4_000_000
+    with rig.connect() as s:
+        s.sendall(get(server, method="POST", more=f"Content-Length: {size}\r\n"))
+        with contextlib.suppress(OSError):
+            s.settimeout(3)
+            s.sendall(b"x" * size)
+        head = read_head(s)
+        if b"200 OK" in head and b"close" not in head.lower():
+            s.recv(2)
+            with contextlib.suppress(OSError):
+                s.sendall(get(server, path="/second"))
+            second.wait(2)
+    for held in connections:
+        held.settimeout(1)
+        data = b""
+        with contextlib.suppress(OSError):
+            while part := held.recv(1 << 20):
+                data += part
+        if held is connections[0]:
+            assert b"/second" not in data, "the second request went into the first one's body"
+
+
+def test_early_data_behind_the_hello(rig):
+    """A resumed session sends its first bytes with the hello; they belong to the verdict about its name."""
+    got, ready = [], threading.Event()
+
+    def serve(s):
+        got.append(s.recv(65536))
+        ready.set()
+
+    server = Script(serve)
+    name = b"allowed.test"
+    extension = struct.pack("!HHHBH", 0, len(name) + 5, len(name) + 3, 0, len(name)) + name
+    body = b"\x03\x03" + bytes(32) + b"\0" + b"\0\x02\x13\x01" + b"\x01\0" + struct.pack("!H", len(extension)) + extension
+    hello = b"\x01" + struct.pack("!I", len(body))[1:] + body
+    data = b"\x16\x03\x01" + struct.pack("!H", len(hello)) + hello + b"\x14\x03\x03\0\x01\x01" + b"\x17\x03\x03\0\x03abc"
+    s, head = connect(rig, "allowed.test", server.server_port)
+    with s:
+        assert b" 200 " in head
+        s.sendall(data)
+        assert ready.wait(3) and got == [data]
+    assert len(rig.decided) == 1
+
+
+def test_tls_under_a_rule_for_http(rig):
+    """CONNECT is decided before anybody knows what for; what opens it for http opens it for nothing else."""
+    rig.allows_tls = 0
+    seen = []
+    server = Script(lambda s: seen.append(s.recv(65536)))
+    s, head = connect(rig, "allowed.test", server.server_port)
+    assert b" 200 " in head
+    with pytest.raises((ssl.SSLError, OSError)), handshake(s, "allowed.test"):
+        pass
+    eventually(lambda: len(rig.decided) == 2 and rig.closed)
+    assert rig.decided[1]["malformed"] and rig.closed[0]["sent"] == 0
+    assert seen == [] or seen == [b""]
+
+
+def test_tls_to_an_address_has_no_name(rig):
+    """Which names belong to an address is not for the client to say."""
+    server = Script(lambda s: s.recv(65536))
+    s, head = connect(rig, "127.0.0.1", server.server_port)
+    assert b" 200 " in head
+    with pytest.raises((ssl.SSLError, OSError)), handshake(s, "evil.test"):
+        pass
+    eventually(lambda: len(rig.decided) == 2 and rig.closed)
+    assert rig.decided[1]["raw"] == b"evil.test" and rig.closed[0]["sent"] == 0
+
+
+def test_refusals_in_tunnels_wait_their_turn(rig, sink):
+    """Many at once: each has its row, and the worker never asks more at a time than audit takes."""
+    n, open_now, most = 300, 0, 0
+    original, lock = rig.on_decide, threading.Lock()
+    tunnels = []
+    for _ in range(n):
+        s, head = connect(rig, "allowed.test", sink)
+        assert b" 200 " in head
+        tunnels.append(s)
+    asked = []
+    rig.on_decide = lambda values, tail: asked.append((values, tail))
+    for s in tunnels:
+        s.sendall(b"\x00junk")
+    time.sleep(1)
+    assert 0 < len(asked) <= 64, len(asked)
+    rig.on_decide = original
+    for values, tail in asked:
+        original(values, tail)
+    eventually(lambda: len(rig.decided) == 2 * n, 10)
+    assert all(row["malformed"] and row["raw"] == b"\x00junk" for row in rig.decided[n:])
+    for s in tunnels:
+        s.settimeout(5)
+        assert s.recv(10) == b""
+        s.close()
+
+
+def test_idle_connections_end(dns, sink):
+    rig = Rig(False, dns, egress_options=("--idle-seconds", "2"))
+    try:
+        web = Script(lambda s: (read_head(s), time.sleep(1.5), s.sendall(b"HTTP/1.1 200 OK\r\n\r\n"), time.sleep(1.5),
+                                s.sendall(b"slow"), s.close()))
+        started = time.monotonic()
+        with rig.connect() as s:
+            s.sendall(f"GET http://allowed.test:{sink}/ HTTP/1.1\r\nHost: allowed.test:{sink}\r\n\r\n".encode())
+            s.settimeout(6)
+            assert s.recv(10) == b"" and 1.5 < time.monotonic() - started < 5
+        # Slow is not idle.
+        assert rig.ask(get(web)).endswith(b"slow")
+        eventually(lambda: len(rig.closed) == 2)
+        assert CLOSE[rig.closed[0]["reason"]] == "idle"
+    finally:
+        rig.stop()
+
+
+def test_what_nobody_reads_is_not_kept(rig):
+    """Full connections of one session: the worker's memory stays small."""
+    def serve(s):
+        read_head(s)
+        with contextlib.suppress(OSError):
+            s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+            while True:
+                s.sendall(bytes(1 << 20))
+
+    server, clients = Script(serve), []
+    for _ in range(600):
+        s = rig.connect()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.sendall(get(server))
+        clients.append(s)
+    time.sleep(4)
+    with open(f"/proc/{rig.egress.pid}/status") as status:
+        resident = [int(line.split()[1]) for line in status if line.startswith("VmRSS")][0]
+    for s in clients:
+        s.close()
+    assert resident < 130_000, resident

@@ -254,7 +254,7 @@ def test_bad_policy_says_where(instance, alice):
             ('{"version":1,"name":"x",\n\n"network":{"rules":[{"action":"maybe"}]}}', (":3:",)),
             ('{"version":2,"name":"x"}', ("version",)),
             ('{"version":1,"name":"x"', ("",)),
-            ('{"version":1,"name":"x","network":{"rules":[{"id":"a","action":"allow","host":"*.com"}]}}', ("*.com",)),
+            ('{"version":1,"name":"x","network":{"rules":[{"id":"a","action":"allow","host":"*.com"}]}}', ("wildcard", "rules[0].host")),
             ('{"version":1,"name":"x","credentials":{"a":{}}}', ("credentials",)),
             ('{"version":1,"name":"x","extends":["x"]}', ("",)),
     ):
