@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/isolate/etc_names.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
@@ -21,39 +22,7 @@ typedef struct Copy {
         unsigned n_entries;
 } Copy;
 
-/* Whole trees or single files below /etc. Nothing here may be read by root alone: such files are skipped
- * anyway. */
-/* clang-format off */
-static const char *const copied[] = {
-        "alternatives", "ssl/certs", "ssl/openssl.cnf", "ca-certificates", "ca-certificates.conf",
-        "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "mime.types", "magic",
-        "magic.mime", "protocols", "services", "networks", "rpc", "host.conf", "gai.conf", "perl",
-        "fonts", "terminfo", "inputrc", "bash.bashrc", "bash_completion.d", "profile", "profile.d",
-        "gitconfig", "npmrc", "pip.conf", "wgetrc", "manpath.config", "locale.alias", "locale.gen",
-        "locale.conf", "default/locale", "debian_version", "os-release", "lsb-release", "issue",
-        "shells", "xattr.conf", "xml", "sgml", "maven", "gradle", "vim", "nanorc", "groff", "gdb",
-        "dpkg", "glvnd", "gss/mech.d",
-        "environment.d", "less", "zsh", "fish", "mailcap", "papersize", "matplotlibrc", "OpenCL",
-        "ImageMagick-6", "ld-musl-x86_64.path", "ld-musl-x86_64.d", "pkcs11", "crypto-policies",
-        "ssh/ssh_config", "ssh/ssh_config.d", "selinux/config",
-};
-/* clang-format on */
-
-/* Names that carry a version. */
-/* clang-format off */
-static const char *const copied_prefixes[] = {
-        "java-", "python2", "python3", "nodejs", "php", "ruby", "lua", "R", "ghc", "mono", "openmpi",
-        "fpc",
-};
-/* clang-format on */
-
-/* Made by init for each session. */
-static const char *const links[][2] = {
-        { "passwd", "../run/sandbox/passwd" },     { "group", "../run/sandbox/group" },
-        { "hostname", "../run/sandbox/hostname" }, { "hosts", "../run/sandbox/hosts" },
-        { "mtab", "../proc/self/mounts" },
-};
-
+/* For which the host's would say too much. */
 static const char *const own_files[][2] = {
         { "nsswitch.conf",
           "passwd: files\ngroup: files\nshadow: files\ngshadow: files\nhosts: files dns\n"
@@ -177,15 +146,6 @@ static int copy_path(Copy *c, int from_dir, int to_dir, const char *path)
         return copy_entry(c, from, to, slash + 1, 1);
 }
 
-static bool has_copied_prefix(const char *name)
-{
-        for (size_t i = 0; i < ELEMENTSOF(copied_prefixes); i++) {
-                if (str_has_prefix(name, copied_prefixes[i]))
-                        return true;
-        }
-        return false;
-}
-
 static int copy_versioned(Copy *c, int to_fd)
 {
         const struct dirent *e;
@@ -195,7 +155,7 @@ static int copy_versioned(Copy *c, int to_fd)
         if (!d)
                 return neg_errno();
         while (r == 0 && (e = readdir(d))) {
-                if (has_copied_prefix(e->d_name))
+                if (etc_has_copied_prefix(e->d_name))
                         r = copy_entry(c, dirfd(d), to_fd, e->d_name, 0);
         }
         (void) closedir(d);
@@ -204,8 +164,8 @@ static int copy_versioned(Copy *c, int to_fd)
 
 static int write_own(int to_fd)
 {
-        for (size_t i = 0; i < ELEMENTSOF(links); i++) {
-                if (symlinkat(links[i][1], to_fd, links[i][0]) < 0)
+        for (size_t i = 0; etc_links[i][0]; i++) {
+                if (symlinkat(etc_links[i][1], to_fd, etc_links[i][0]) < 0)
                         return neg_errno();
         }
         for (size_t i = 0; i < ELEMENTSOF(own_files); i++) {
@@ -232,8 +192,8 @@ int etc_copy(int to_fd)
                 return neg_errno();
         /* First, so that no name of the host takes the place of ours. */
         r = write_own(to_fd);
-        for (size_t i = 0; r == 0 && i < ELEMENTSOF(copied); i++)
-                r = copy_path(&c, etc, to_fd, copied[i]);
+        for (size_t i = 0; r == 0 && etc_copied[i]; i++)
+                r = copy_path(&c, etc, to_fd, etc_copied[i]);
         if (r < 0)
                 return r;
         return copy_versioned(&c, to_fd);

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "daemon/isolate/etc_names.h"
 #include "daemon/policy/model.h"
 #include "proto/base/str.h"
 
@@ -389,22 +390,58 @@ int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session,
 
 /* ---- would a path be readable? ---- */
 
-static const char *const readable_trees[] = {
-        "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/proc", "/dev",
+typedef struct Tree {
+        const char *path;
+        bool is_writable;
+        const char *rule;
+} Tree;
+
+#define OWN "(the session's own, empty at its start)"
+
+/* What the minimal root has without a word of the policy; /etc is asked by name. */
+static const Tree trees[] = {
+        { "/usr", false, "" },
+        { "/opt", false, "" },
+        { "/bin", false, "" },
+        { "/sbin", false, "" },
+        { "/lib", false, "" },
+        { "/lib32", false, "" },
+        { "/lib64", false, "" },
+        { "/libx32", false, "" },
+        { "/proc", false, "(the session's own processes)" },
+        { "/tmp", true, OWN },
+        { "/var/tmp", true, OWN },
+        { "/dev/shm", true, OWN },
+        { "/dev/pts", true, "" },
+        { "/dev/fd", true, "" },
+        { "/dev/null", true, "" },
+        { "/dev/zero", true, "" },
+        { "/dev/full", true, "" },
+        { "/dev/random", true, "" },
+        { "/dev/urandom", true, "" },
+        { "/dev/tty", true, "" },
+        { "/dev/ptmx", true, "" },
+        { "/dev/stdin", true, "" },
+        { "/dev/stdout", true, "" },
+        { "/dev/stderr", true, "" },
 };
 
-static Verdict builtin_verdict(const PolicyVariables *v, const char *path, bool for_writing)
+static Verdict builtin_verdict(const PolicyVariables *v, const char *path, bool for_writing,
+                               const char **ret_rule)
 {
-        static const char *const writable[] = { "/tmp", "/var/tmp", "/dev/shm" };
-
-        for (size_t i = 0; i < ELEMENTSOF(writable); i++)
-                if (path_is_below(path, writable[i]))
-                        return VERDICT_ALLOW;
-        if (path_is_below(path, v->home))
+        *ret_rule = "";
+        if (path_is_below(path, v->home)) {
+                *ret_rule = OWN;
                 return VERDICT_ALLOW;
-        for (size_t i = 0; !for_writing && i < ELEMENTSOF(readable_trees); i++)
-                if (path_is_below(path, readable_trees[i]))
+        }
+        if (str_has_prefix(path, "/etc/"))
+                return !for_writing && etc_shows(path + strlen("/etc/")) ? VERDICT_ALLOW : VERDICT_DENY;
+        for (size_t i = 0; i < ELEMENTSOF(trees); i++) {
+                if (path_is_below(path, trees[i].path) && (trees[i].is_writable || !for_writing)) {
+                        *ret_rule = trees[i].rule;
                         return VERDICT_ALLOW;
+                }
+        }
         return VERDICT_DENY;
 }
 
@@ -433,11 +470,10 @@ int policy_check_file(const Policy *p, const PolicyVariables *v, const char *pat
                 items_done(&items);
                 return r;
         }
-        item = covering(&items, path);
+        item = covering(&items, canonical);
         if (!item) {
-                *ret_verdict = builtin_verdict(v, path, for_writing);
+                *ret_verdict = builtin_verdict(v, canonical, for_writing, ret_rule);
                 *ret_layer = "builtin";
-                *ret_rule = "";
         } else {
                 bool is_open = item->access == PATH_WRITE || (item->access == PATH_READ && !for_writing);
 

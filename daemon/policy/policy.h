@@ -117,7 +117,7 @@ int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session,
                 PlanHeader *header, PolicyDiagnostics *diagnostics) _must_check_;
 
 /* Would this path be readable or writable inside? For Policy.Check. ret_rule: the pattern that decided, or
- * "" (a string of p). */
+ * "" (of p or static). */
 int policy_check_file(const Policy *p, const PolicyVariables *v, const char *path, bool for_writing,
                       Verdict *ret_verdict, const char **ret_layer, const char **ret_rule) _must_check_;
 

@@ -374,6 +374,34 @@ static void test_plan(void **state)
         assert_int_equal(file_verdict(p, "/srv/other", false), VERDICT_DENY);
 }
 
+/* What the minimal root shows of a host, and no more. */
+static void test_builtin_files(void **state)
+{
+        static const char *const shown[] = {
+                "/usr/bin/env",    "/opt/x",    "/etc/ssl/certs/a.pem", "/etc/passwd",     "/etc/java-17/x",
+                "/etc/os-release", "/dev/null", "/proc/self/status",    "/etc/resolv.conf",
+        };
+        static const char *const hidden[] = {
+                "/etc/shadow",   "/etc/sudoers",  "/etc/ssl/private/key", "/etc/ssh/ssh_host_rsa_key",
+                "/etc/sandboxd", "/etc/crontab",  "/etc/passwd-",         "/var/lib/dpkg/status",
+                "/var/log/x",    "/root/.bashrc", "/home",                "/home/v/x",
+                "/boot/vmlinuz", "/sys/class",    "/dev/sda",             "/dev/mem",
+                "/run/dbus",     "/mnt/x",        "/srv",                 "/",
+        };
+        _cleanup_(policy_freep) Policy *p = parse_ok(POLICY_PROFILE, "{ \"version\": 1 }");
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(shown); i++)
+                assert_int_equal(file_verdict(p, shown[i], false), VERDICT_ALLOW);
+        for (size_t i = 0; i < ELEMENTSOF(hidden); i++) {
+                assert_int_equal(file_verdict(p, hidden[i], false), VERDICT_DENY);
+                assert_int_equal(file_verdict(p, hidden[i], true), VERDICT_DENY);
+        }
+        assert_int_equal(file_verdict(p, "/usr/bin/env", true), VERDICT_DENY);
+        assert_int_equal(file_verdict(p, "/etc/passwd", true), VERDICT_DENY);
+        assert_int_equal(file_verdict(p, "/tmp/x", true), VERDICT_ALLOW);
+}
+
 /* A denial of another layer holds, whatever is written below it, in whichever order. */
 static void test_deny_wins(void **state)
 {
@@ -500,6 +528,7 @@ int main(void)
                 cmocka_unit_test(test_extends),
                 cmocka_unit_test(test_order_and_narrowing),
                 cmocka_unit_test(test_plan),
+                cmocka_unit_test(test_builtin_files),
                 cmocka_unit_test(test_deny_wins),
                 cmocka_unit_test(test_workspace),
                 cmocka_unit_test(test_settings),
