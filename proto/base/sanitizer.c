@@ -21,7 +21,7 @@ const int sanitizer_options_are_linked = 1;
 
 __attribute__((visibility("default"))) const char *__asan_default_options(void)
 {
-        return SANITIZER_COMMON ":detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1"
+        return SANITIZER_COMMON ":detect_leaks=1:detect_stack_use_after_return=1"
                                 ":quarantine_size_mb=16";
 }
 
