@@ -442,7 +442,8 @@ int cgroup_remove(const CgroupBase *b, const Id *session)
         return remove_below(b->fd, name, 0);
 }
 
-static int clean_one(const CgroupBase *b, const Id *session)
+/* *n_rounds: what is left for all of them together. */
+static int clean_one(const CgroupBase *b, const Id *session, unsigned *n_rounds)
 {
         _cleanup_close_ int fd = -EBADF;
         char name[ID_TEXT_SIZE];
@@ -455,7 +456,7 @@ static int clean_one(const CgroupBase *b, const Id *session)
         fd = open_directory(b->fd, name);
         if (fd < 0)
                 return fd;
-        for (unsigned i = 0; i < CGROUP_CLEAN_ROUNDS; i++) {
+        for (;;) {
                 r = cgroup_kill(fd);
                 if (r >= 0)
                         r = cgroup_is_populated(fd);
@@ -463,15 +464,18 @@ static int clean_one(const CgroupBase *b, const Id *session)
                         return r;
                 if (r == 0)
                         return cgroup_remove(b, session);
+                if (*n_rounds == 0)
+                        return -EBUSY;
+                (*n_rounds)--;
                 (void) poll(NULL, 0, CGROUP_CLEAN_WAIT_MSEC);
         }
-        return -EBUSY;
 }
 
 int cgroup_base_clean(CgroupBase *b, CgroupLeft on_left, void *userdata)
 {
         int copy = fcntl(b->fd, F_DUPFD_CLOEXEC, 3), result = 0;
         DIR *directory = copy < 0 ? NULL : fdopendir(copy);
+        unsigned n_rounds = CGROUP_CLEAN_ROUNDS;
 
         if (!directory) {
                 (void) fd_close(copy);
@@ -483,8 +487,12 @@ int cgroup_base_clean(CgroupBase *b, CgroupLeft on_left, void *userdata)
 
                 if (e->d_type != DT_DIR || id_parse(e->d_name, &session) < 0)
                         continue;
-                r = clean_one(b, &session);
-                if (r < 0)
+                r = clean_one(b, &session, &n_rounds);
+                /* It was killed, and waits for a file system that its user does not let answer. It will run
+                 * no further instruction of its own: no reason to keep everybody else waiting. */
+                if (r == -EBUSY)
+                        (void) log_warning(r, "processes of session %s are killed but do not end", e->d_name);
+                else if (r < 0)
                         result = log_error(r, "cannot remove the control group of session %s", e->d_name);
                 else if (on_left)
                         on_left(userdata, &session);

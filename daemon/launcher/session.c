@@ -336,6 +336,8 @@ static void on_deadline(void *userdata)
         else if (s->state == SESSION_RUNNING)
                 /* Nobody came back for a session that ends with its client. */
                 session_stop(s, END_CLIENT_GONE);
+        else if (s->init_io)
+                session_give_up(s);
         else
                 session_stop(s, s->reason);
 }

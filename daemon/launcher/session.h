@@ -53,6 +53,7 @@ struct Session {
         bool is_recorded;
         bool is_init_ready;
         bool is_over;
+        bool is_end_sent; /* whoever waits for the end has been told */
         PrivSessionCreated answer;
 };
 
@@ -63,6 +64,8 @@ int session_terminate(User *u, const PrivSessionEnd *body) _must_check_;
 /* session_life.c */
 void session_fail(Session *s, int error, const char *step, const char *detail);
 void session_stop(Session *s, EndReason reason);
+/* Killed, and it does not end: tells whoever waits. */
+void session_give_up(Session *s);
 void session_watch_init(Session *s, int *ret_error);
 void session_maybe_answer(Session *s);
 void sessions_on_recorded(Launcher *l, const PrivSessionOpened *body);

@@ -23,6 +23,7 @@
 #define SESSION_POLL_USEC       (2 * USEC_PER_MSEC)
 #define SESSION_POLLS_MAX       2500U
 #define SESSION_API_RETURN_USEC (30 * USEC_PER_SEC)
+#define SESSION_KILL_USEC       (3 * USEC_PER_SEC)
 
 static void session_free(Session *s)
 {
@@ -46,6 +47,9 @@ static void send_end(Session *s)
         PrivSessionEnd end = { .session = s->id, .reason = s->reason };
         PrivSessionRef ref = { .session = s->id };
 
+        if (s->is_end_sent)
+                return;
+        s->is_end_sent = true;
         if (s->is_row_asked)
                 worker_send(s->launcher->audit, PRIV_AUDIT_SESSION_END, &end, sizeof(end), NULL, 0);
         worker_send(s->launcher->dialer, PRIV_DIALER_SESSION_CLOSE, &ref, sizeof(ref), NULL, 0);
@@ -124,6 +128,15 @@ void session_watch_init(Session *s, int *ret_error)
         *ret_error = loop_io_new(s->launcher->loop, s->init_pidfd, LOOP_READ, on_init_ended, s, &s->init_io);
 }
 
+/* What was killed may wait in the kernel for a file system that its user does not let answer. It will run no
+ * further instruction of its own, so nobody has to wait for it; the record stays, and counts for the user. */
+void session_give_up(Session *s)
+{
+        (void) log_warning(0, "init of a session of uid %u was killed and does not end", s->user->uid);
+        worker_retire(TAKE_PTR(s->egress));
+        send_end(s);
+}
+
 static void kill_all(Session *s)
 {
         int r = s->cgroup_fd >= 0 ? cgroup_kill(s->cgroup_fd) : 0;
@@ -146,6 +159,8 @@ void session_stop(Session *s, EndReason reason)
                 s->wants_egress = false;
                 loop_timer_stop(s->timer);
                 kill_all(s);
+                if (s->init_io)
+                        (void) !loop_timer_set(s->timer, SESSION_KILL_USEC);
         }
         if (s->init_pidfd >= 0 && !s->init_io) {
                 /* Never watched: its start failed halfway. */
