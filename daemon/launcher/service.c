@@ -13,9 +13,8 @@
 /*
  * When audit or the dialer dies every egress worker goes: nothing passes that could not be recorded or
  * judged. The dead one is started again, hears of all sessions, and each session gets a new egress worker on
- * its old listeners. Where audit or the dialer dies too often the daemon ends: restarting does not mend it.
- * Egress workers that die too often are replaced after a pause: a session that kills its own must not end
- * the others'.
+ * its old listeners. What dies too often is started again after a pause; what runs stays contained
+ * meanwhile.
  */
 
 /* A session that starts just now needs the processor more than the pool does. */
@@ -25,6 +24,7 @@
 static void start_audit(Launcher *l);
 static void start_dialer(Launcher *l);
 static void fill_pool(Launcher *l);
+static void fill_pool_after(Launcher *l, uint64_t after_usec);
 
 bool service_is_up(const Launcher *l)
 {
@@ -43,6 +43,18 @@ static void connect_audit_dialer(Launcher *l)
         fd_close_many(pair, ELEMENTSOF(pair));
         sessions_attach_egress(l);
         launcher_maybe_serve(l);
+}
+
+/* A daemon that never served says so and ends: something is wrong with the machine. One that serves keeps
+ * what runs contained and tries again. */
+static void restart_later(Launcher *l, const char *name)
+{
+        if (!l->is_serving) {
+                launcher_stop(l, log_error(-ECHILD, "%s ends again and again: giving up", name));
+                return;
+        }
+        (void) log_error(-ECHILD, "%s ends again and again: nothing passes until the next attempt", name);
+        fill_pool_after(l, POOL_PAUSE_USEC);
 }
 
 static void on_audit_ready(void *owner, _unused_ Worker *w, _unused_ const Imsg *m)
@@ -73,11 +85,10 @@ static void on_audit_gone(void *owner, _unused_ Worker *w)
                 launcher_stop(l, 0);
                 return;
         }
-        if (!restart_guard_permits(&l->audit_guard)) {
-                launcher_stop(l, log_error(-ECHILD, "the audit writer ends again and again: giving up"));
-                return;
-        }
-        start_audit(l);
+        if (restart_guard_permits(&l->audit_guard))
+                start_audit(l);
+        else
+                restart_later(l, "the audit writer");
 }
 
 static const WorkerEvents audit_events = { on_audit_ready, on_audit_message, on_audit_gone };
@@ -107,11 +118,10 @@ static void on_dialer_gone(void *owner, _unused_ Worker *w)
         sessions_drop_egress(l);
         if (l->is_stopping)
                 return;
-        if (!restart_guard_permits(&l->dialer_guard)) {
-                launcher_stop(l, log_error(-ECHILD, "the dialer ends again and again: giving up"));
-                return;
-        }
-        start_dialer(l);
+        if (restart_guard_permits(&l->dialer_guard))
+                start_dialer(l);
+        else
+                restart_later(l, "the dialer");
 }
 
 static const WorkerEvents dialer_events = { on_dialer_ready, NULL, on_dialer_gone };
@@ -178,6 +188,10 @@ static void on_pool_timer(void *userdata)
 
         if (l->is_stopping)
                 return;
+        if (!l->audit)
+                start_audit(l);
+        if (!l->dialer)
+                start_dialer(l);
         sessions_attach_egress(l);
         fill_pool(l);
         if (sessions_wait_for_egress(l))
