@@ -120,9 +120,27 @@ static int apply(Json *p, int c, const char *value)
         }
 }
 
+/* Words of a command, as much of them as there is room for. */
+static void format_command(const Json *list, char *text, size_t size)
+{
+        size_t n = 0;
+
+        text[0] = '\0';
+        for (size_t i = 0; i < json_n(list) && json_type(json_at(list, i)) == JSON_STRING; i++) {
+                const char *word = shown_escaped(json_string(json_at(list, i)));
+
+                if (str_printf(text + n, size - n, "%s%s", n > 0 ? " " : "", word) < 0) {
+                        (void) snprintf(text + MIN_OF(n, size - 4), 4, "...");
+                        return;
+                }
+                n += strlen(text + n);
+        }
+}
+
 /* What the row is about: where to, what was run, or how it ended. */
 static void format_subject(const Json *record, char *text, size_t size)
 {
+        const Json *details = json_get(record, "details"), *command = NULL;
         const char *host = text_of(record, "host"), *address = text_of(record, "address"),
                    *path = text_of(record, "path"), *executable = text_of(record, "executable");
         const char *what = host && *host ? host
@@ -133,10 +151,16 @@ static void format_subject(const Json *record, char *text, size_t size)
         long long port = integer_of(record, "port");
         int r;
 
+        if (details && json_type(details) == JSON_OBJECT)
+                command = json_get(details, "commandLine");
+        if (command && json_type(command) == JSON_ARRAY) {
+                format_command(command, text, size);
+                return;
+        }
         if (what && port > 0)
-                r = str_printf(text, size, "%s:%lld", shown(what), port);
+                r = str_printf(text, size, "%s:%lld", shown_escaped(what), port);
         else
-                r = str_printf(text, size, "%s", what ? shown(what) : "-");
+                r = str_printf(text, size, "%s", what ? shown_escaped(what) : "-");
         if (r < 0)
                 (void) snprintf(text, size, "(too long)");
 }
@@ -156,13 +180,13 @@ static bool show_record(const Json *record)
         if (sent > 0 || received > 0)
                 (void) snprintf(bytes, sizeof(bytes), "  %lld/%lld", sent, received);
         return print("%s  %6lld  %-8s %-8s %-5s  %-8.8s  %-32s  %s%s%s%s\n", when,
-                     (long long) integer_of(record, "sequence"), shown(text_of(record, "kind")),
-                     shown(text_of(record, "action")), decision ? decision : "-", session ? session : "-",
+                     (long long) integer_of(record, "sequence"), shown_escaped(text_of(record, "kind")),
+                     shown_escaped(text_of(record, "action")), decision ? decision : "-", session ? session : "-",
                      subject,
-                     rule && *rule       ? shown(rule)
-                     : reason && *reason ? shown(reason)
+                     rule && *rule       ? shown_escaped(rule)
+                     : reason && *reason ? shown_escaped(reason)
                                          : "-",
-                     bytes, detail ? "  " : "", detail ? shown(detail) : "");
+                     bytes, detail ? "  " : "", detail ? shown_escaped(detail) : "");
 }
 
 static int show_log(const Common *common, SandboxdClient *client)

@@ -58,6 +58,8 @@ bool print(const char *format, ...) _printf_(1, 2);
 bool print_json(int fd, const Json *value);
 /* Escaped, for terminals; static storage that the next call but seven overwrites. */
 const char *shown(const char *s);
+/* The same for what the daemon has escaped: its backslashes stay single. */
+const char *shown_escaped(const char *s);
 /* "2026-11-21 10:16:13" in UTC. */
 void format_time(uint64_t usec, char text[32]);
 

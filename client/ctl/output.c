@@ -12,7 +12,7 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
-const char *shown(const char *s)
+static char *show(const char *s)
 {
         static char *ring[8];
         static unsigned next;
@@ -20,7 +20,30 @@ const char *shown(const char *s)
 
         free(*slot);
         *slot = NULL;
-        return s && str_escape(s, strlen(s), slot) >= 0 ? *slot : "-";
+        return s && str_escape(s, strlen(s), slot) >= 0 ? *slot : NULL;
+}
+
+const char *shown(const char *s)
+{
+        const char *text = show(s);
+
+        return text ? text : "-";
+}
+
+const char *shown_escaped(const char *s)
+{
+        static const char backslash[] = "\\x5c";
+        char *text = show(s), *to = text;
+
+        for (const char *from = text; from && *from;) {
+                bool is_backslash = str_has_prefix(from, backslash);
+
+                *to++ = is_backslash ? '\\' : *from;
+                from += is_backslash ? sizeof(backslash) - 1 : 1;
+        }
+        if (to)
+                *to = '\0';
+        return text ? text : "-";
 }
 
 static bool write_text(int fd, const char *format, va_list ap)

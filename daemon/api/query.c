@@ -81,9 +81,36 @@ static int set_strings(Json *o, const AuditRecord *r, const char *strings)
         return e;
 }
 
+/* Arguments as the row has them: a NUL between each two. */
+static int set_command_line(Json *details, const char *raw, size_t size)
+{
+        _cleanup_json_ Json *list = NULL;
+        int e;
+
+        e = json_new_array(&list);
+        for (size_t at = 0; e >= 0 && at <= size;) {
+                _cleanup_free_ char *escaped = NULL;
+                const char *end = at < size ? memchr(raw + at, '\0', size - at) : NULL;
+                size_t n = (end ? (size_t) (end - raw) : size) - at;
+
+                e = str_escape(raw + at, n, &escaped);
+                if (e >= 0)
+                        e = json_append_string(list, escaped);
+                at += n + 1;
+        }
+        return e < 0 ? e : json_set(details, "commandLine", TAKE_PTR(list));
+}
+
+/* What was run, or the host as it was written. */
+static int set_raw(Json *details, const AuditRecord *r, const char *raw, size_t size)
+{
+        if (r->kind == AUDIT_KIND_SESSION)
+                return set_command_line(details, raw, size);
+        return json_set_escaped(details, "asWritten", raw, size);
+}
+
 static int set_details(Json *o, const AuditRecord *r, const char *strings)
 {
-        static const char *const keys[] = { "asWritten", "detail" };
         _cleanup_json_ Json *details = NULL;
         int e;
 
@@ -91,8 +118,10 @@ static int set_details(Json *o, const AuditRecord *r, const char *strings)
         for (size_t i = 0; e >= 0 && i < _RECORD_STRING_MAX; i++) {
                 if (r->lengths[i] == UINT32_MAX)
                         continue;
-                if (i >= RECORD_RAW && r->lengths[i] > 0)
-                        e = json_set_escaped(details, keys[i - RECORD_RAW], strings, r->lengths[i]);
+                if (i == RECORD_RAW && r->lengths[i] > 0)
+                        e = set_raw(details, r, strings, r->lengths[i]);
+                else if (i == RECORD_DETAIL && r->lengths[i] > 0)
+                        e = json_set_escaped(details, "detail", strings, r->lengths[i]);
                 strings += r->lengths[i];
         }
         if (e < 0 || json_n(details) == 0)

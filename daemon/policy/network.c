@@ -71,7 +71,7 @@ static int read_host(SchemaReader *x, const TextNode *n)
         if (r <= 0)
                 return r;
         if (rule_host_parse(n->string, host, &x->rule->is_wildcard, &message) < 0)
-                return schema_fail(x, n, "%s", message);
+                return schema_fail(x, n, "%.255s: %s", n->string, message);
         return str_dup(host, &x->rule->host);
 }
 

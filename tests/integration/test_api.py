@@ -1,5 +1,6 @@
 """What the api worker promises its clients: layers, environment, records, and clients that misbehave."""
 
+import json
 import os
 
 import pytest
@@ -61,3 +62,15 @@ def test_candidates_are_not_kept(instance, alice):
         assert "LANG=C\n" in found.stdout and "MINE=1\n" in found.stdout and secret not in found.stdout
     finally:
         instance.ctl(alice, "terminate", "--grace", "0s", session)
+
+
+def test_the_log_shows_commands(instance, alice):
+    """The words of a command, escaped; an empty one is one, too."""
+    words = ["echo", "-n", "true \x1b[31m\u202e\n\\", "a b", "", "last"]
+    assert instance.ctl(alice, "run", "-T", "--name", "logged", "--", *words, cwd=alice.workspace()).returncode == 0
+    records = [json.loads(line) for line in instance.ctl(alice, "audit", "log", "--json").stdout.splitlines()]
+    shown = [r for r in records if r["action"] == "exec"][-1]
+    assert shown["details"]["commandLine"] == ["echo", "-n", r"true \x1b[31m\xe2\x80\xae\x0a\x5c", "a b", "", "last"]
+    assert all("commandLine" not in r.get("details", {}) for r in records if r["action"] != "exec")
+    text = instance.ctl(alice, "audit", "log", "-n", "20").stdout
+    assert r"echo -n true \x1b[31m" in text and "\x1b" not in text and "\u202e" not in text
