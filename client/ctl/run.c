@@ -283,6 +283,15 @@ static void show_denials(Running *r)
         }
 }
 
+/* Where the daemon does not know the log does. */
+static bool has_denials(const SandboxdReply *last)
+{
+        const Json *runtime = json_get(last->parameters, "runtime"), *denied;
+
+        denied = runtime && json_type(runtime) == JSON_OBJECT ? json_get(runtime, "hasDenials") : NULL;
+        return !denied || json_type(denied) != JSON_BOOLEAN || json_boolean(denied);
+}
+
 static int finish(Running *r, const SandboxdReply *last)
 {
         const Json *result = json_get(last->parameters, "result");
@@ -301,7 +310,7 @@ static int finish(Running *r, const SandboxdReply *last)
                 (void) print_json(STDERR_FILENO, last->parameters);
         if (reason && !str_equal(reason, "exited") && !str_equal(reason, "signal") && !r->request.is_quiet)
                 (void) fail("the command was ended: %s", reason);
-        if (r->is_spawn && !r->request.is_quiet)
+        if (r->is_spawn && !r->request.is_quiet && has_denials(last))
                 show_denials(r);
         if (r->request.has_stats)
                 (void) fail("session %s: %.3f s", r->id,

@@ -105,6 +105,8 @@ struct Session {
         bool has_remove_on_exit;
         bool is_ending; /* the launcher was told */
         bool has_end_reason;
+        bool has_denials;
+        bool knows_denials; /* audit told of them since its beginning */
         char name[PRIV_NAME_SIZE];
         char profile[PRIV_NAME_SIZE];
         char *workspace;

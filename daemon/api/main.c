@@ -140,6 +140,10 @@ static int on_audit_message(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
         if (m->type == PRIV_RECORDED)
                 return on_recorded(owner, m->body);
+        if (m->type == PRIV_DENIED) {
+                session_on_denied(owner, m->body);
+                return 0;
+        }
         return m->type == PRIV_QUERY_STARTED ? on_query_started(owner, m) : -EPROTO;
 }
 
@@ -148,6 +152,7 @@ static void on_audit_closed(void *owner, _unused_ PrivLink *link, _unused_ int r
         Api *api = owner;
 
         api->audit = priv_link_free(api->audit);
+        sessions_audit_lost(api);
         processes_audit_lost(api);
         audit_queries_fail(api);
 }

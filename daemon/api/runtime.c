@@ -107,6 +107,8 @@ int session_runtime(const Session *s, bool is_full, Json **ret)
         if ((r = json_set_integer(o, "policyGeneration", 1)) < 0 ||
             (r = set_text(o, "policyDigest", s->digest)) < 0 || (r = set_result(o, s)) < 0)
                 return r;
+        if (s->knows_denials && (r = json_set_boolean(o, "hasDenials", s->has_denials)) < 0)
+                return r;
         if (is_full &&
             ((r = set_processes(o, s)) < 0 || (r = json_set(o, "warnings", json_ref(s->warnings))) < 0 ||
              (r = set_degraded(o, s)) < 0))

@@ -484,6 +484,20 @@ int session_on_ended(Api *api, const PrivSessionEnd *end)
         return 0;
 }
 
+void session_on_denied(Api *api, const PrivSessionRef *m)
+{
+        Session *s = session_find_id(api, &m->session);
+
+        if (s)
+                s->has_denials = true;
+}
+
+void sessions_audit_lost(Api *api)
+{
+        LIST_FOREACH (s, &api->sessions, Session, link)
+                s->knows_denials = false;
+}
+
 /* ---- the table ---- */
 
 void sessions_client_gone(Api *api, uint64_t connection)

@@ -24,6 +24,10 @@ int session_on_created(Api *api, Imsg *m) _must_check_;
 int session_on_adopt(Api *api, Imsg *m) _must_check_;
 int session_on_ended(Api *api, const PrivSessionEnd *end) _must_check_;
 
+/* Audit tells of the first. Once it is gone nobody knows. */
+void session_on_denied(Api *api, const PrivSessionRef *m);
+void sessions_audit_lost(Api *api);
+
 /* Asks the launcher to end it now; later calls do nothing. */
 void session_end(Session *s, EndReason reason);
 /* SIGTERM to all, and the end after the grace time. */

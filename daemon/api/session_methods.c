@@ -82,6 +82,7 @@ static int create(Client *c, const Json *parameters, bool is_spawn)
         s->context = json_keep(get_value(parameters, "context"));
         s->connection = c->peer.connection;
         s->is_spawn = is_spawn;
+        s->knows_denials = true;
         s->token = ++c->api->next_token;
         r = context_compile(c, parameters, s, &plan_fd, &policy_fd);
         if (r <= 0)

@@ -216,6 +216,20 @@ static void copy_cut(char *to, size_t size, const char *from)
         to[n] = '\0';
 }
 
+/* Before anybody in the session can know: its end comes later. */
+static void tell_api(const Egress *e)
+{
+        PrivSessionRef ref = { .session = e->session->id };
+
+        if (e->session->has_denials)
+                return;
+        e->session->has_denials = true;
+        LIST_FOREACH (api, &e->audit->apis, Api, link) {
+                if (api->uid == e->session->row.uid)
+                        (void) priv_link_send(api->channel, PRIV_DENIED, &ref, sizeof(ref), NULL, 0);
+        }
+}
+
 static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reason, uint64_t sequence)
 {
         PrivVerdict v = {
@@ -224,6 +238,8 @@ static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reaso
 
         if (!p->egress)
                 return;
+        if (verdict == VERDICT_DENY)
+                tell_api(p->egress);
         if (p->row.rule.name)
                 copy_cut(v.rule, sizeof(v.rule), p->row.rule.name);
         if (p->rule_reason)

@@ -566,6 +566,7 @@ static void test_query(_unused_ void **state)
         PrivQuery q = { .uid = -1 };
         PrivApiAttach other = { .uid = 1001, .sees_all = 0 }, root = { .uid = 0, .sees_all = 1 };
         AuditRecord first, last;
+        _cleanup_imsg_ Imsg m = { .n_fds = 0 };
         World w;
         int theirs;
 
@@ -573,6 +574,7 @@ static void test_query(_unused_ void **state)
         begin(&w, VERDICT_DENY);
         for (unsigned i = 0; i < 20; i++)
                 (void) ask(&w, &d);
+        expect(&w.api, PRIV_DENIED, &m); /* once */
         ASSERT_EQ(query(&w, &q, &first, &last), 22); /* load, start, 20 denials; not admin/start */
         q.limit = 5;
         ASSERT_EQ(query(&w, &q, &first, &last), 5);
