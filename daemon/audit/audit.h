@@ -33,6 +33,7 @@ typedef struct Session {
         unsigned n_batch; /* rows of it in the commit under way */
         uint64_t batch;
         uint64_t ended_usec; /* CLOCK_MONOTONIC; 0: lives */
+        bool has_no_network;
         bool has_denials;    /* api knows */
         bool is_leftover;    /* of the last run: ends unless the launcher knows it */
         char *text;

@@ -74,9 +74,14 @@ static void match(Pending *p, const PrivDecide *d)
                             .port = d->port,
                             .protocol = (Protocol) d->protocol,
                             .now_usec = clock_realtime_usec() };
-        PolicyMatch m = { .verdict = VERDICT_DENY, .reason = REASON_DEFAULT };
+        PolicyMatch m = { .verdict = VERDICT_DENY, .reason = REASON_DEFAULT }, tls = m;
 
         policy_match_request(p->session->policy, &q, &m);
+        /* A tunnel is decided before anybody knows what for: a rule for http alone opens none for TLS. */
+        q.protocol = PROTOCOL_TLS;
+        if (d->protocol == PROTOCOL_ANY)
+                policy_match_request(p->session->policy, &q, &tls);
+        p->allows_tls = tls.verdict == VERDICT_ALLOW;
         p->row.verdict = m.verdict == VERDICT_ALLOW ? VERDICT_ALLOW : VERDICT_DENY;
         p->reason = m.verdict == VERDICT_ASK ? REASON_NO_APPROVER : m.reason;
         p->rule_reason = m.rule_reason;
@@ -95,6 +100,8 @@ static void decide(Pending *p, const PrivDecide *d)
         p->row.verdict = VERDICT_DENY;
         if (d->is_malformed || !has_port)
                 p->reason = REASON_MALFORMED;
+        else if (p->session->has_no_network)
+                p->reason = REASON_NO_NETWORK;
         else
                 match(p, d);
         /* Without a dialer nothing can come of it. */
@@ -233,7 +240,8 @@ static void tell_api(const Egress *e)
 static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reason, uint64_t sequence)
 {
         PrivVerdict v = {
-                .request = p->request, .sequence = sequence, .verdict = verdict, .reason = reason
+                .request = p->request, .sequence = sequence, .verdict = verdict, .reason = reason,
+                .allows_tls = verdict == VERDICT_ALLOW && p->allows_tls
         };
 
         if (!p->egress)

@@ -24,6 +24,7 @@ typedef struct Pending {
         uint64_t request;
         uint32_t protocol;
         bool wants_connection;
+        bool allows_tls;
         DecisionReason reason;
         const char *rule_reason;
         PrivQuery *query; /* owned */

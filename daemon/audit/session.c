@@ -146,6 +146,7 @@ int session_new(Audit *a, const PrivSessionOpen *o, int policy_fd, Session **ret
                 r = map_put(&a->sessions, &s->id, sizeof(s->id), s);
         if (r < 0)
                 return r;
+        s->has_no_network = o->has_no_network != 0;
         *ret = TAKE_PTR(s);
         return 0;
 }

@@ -14,12 +14,32 @@
 #define VERDICT_TIMEOUT_USEC (6 * USEC_PER_SEC)
 #define CONNECT_TIMEOUT_USEC (20 * USEC_PER_SEC)
 #define ENDING_TIMEOUT_USEC  (2 * USEC_PER_SEC)
+#define GONE_TIMEOUT_USEC    (5 * 60 * USEC_PER_SEC)
 /* So many steps a turn, then the others have theirs. */
 #define STEPS_MAX 16U
 
 static void on_client_io(void *userdata, _unused_ int fd, _unused_ unsigned events)
 {
         client_pump(userdata);
+}
+
+/* One side may have ended its direction only, and still wait for the other. */
+static uint64_t idle_timeout(const Client *c)
+{
+        bool is_half = c->is_eof || c->server.is_eof;
+
+        return is_half ? MIN_OF(GONE_TIMEOUT_USEC, c->egress->idle_usec) : c->egress->idle_usec;
+}
+
+/* The timer is not moved with each byte: when it has run out, it is set to what is left. */
+static void on_maybe_idle(Client *c)
+{
+        uint64_t timeout = idle_timeout(c), idle = clock_monotonic_usec() - c->active_usec;
+
+        if (idle >= timeout)
+                client_close(c, CLOSE_IDLE);
+        else
+                client_set_timeout(c, timeout - idle);
 }
 
 static void on_client_timer(void *userdata)
@@ -40,9 +60,11 @@ static void on_client_timer(void *userdata)
         case CLIENT_CONNECTING:
                 request_on_timeout(c);
                 return;
-        case CLIENT_PEEK:
         case CLIENT_EXCHANGE:
         case CLIENT_TUNNEL:
+                on_maybe_idle(c);
+                return;
+        case CLIENT_PEEK:
         case CLIENT_ENDING:
                 client_close(c, CLOSE_IDLE);
                 return;
@@ -100,9 +122,9 @@ static uint64_t state_timeout(const Client *c)
                 return ENDING_TIMEOUT_USEC;
         case CLIENT_EXCHANGE:
         case CLIENT_TUNNEL:
-                return 0;
+                break;
         }
-        return 0;
+        return idle_timeout(c);
 }
 
 void client_set_timeout(Client *c, uint64_t timeout_usec)
@@ -115,14 +137,9 @@ void client_set_timeout(Client *c, uint64_t timeout_usec)
 
 void client_set_state(Client *c, ClientState state)
 {
-        uint64_t timeout;
-
         c->state = state;
-        timeout = state_timeout(c);
-        if (timeout == 0)
-                loop_timer_stop(c->timer);
-        else
-                client_set_timeout(c, timeout);
+        c->active_usec = clock_monotonic_usec();
+        client_set_timeout(c, state_timeout(c));
 }
 
 void server_close(Client *c, CloseReason reason)
@@ -339,6 +356,7 @@ void client_pump(Client *c)
 {
         int r = 1;
 
+        c->active_usec = clock_monotonic_usec();
         for (unsigned i = 0; i < STEPS_MAX && r > 0 && !c->is_closed; i++)
                 r = step(c);
         if (c->is_closed)

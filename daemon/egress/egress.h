@@ -24,6 +24,13 @@
         64U /* further requests wait their turn: audit takes so many of a session at once */
 #define EGRESS_SCRATCH_SIZE  (256U * 1024U)
 #define EGRESS_LISTENERS_MAX 6U
+#define EGRESS_READ_MIN      (16U * 1024U)
+/* What all connections of one direction may read at once, and so keep when the other side does not take it. */
+#define EGRESS_BUFFERED_MAX  (32U * 1024U * 1024U)
+
+/* How a refusal inside a tunnel shows, in place of an HTTP status. */
+#define REFUSE_TLS_ALERT 1U
+#define REFUSE_CLOSE     2U
 
 typedef struct Egress Egress;
 
@@ -63,6 +70,7 @@ typedef struct Client {
         int fd;
         LoopIo *io;
         LoopTimer *timer;
+        uint64_t active_usec; /* CLOCK_MONOTONIC: when one of its sockets last had something for us */
         ClientState state;
         bool is_closed;
         bool is_eof;  /* the client will send no more */
@@ -77,6 +85,7 @@ typedef struct Client {
         Buf decide;       /* PrivDecide and its tail, for asking again */
         Authority authority;
         bool is_connect;
+        bool allows_tls; /* of CONNECT: what the rules allow may be TLS */
         bool is_head_method;
         bool wants_connection; /* as audit was asked */
         bool is_undecided;     /* counts in Egress.n_undecided */
@@ -86,7 +95,7 @@ typedef struct Client {
         bool has_sent;          /* something of the request went to the server */
         bool has_failed;        /* the dialer's answer came before the verdict */
         uint32_t fail_reason;   /* CloseReason */
-        uint32_t refuse_status; /* HTTP status of a request that is only recorded; 0: decided by policy */
+        uint32_t refuse_status; /* HTTP status (or REFUSE_x) of what is only recorded; 0: decided by policy */
         HttpParser request_parser;
         HttpParser response_parser;
         BodyState request_body;
@@ -115,8 +124,17 @@ struct Egress {
         size_t n_undecided;
         Map requests; /* id -> Client, until nothing more is to come for it */
         uint64_t last_request;
+        uint64_t idle_usec; /* exchanges and tunnels without a byte for so long end */
         char *scratch;
 };
+
+/* The more connections, the less of each is kept in memory. */
+static inline size_t egress_read_max(const Egress *e)
+{
+        size_t share = EGRESS_BUFFERED_MAX / MAX_OF(e->n_clients, (size_t) 1);
+
+        return MAX_OF(MIN_OF(share, (size_t) EGRESS_SCRATCH_SIZE), (size_t) EGRESS_READ_MIN);
+}
 
 /* client.c */
 int client_new(Egress *e, int take_fd) _must_check_;
@@ -146,8 +164,8 @@ void request_on_failed(Egress *e, const PrivConnectFailed *m);
 void request_on_timeout(Client *c);
 /* Forgets the request: what still comes for it is nobody's. */
 void request_drop(Client *c);
-/* A row for what broke a rule inside a tunnel; nobody waits for its verdict. */
-void request_record_malformed(Client *c, const void *raw, size_t n_raw);
+/* What breaks the rules is recorded like any other request, and answered as `status` says when its row is there. */
+int request_refuse(Client *c, unsigned status, const char *method, HttpSlice raw) _must_check_;
 
 /* exchange.c */
 int exchange_begin(Client *c) _must_check_;
@@ -157,6 +175,8 @@ int exchange_step(Client *c) _must_check_;
 int tunnel_begin(Client *c) _must_check_;
 int tunnel_step_peek(Client *c) _must_check_;
 int tunnel_step(Client *c) _must_check_;
+/* Ends a tunnel whose refusal was recorded. */
+int tunnel_refuse(Client *c) _must_check_;
 
 /* answer.c: an answer of ours in place of the server's. They end the connection where is_last says so. */
 typedef struct Denial {

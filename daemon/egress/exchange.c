@@ -11,7 +11,6 @@
  * anew.
  */
 
-#define GONE_TIMEOUT_USEC (60 * USEC_PER_SEC)
 #define CHUNKS_READ_MAX   32768U /* what lies behind the last chunk must fit into Client.in */
 
 typedef struct Bytes {
@@ -85,10 +84,8 @@ static int stop_sending(Client *c)
 
 static int on_bad_body(Client *c)
 {
-        request_record_malformed(c, "body", 4);
-        c->is_last = true;
         server_close(c, CLOSE_CLIENT);
-        return answer_error(c, 400, "malformed request body");
+        return request_refuse(c, 400, "", (HttpSlice){ "body", 4 });
 }
 
 static int step_request_body(Client *c)
@@ -97,7 +94,7 @@ static int step_request_body(Client *c)
         bool is_kept = buf_size(&c->in) > 0;
         size_t n_max = body->kind == HTTP_BODY_CHUNKED
                                        ? CHUNKS_READ_MAX
-                                       : (size_t) MIN_OF(body->left, (uint64_t) EGRESS_SCRATCH_SIZE);
+                                       : (size_t) MIN_OF(body->left, (uint64_t) egress_read_max(c->egress));
         Bytes b;
         int r = next_bytes(c->egress, c->fd, &c->in, n_max, &b);
 
@@ -138,7 +135,7 @@ static int step_request(Client *c)
         r = client_fill(c);
         if (r >= 0 && c->is_eof && !was_eof) {
                 c->is_last = true;
-                client_set_timeout(c, GONE_TIMEOUT_USEC);
+                client_set_state(c, CLIENT_EXCHANGE);
         }
         return r < 0 ? r : 0;
 }
@@ -204,8 +201,8 @@ static int step_response_body(Client *c)
         Server *s = &c->server;
         bool is_kept = buf_size(&s->in) > 0;
         size_t n_max = body->kind == HTTP_BODY_LENGTH
-                                       ? (size_t) MIN_OF(body->left, (uint64_t) EGRESS_SCRATCH_SIZE)
-                                       : EGRESS_SCRATCH_SIZE;
+                                       ? (size_t) MIN_OF(body->left, (uint64_t) egress_read_max(c->egress))
+                                       : egress_read_max(c->egress);
         Bytes b;
         int r = next_bytes(c->egress, s->fd, &s->in, n_max, &b);
 
@@ -234,6 +231,8 @@ static int step_response_body(Client *c)
 static int end_exchange(Client *c)
 {
         c->is_last |= !c->request_body.is_done;
+        /* Answered before it took the whole request: what comes next on this connection is still the body. */
+        c->server.is_last |= buf_size(&c->to_server) > 0;
         if (c->is_last)
                 server_close(c, CLOSE_DONE);
         else if (c->server.is_last || buf_size(&c->server.in) > 0) {

@@ -5,6 +5,7 @@
 
 #include "daemon/egress/egress.h"
 #include "daemon/isolate/worker.h"
+#include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
@@ -19,6 +20,7 @@
 #define LAUNCHER_FD  3
 #define ACCEPT_BATCH 64U
 #define FILES_MAX    4096U
+#define IDLE_SECONDS 1800U
 
 static const int egress_syscalls[] = {
         SCMP_SYS(accept4),        SCMP_SYS(brk),
@@ -205,8 +207,10 @@ static void egress_done(Egress *e)
         free(e->scratch);
 }
 
-static int parse_arguments(int argc, char *argv[], WorkerSpec *spec)
+static int parse_arguments(int argc, char *argv[], WorkerSpec *spec, Egress *e)
 {
+        uint32_t idle_seconds = IDLE_SECONDS;
+
         for (int i = 1; i + 1 < argc; i += 2) {
                 int r = -EINVAL;
 
@@ -214,9 +218,12 @@ static int parse_arguments(int argc, char *argv[], WorkerSpec *spec)
                         r = parse_u32(argv[i + 1], &spec->uid);
                 else if (str_equal(argv[i], "--gid"))
                         r = parse_u32(argv[i + 1], &spec->gid);
+                else if (str_equal(argv[i], "--idle-seconds"))
+                        r = parse_u32(argv[i + 1], &idle_seconds);
                 if (r < 0)
                         return r;
         }
+        e->idle_usec = idle_seconds * USEC_PER_SEC;
         return argc % 2 == 1 ? 0 : -EINVAL;
 }
 
@@ -230,9 +237,9 @@ int main(int argc, char *argv[])
         int r;
 
         log_open("sandboxd-egress");
-        r = parse_arguments(argc, argv, &spec);
+        r = parse_arguments(argc, argv, &spec, &e);
         if (r < 0) {
-                (void) log_error(r, "usage: sandboxd-egress --uid N --gid N");
+                (void) log_error(r, "usage: sandboxd-egress --uid N --gid N [--idle-seconds N]");
                 return EXIT_FAILURE;
         }
         /* Only root has something to give up. */

@@ -82,18 +82,6 @@ static int put_decide(Buf *to, PrivDecide *d, HttpSlice raw, HttpSlice path)
         return r;
 }
 
-void request_record_malformed(Client *c, const void *raw, size_t n_raw)
-{
-        PrivDecide d = { .request = ++c->egress->last_request,
-                         .entry = c->is_connect || c->is_tunneled ? ENTRY_CONNECT : ENTRY_ABSOLUTE,
-                         .protocol = c->is_connect ? PROTOCOL_TLS : PROTOCOL_HTTP,
-                         .port = c->authority.port,
-                         .is_malformed = 1,
-                         .n_raw = (uint32_t) MIN_OF(n_raw, RAW_MAX) };
-
-        (void) priv_link_send_tail(c->egress->audit, PRIV_DECIDE, &d, sizeof(d), raw, d.n_raw, NULL, 0);
-}
-
 /* ---- heads ---- */
 
 static void reset_request(Client *c)
@@ -106,11 +94,12 @@ static void reset_request(Client *c)
         c->request_body = c->response_body = (BodyState){ .kind = HTTP_BODY_NONE };
 }
 
-/* The refusal waits for its row as any other answer does. */
-static int refuse(Client *c, unsigned status, const char *method, HttpSlice raw)
+int request_refuse(Client *c, unsigned status, const char *method, HttpSlice raw)
 {
         PrivDecide d = { .entry = c->is_connect || c->is_tunneled ? ENTRY_CONNECT : ENTRY_ABSOLUTE,
-                         .protocol = c->is_connect ? PROTOCOL_ANY : PROTOCOL_HTTP,
+                         .protocol = status == REFUSE_TLS_ALERT ? PROTOCOL_TLS
+                                     : c->is_connect            ? PROTOCOL_ANY
+                                                                : PROTOCOL_HTTP,
                          .port = c->authority.port,
                          .is_malformed = 1 };
         int r;
@@ -158,10 +147,9 @@ static int decide(Client *c, const HttpHead *h, const HttpTarget *t)
                 if (path.size == 0)
                         path = (HttpSlice){ "/", 1 };
         }
-        /* Recorded, never matched: there is nothing that could be allowed. */
+        /* Audit knows that this session has no network; whatever it says, nothing is passed on. */
         if (c->egress->is_offline)
                 c->refuse_status = 403;
-        d.is_malformed = c->egress->is_offline;
         memcpy(d.host, t->authority.host, sizeof(d.host));
         r = str_copy(d.method, sizeof(d.method), h->method);
         if (r >= 0)
@@ -180,14 +168,14 @@ static int take_head(Client *c, size_t size)
         int r = http_parse_request(&c->request_parser, data, size, &h);
 
         if (r < 0)
-                r = refuse(c, 400, "", first_line(data, size));
+                r = request_refuse(c, 400, "", first_line(data, size));
         else {
                 r = http_judge_request(&h, c->is_tunneled ? &c->tunnel_authority : NULL, &t);
                 if (r >= 0)
                         r = decide(c, &h, &t);
                 else {
                         c->is_connect = t.is_connect;
-                        r = refuse(c, r == -EPERM ? 403 : 400, h.method, t.raw_host);
+                        r = request_refuse(c, r == -EPERM ? 403 : 400, h.method, t.raw_host);
                 }
         }
         if (r < 0)
@@ -217,7 +205,7 @@ int request_step_head(Client *c)
         reset_request(c);
         if (r > 0)
                 return take_head(c, size);
-        return refuse(c, r == -EMSGSIZE ? 431 : 400, "", first_line(buf_front(&c->in), buf_size(&c->in)));
+        return request_refuse(c, r == -EMSGSIZE ? 431 : 400, "", first_line(buf_front(&c->in), buf_size(&c->in)));
 }
 
 /* ---- answers ---- */
@@ -248,6 +236,8 @@ static int answer_refused(Client *c)
                      .text = "",
                      .reason = c->egress->is_offline ? REASON_NO_NETWORK : REASON_MALFORMED };
 
+        if (c->refuse_status == REFUSE_TLS_ALERT || c->refuse_status == REFUSE_CLOSE)
+                return tunnel_refuse(c);
         if (c->refuse_status == 403)
                 return answer_denied(c, &d);
         return answer_error(c, c->refuse_status, "malformed request");
@@ -312,8 +302,10 @@ void request_on_verdict(Egress *e, const PrivVerdict *v)
                 if (c->wants_connection)
                         server_close(c, CLOSE_POLICY);
                 finish(c, answer_denied(c, &d));
-        } else if (c->state == CLIENT_DECIDING)
+        } else if (c->state == CLIENT_DECIDING) {
+                c->allows_tls = v->allows_tls != 0;
                 on_allowed(c);
+        }
 }
 
 static void refuse_descriptor(Egress *e, uint64_t sequence)

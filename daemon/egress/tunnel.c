@@ -35,13 +35,13 @@ static int end_tunnel(Client *c)
         return 1;
 }
 
-static int refuse_tls(Client *c, const char *name, size_t n)
+int tunnel_refuse(Client *c)
 {
         static const char access_denied[] = { 0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 49 };
-        int r;
+        int r = 0;
 
-        request_record_malformed(c, name, n);
-        r = buf_put(&c->to_client, access_denied, sizeof(access_denied));
+        if (c->refuse_status == REFUSE_TLS_ALERT)
+                r = buf_put(&c->to_client, access_denied, sizeof(access_denied));
         return r < 0 ? r : end_tunnel(c);
 }
 
@@ -49,8 +49,9 @@ static bool is_allowed_name(const Client *c, const char *name, size_t n)
 {
         char canonical[PRIV_HOST_SIZE];
 
+        /* No rule says which names belong to an address. */
         if (c->authority.address.family != 0)
-                return true;
+                return n == 0;
         if (n == 0 || policy_host_canonical(name, n, canonical) < 0)
                 return false;
         return str_equal(canonical, c->authority.host);
@@ -65,9 +66,9 @@ static int peek_tls(Client *c)
         if (r == 0)
                 return c->is_eof ? -EPIPE : 0;
         if (r < 0)
-                return refuse_tls(c, "", 0);
-        if (!is_allowed_name(c, name, n))
-                return refuse_tls(c, name, n);
+                n = 0;
+        if (r < 0 || !c->allows_tls || !is_allowed_name(c, name, n))
+                return request_refuse(c, REFUSE_TLS_ALERT, "", (HttpSlice){ name, n });
         r = buf_put(&c->to_server, buf_front(&c->in), buf_size(&c->in));
         if (r < 0)
                 return r;
@@ -93,8 +94,8 @@ int tunnel_step_peek(Client *c)
                 client_set_state(c, CLIENT_HEAD);
                 return 1;
         }
-        request_record_malformed(c, buf_front(&c->in), MIN_OF(buf_size(&c->in), (size_t) 64));
-        return end_tunnel(c);
+        return request_refuse(c, REFUSE_CLOSE, "",
+                              (HttpSlice){ buf_front(&c->in), MIN_OF(buf_size(&c->in), (size_t) 64) });
 }
 
 /* One direction. Its end is passed on once all before it has been sent. */
@@ -119,7 +120,7 @@ static int relay(Egress *e, const Direction *d)
                 *d->is_shut = true;
                 return 0;
         }
-        n = recv(d->from_fd, e->scratch, EGRESS_SCRATCH_SIZE, MSG_DONTWAIT);
+        n = recv(d->from_fd, e->scratch, egress_read_max(e), MSG_DONTWAIT);
         if (n < 0)
                 return errno == EAGAIN || errno == EINTR ? 0 : neg_errno();
         if (n == 0) {

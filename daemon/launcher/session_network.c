@@ -16,9 +16,11 @@
 
 int session_open_audit(Session *s, bool is_known)
 {
-        PrivSessionOpen body = {
-                .session = s->id, .uid = s->user->uid, .is_known = is_known, .claims = s->claims
-        };
+        PrivSessionOpen body = { .session = s->id,
+                                 .uid = s->user->uid,
+                                 .is_known = is_known,
+                                 .has_no_network = s->has_no_network,
+                                 .claims = s->claims };
 
         if (!worker_is_ready(s->launcher->audit))
                 return -EAGAIN;
