@@ -95,6 +95,11 @@ int source_open_all(Setup *s) _must_check_;
 
 int target_attach_all(Setup *s) _must_check_;
 
+/* ---- submounts.c ---- */
+
+/* No kernel interface came along with what is shown, and every mount is nosuid and nodev. */
+int submounts_check(Setup *s) _must_check_;
+
 /* ---- files.c ---- */
 
 /* /run/sandbox: what /etc/passwd, group, hostname and hosts are links to. */

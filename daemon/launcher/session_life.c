@@ -129,7 +129,8 @@ void session_watch_init(Session *s, int *ret_error)
 }
 
 /* What was killed may wait in the kernel for a file system that its user does not let answer. It will run no
- * further instruction of its own, so nobody has to wait for it; the record stays, and counts for the user. */
+ * further instruction of its own, so nobody has to wait for it; the record stays, and counts for the user.
+ */
 void session_give_up(Session *s)
 {
         (void) log_warning(0, "init of a session of uid %u was killed and does not end", s->user->uid);

@@ -424,6 +424,39 @@ def test_submounts_of_read_only_paths_are_read_only(instance, alice):
         subprocess.run(["umount", extra + "/sub"], check=True)
 
 
+def test_kernel_interfaces_below_a_workspace_do_not_show(instance, either):
+    """Somebody's chroot with the machine's /proc, /sys and control groups in it."""
+    work = either.workspace()
+    kinds = ("proc", "sysfs", "cgroup2", "devpts", "mqueue")
+    mounted = []
+    try:
+        for kind in kinds:
+            path = f"{work}/a b/{kind}"
+            os.makedirs(path)
+            subprocess.run(["mount", "-t", kind, kind, path], check=True)
+            mounted.append(path)
+        # One over the other, a part of one, and one file of it.
+        for source, target in ((mounted[0], mounted[0]), (mounted[0] + "/sys", work + "/part")):
+            os.makedirs(target, exist_ok=True)
+            subprocess.run(["mount", "--bind", source, target], check=True)
+            mounted.append(target)
+        either.write(work + "/file", "below\n")
+        subprocess.run(["mount", "--bind", "/proc/version", work + "/file"], check=True)
+        mounted.append(work + "/file")
+        done = instance.sh(either, "cat file; ls -A part 'a b'/*; cut -d' ' -f5- /proc/self/mountinfo", workspace=work)
+        table = [line.split(" - ")[1].split()[0] for line in done.stdout.splitlines() if " - " in line]
+        shown = [line.split()[0] for line in done.stdout.splitlines() if " - " in line]
+        assert done.returncode == 0 and len(table) > 5, done
+        assert done.stdout.startswith("below\n"), done.stdout
+        assert not [p for p, kind in zip(shown, table) if kind in kinds and not p.startswith(("/proc", "/dev/pts"))]
+        assert "version" not in done.stdout and "kernel" not in done.stdout
+        # The host's are as they were.
+        assert os.path.exists(mounted[0] + "/version")
+    finally:
+        for path in reversed(mounted):
+            subprocess.run(["umount", path], check=False)
+
+
 def test_device_nodes_in_a_workspace_are_dead(instance, alice):
     work = alice.workspace()
     subprocess.run(["mknod", "-m", "666", work + "/null", "c", "1", "3"], check=True)

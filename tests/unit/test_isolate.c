@@ -399,14 +399,10 @@ static void test_worker_refuses(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_netns),
-                cmocka_unit_test(test_userns),
-                cmocka_unit_test(test_cgroup),
-                cmocka_unit_test(test_cgroup_leftover),
-                cmocka_unit_test(test_cgroup_depth),
-                cmocka_unit_test(test_cgroup_missing_controller),
-                cmocka_unit_test(test_spawn_fds),
-                cmocka_unit_test(test_worker_confine),
+                cmocka_unit_test(test_netns),          cmocka_unit_test(test_userns),
+                cmocka_unit_test(test_cgroup),         cmocka_unit_test(test_cgroup_leftover),
+                cmocka_unit_test(test_cgroup_depth),   cmocka_unit_test(test_cgroup_missing_controller),
+                cmocka_unit_test(test_spawn_fds),      cmocka_unit_test(test_worker_confine),
                 cmocka_unit_test(test_worker_refuses),
         };
 
