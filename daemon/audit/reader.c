@@ -353,9 +353,13 @@ int reader_run(const char *directory, const ReaderRequest *request, int out_fd)
                      .out = BUF_INIT(PAGE_BYTES + AUDIT_RECORD_MAX),
                      .after = request->query.after_sequence,
                      .deadline_usec = clock_monotonic_usec() + QUERY_USEC };
-        int result = run(&r);
+        int result;
 
-        if (result < 0 && fd_set_nonblock(out_fd, true) >= 0 && write(out_fd, &broken, sizeof(broken)) < 0)
+        /* Else a write of more than there is room for waits without end. */
+        result = fd_set_nonblock(out_fd, true);
+        if (result >= 0)
+                result = run(&r);
+        if (result < 0 && write(out_fd, &broken, sizeof(broken)) < 0)
                 result = neg_errno();
         r.chain = chain_free(r.chain);
         buf_done(&r.out);

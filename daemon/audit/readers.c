@@ -12,7 +12,8 @@
 #include "proto/base/list.h"
 #include "proto/base/log.h"
 
-#define READERS_MAX 16U
+#define READERS_MAX          16U
+#define READERS_PER_USER_MAX 4U /* who does not read their rows keeps nobody else from theirs */
 #define STREAM_FDS \
         2U /* the writing end of the stream, and one whose closing tells that the reader is gone */
 
@@ -21,6 +22,7 @@ typedef struct Running {
         Readers *readers;
         LoopIo *io;
         int fd;
+        uint32_t uid;
 } Running;
 
 struct Readers {
@@ -155,7 +157,7 @@ static void on_ended(void *userdata, _unused_ int fd, _unused_ unsigned events)
         running_free(userdata);
 }
 
-static int watch(Readers *r, Loop *loop, int take_fd)
+static int watch(Readers *r, Loop *loop, uint32_t uid, int take_fd)
 {
         Running *x = calloc(1, sizeof(*x));
 
@@ -163,7 +165,7 @@ static int watch(Readers *r, Loop *loop, int take_fd)
                 (void) fd_close(take_fd);
                 return -ENOMEM;
         }
-        *x = (Running){ .readers = r, .fd = take_fd };
+        *x = (Running){ .readers = r, .fd = take_fd, .uid = uid };
         list_init(&x->link);
         list_append(&r->running, &x->link);
         r->n_running++;
@@ -175,12 +177,21 @@ static int watch(Readers *r, Loop *loop, int take_fd)
         return 0;
 }
 
+static bool may_start(const Readers *r, uint32_t uid)
+{
+        unsigned n = 0;
+
+        LIST_FOREACH (x, &r->running, const Running, link)
+                n += x->uid == uid;
+        return n < READERS_PER_USER_MAX && r->n_running < READERS_MAX;
+}
+
 int readers_start(Readers *r, Loop *loop, const ReaderRequest *request, int *ret_fd)
 {
         _cleanup_close_ int from = -EBADF, to = -EBADF, alive = -EBADF, held = -EBADF;
         int stream[2], life[2], result;
 
-        if (r->n_running >= READERS_MAX)
+        if (!may_start(r, request->uid))
                 return -EBUSY;
         if (pipe2(stream, O_CLOEXEC) < 0)
                 return neg_errno();
@@ -192,7 +203,7 @@ int readers_start(Readers *r, Loop *loop, const ReaderRequest *request, int *ret
         held = life[1];
         result = send_request(r->fd, request, (int[STREAM_FDS]){ to, held });
         if (result >= 0)
-                result = watch(r, loop, TAKE_FD(alive));
+                result = watch(r, loop, request->uid, TAKE_FD(alive));
         if (result < 0)
                 return result;
         *ret_fd = TAKE_FD(from);

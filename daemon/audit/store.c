@@ -229,11 +229,6 @@ const uint8_t *store_head_hash(const Store *s)
         return s->segment->head;
 }
 
-int store_begin(Store *s)
-{
-        return sql_execute(s->segment->sql, "BEGIN IMMEDIATE");
-}
-
 void store_rollback(Store *s)
 {
         /* After SQLITE_FULL and the like the transaction is gone already. */
@@ -241,6 +236,14 @@ void store_rollback(Store *s)
                 (void) log_warning(-EIO, "The audit transaction cannot be rolled back, ignoring");
         s->segment->head_sequence = s->committed_sequence;
         memcpy(s->segment->head, s->committed_head, DIGEST_SIZE);
+}
+
+int store_begin(Store *s)
+{
+        /* What an earlier rollback could not end would refuse every transaction after it. */
+        if (sql_in_transaction(s->segment->sql))
+                store_rollback(s);
+        return sql_execute(s->segment->sql, "BEGIN IMMEDIATE");
 }
 
 int store_commit(Store *s)
