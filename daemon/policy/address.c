@@ -65,6 +65,9 @@ static const Range ranges[] = {
         { V6(0xfe, 0xc0), 10, ADDRESS_GUARDED },
         { V6(0xff), 8, ADDRESS_GUARDED },
         { V6(0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x54), 128, ADDRESS_METADATA },
+        { V6(0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x23), 128, ADDRESS_METADATA },
+        { V6(0xfd, 0x20, 0, 0xce, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x54), 128, ADDRESS_METADATA },
+        { V6(0xfd, 0, 0, 0xc1, 0, 0, 0, 0, 0, 0, 0, 0, 0xa9, 0xfe, 0xa9, 0xfe), 128, ADDRESS_METADATA },
 };
 
 /* An IPv4 address inside an IPv6 one, and the bit at which it stands. */
