@@ -9,28 +9,20 @@ import time
 
 import pytest
 
-import privsep
-from privsep import ALLOW, CLOSE, Channel
-from test_egress_worker import (CLOSING, Dns, Rig, Web, connect, eventually, get, handshake, hostile)
+from privsep import CLOSE
+from test_egress_worker import Dns, Rig, connect, eventually, get, handshake, hostile
 
 
 @pytest.fixture
-def dns():
+def names():
     return Dns()
 
 
 @pytest.fixture
-def rig(dns):
-    r = Rig(False, dns)
+def rig(names):
+    r = Rig(False, names)
     yield r
     r.stop()
-
-
-@pytest.fixture(scope="module")
-def web():
-    server = Web()
-    yield server
-    server.shutdown()
 
 
 @pytest.fixture
@@ -50,9 +42,9 @@ def sink():
         s.close()
 
 
-def test_the_end_of_many_connections_is_reported_whole(dns, sink):
+def test_the_end_of_many_connections_is_reported_whole(names, sink):
     """A session that ends with all its connections open: one close row each, and the dialer serves on."""
-    rig, n = hostile(dns), 1000
+    rig, n = hostile(names), 1000
     try:
         for i in range(n):
             rig.dial(i + 1, 1000 + i, "", sink, 1, (4, socket.inet_aton("127.0.0.1") + bytes(12)))
@@ -73,9 +65,9 @@ def test_the_end_of_many_connections_is_reported_whole(dns, sink):
         assert rig.dialer.wait(5) == 0
 
 
-def test_a_dialer_without_audit_makes_way(dns):
+def test_a_dialer_without_audit_makes_way(names):
     """A channel that broke by itself is not noticed by the launcher: the dialer ends, and its successor gets one."""
-    rig = hostile(dns)
+    rig = hostile(names)
     rig.audit_dialer.end.close()
     assert rig.dialer.wait(13) != 0
     rig.launcher_dialer.end.close()
@@ -180,8 +172,8 @@ def test_refusals_in_tunnels_wait_their_turn(rig, sink):
         s.close()
 
 
-def test_idle_connections_end(dns, sink):
-    rig = Rig(False, dns, egress_options=("--idle-seconds", "2"))
+def test_idle_connections_end(names, sink):
+    rig = Rig(False, names, egress_options=("--idle-seconds", "2"))
     try:
         web = Script(lambda s: (read_head(s), time.sleep(1.5), s.sendall(b"HTTP/1.1 200 OK\r\n\r\n"), time.sleep(1.5),
                                 s.sendall(b"slow"), s.close()))
@@ -219,3 +211,26 @@ def test_what_nobody_reads_is_not_kept(rig):
     for s in clients:
         s.close()
     assert resident < 130_000, resident
+
+
+def test_no_network_is_the_reason(instance, alice, profile, web):
+    before = instance.head()
+    done = instance.ctl(alice, "run", "-T", "-p", profile, "--no-network", "--", "curl", "-sS", "-i", "-m", "5",
+                        f"http://allowed.test:{web.server_port}/", cwd=alice.workspace())
+    assert "403" in done.stdout and "no-network" in done.stdout, done.stdout + done.stderr
+    row, = instance.rows(before, kind="net")
+    assert (row["verdict"], row["reason"], row["host"]) == ("deny", "no-network", "allowed.test")
+
+
+def test_a_rule_for_http_opens_no_tls(instance, alice, make_profile):
+    seen = []
+    server = Script(lambda s: seen.append(s.recv(65536)))
+    rule = {"id": "h", "action": "allow", "host": "allowed.test", "cidr": "127.0.0.1/32",
+            "ports": [server.server_port], "protocol": "http"}
+    before = instance.head()
+    done = instance.ctl(alice, "run", "-T", "-p", make_profile([rule]), "--", "curl", "-sSk", "-m", "5",
+                        f"https://allowed.test:{server.server_port}/", cwd=alice.workspace())
+    assert done.returncode != 0
+    rows = instance.rows(before, kind="net")
+    assert [(r["verdict"], r["protocol"]) for r in rows] == [("allow", "any"), ("deny", "tls")], rows
+    assert not b"".join(seen)
