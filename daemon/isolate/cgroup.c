@@ -22,12 +22,12 @@
  * takes the directory back (CAP_CHOWN), whatever mode the user gave it.
  */
 
-#define CGROUP_NAME_PREFIX     "sandboxd-"
-#define CGROUP_OWN_GROUP       "sandboxd-daemon"
-#define CGROUP_PARENT          "sandboxd"
-#define CGROUP_HASH_DIGITS     8U
-#define CGROUP_DEPTH_MAX       4U
-#define CGROUP_CHILDREN_MAX    "1024"
+#define CGROUP_NAME_PREFIX  "sandboxd-"
+#define CGROUP_OWN_GROUP    "sandboxd-daemon"
+#define CGROUP_PARENT       "sandboxd"
+#define CGROUP_HASH_DIGITS  8U
+#define CGROUP_DEPTH_MAX    4U
+#define CGROUP_CHILDREN_MAX "1024"
 /* A group for each command, none below: its user could build a tower that nobody clears away. */
 #define CGROUP_LEVELS_MAX      "1"
 #define CGROUP_CLEAN_ROUNDS    500U
@@ -353,6 +353,11 @@ int cgroup_make(const CgroupBase *b, const Id *session, const PrivLimits *limits
         return 0;
 }
 
+int cgroup_limit(const CgroupBase *b, int cgroup_fd, const PrivLimits *limits)
+{
+        return write_limits(cgroup_fd, limits, b->controllers);
+}
+
 int cgroup_give(int cgroup_fd, uint32_t uid, uint32_t gid)
 {
         if (fchownat(cgroup_fd, "cgroup.procs", uid, gid, AT_SYMLINK_NOFOLLOW) < 0)
@@ -491,7 +496,8 @@ int cgroup_base_clean(CgroupBase *b, CgroupLeft on_left, void *userdata)
                 /* It was killed, and waits for a file system that its user does not let answer. It will run
                  * no further instruction of its own: no reason to keep everybody else waiting. */
                 if (r == -EBUSY)
-                        (void) log_warning(r, "processes of session %s are killed but do not end", e->d_name);
+                        (void) log_warning(r, "processes of session %s are killed but do not end",
+                                           e->d_name);
                 else if (r < 0)
                         result = log_error(r, "cannot remove the control group of session %s", e->d_name);
                 else if (on_left)

@@ -38,6 +38,9 @@ int cgroup_base_holds(const CgroupBase *b, pid_t pid) _must_check_;
  * controller. */
 int cgroup_make(const CgroupBase *b, const Id *session, const PrivLimits *limits, int *ret_fd) _must_check_;
 
+/* For a group that was made without. */
+int cgroup_limit(const CgroupBase *b, int cgroup_fd, const PrivLimits *limits) _must_check_;
+
 /* Gives directory and cgroup.procs, nothing else, to the session's user. After the first process was born in
  * it. */
 int cgroup_give(int cgroup_fd, uint32_t uid, uint32_t gid) _must_check_;

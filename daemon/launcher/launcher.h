@@ -20,9 +20,11 @@
 #include "proto/idl/privsep.h"
 
 #define LAUNCHER_POOL_SIZE 2U
+#define LAUNCHER_BLANKS    3U
 #define LAUNCHER_USERS_MAX 4096U
 #define LAUNCHER_BLOCK_MAX (64LL * 1024 * 1024)
 
+typedef struct Blank Blank;
 typedef struct Launcher Launcher;
 typedef struct Lookup Lookup;
 typedef struct Session Session;
@@ -90,6 +92,10 @@ struct Launcher {
         RestartGuard dialer_guard;
         RestartGuard pool_guard;
         Worker *pool[LAUNCHER_POOL_SIZE];
+        Blank *blanks[LAUNCHER_BLANKS];
+        LoopTimer *blank_timer;
+        RestartGuard blank_guard;
+        bool is_blank_timer_set;
         LoopTimer *pool_timer;
         Map users;    /* by uid */
         Map sessions; /* by id */

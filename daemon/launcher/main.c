@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "daemon/launcher/blank.h"
 #include "daemon/launcher/launcher.h"
 #include "daemon/launcher/listen.h"
 #include "daemon/launcher/lookup.h"
@@ -98,6 +99,7 @@ static bool directories_are_absolute(const Config *c)
 static void launcher_done(Launcher *l)
 {
         users_free(l);
+        blanks_stop(l);
         worker_retire(l->audit);
         worker_retire(l->dialer);
         for (size_t i = 0; i < ELEMENTSOF(l->pool); i++)

@@ -2,12 +2,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/stat.h>
 
 #include "daemon/init/plan.h"
-#include "daemon/isolate/spawn.h"
 #include "daemon/isolate/userns.h"
+#include "daemon/launcher/blank.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/setup.h"
 #include "daemon/launcher/worker.h"
@@ -51,7 +50,10 @@ static bool claims_are_sound(const PrivSessionClaims *c)
 
 static int step_cgroup(Session *s)
 {
-        return cgroup_make(s->launcher->kernel->cgroups, &s->id, &s->limits, &s->cgroup_fd);
+        const CgroupBase *base = s->launcher->kernel->cgroups;
+
+        return s->cgroup_fd >= 0 ? cgroup_limit(base, s->cgroup_fd, &s->limits)
+                                 : cgroup_make(base, &s->id, &s->limits, &s->cgroup_fd);
 }
 
 static int step_audit(Session *s)
@@ -67,7 +69,7 @@ static int step_dialer(Session *s)
 
 static int step_network(Session *s)
 {
-        return netns_new(s->launcher->kernel->network_fd, &s->network);
+        return s->network.fd >= 0 ? 0 : netns_new(s->launcher->kernel->network_fd, &s->network);
 }
 
 static int step_user_namespace(Session *s)
@@ -77,23 +79,6 @@ static int step_user_namespace(Session *s)
         if (r >= 0 && s->caller.uid == 0)
                 r = userns_new_idmap(s->uid, s->gid, &s->idmap_fd);
         return r;
-}
-
-static int spawn_init(Session *s, int channel_fd)
-{
-        static const char *const arguments[] = { "sandbox-init", NULL };
-        const Kernel *k = s->launcher->kernel;
-        int fds[] = { channel_fd, k->template_fd, s->network.fd, k->mount_fd };
-        SpawnSpec spec = { .program_fd = k->program_fds[PROGRAM_INIT],
-                           .arguments = (char *const *) (uintptr_t) arguments,
-                           .namespaces = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
-                           .cgroup_fd = s->cgroup_fd,
-                           .null_fd = k->null_fd,
-                           .output_fd = -EBADF,
-                           .fds = fds,
-                           .n_fds = ELEMENTSOF(fds) };
-
-        return spawn(&spec, &s->init_pid, &s->init_pidfd);
 }
 
 static int on_init_message(void *owner, _unused_ PrivLink *link, Imsg *m)
@@ -126,18 +111,11 @@ static void on_init_closed(void *owner, _unused_ PrivLink *link, int reason)
 
 static int step_init(Session *s)
 {
-        int pair[2], r;
+        int r = 0;
 
-        r = imsg_pair(pair);
-        if (r < 0)
-                return r;
-        r = spawn_init(s, pair[1]);
-        pair[1] = fd_close(pair[1]);
-        if (r < 0) {
-                (void) fd_close(pair[0]);
-                return r;
-        }
-        r = priv_link_new(s->launcher->loop, pair[0], CHANNEL_LAUNCHER_INIT, ROLE_LAUNCHER, &s->init_link);
+        if (!s->init_link)
+                r = init_spawn(s->launcher, s->cgroup_fd, s->network.fd, &s->init_pid, &s->init_pidfd,
+                               &s->init_link);
         if (r < 0)
                 return r;
         priv_link_set_handler(s->init_link, on_init_message, on_init_closed, s);
@@ -215,9 +193,40 @@ static void run_steps(Session *s)
 
 static void on_deadline(void *userdata);
 
+static void take_over(Session *s, Blank *take)
+{
+        if (!take)
+                return;
+        s->cgroup_fd = TAKE_FD(take->cgroup_fd);
+        s->network = take->network;
+        take->network = NETNS_INIT;
+        s->init_pid = take->init_pid;
+        s->init_pidfd = TAKE_FD(take->init_pidfd);
+        s->init_link = TAKE_PTR(take->init_link);
+        (void) blank_free(take);
+}
+
+/* Into the table, under the id of what was made ahead or one of its own. */
+static int enter(Session *s, const Blank *b)
+{
+        Map *sessions = &s->launcher->sessions;
+        int r = 0;
+
+        if (b)
+                s->id = b->id;
+        else
+                r = id_random(&s->id);
+        if (r >= 0)
+                r = loop_timer_new(s->launcher->loop, on_deadline, s, &s->timer);
+        if (r >= 0)
+                r = loop_timer_set(s->timer, SESSION_START_USEC);
+        return r < 0 ? r : map_put(sessions, &s->id, sizeof(s->id), s);
+}
+
 static Session *session_new(User *u)
 {
         Session *s = calloc(1, sizeof(*s));
+        Blank *b;
 
         if (!s)
                 return NULL;
@@ -232,17 +241,14 @@ static Session *session_new(User *u)
                         .init_pidfd = -EBADF,
                         .network = NETNS_INIT,
                         .created_usec = clock_realtime_usec() };
-        if (id_random(&s->id) < 0 || loop_timer_new(u->launcher->loop, on_deadline, s, &s->timer) < 0) {
-                free(s);
-                return NULL;
-        }
-        if (map_put(&u->launcher->sessions, &s->id, sizeof(s->id), s) < 0 ||
-            loop_timer_set(s->timer, SESSION_START_USEC) < 0) {
-                (void) map_remove(&u->launcher->sessions, &s->id, sizeof(s->id));
+        b = blank_take(u->launcher);
+        if (enter(s, b) < 0) {
+                (void) blank_free(b);
                 s->timer = loop_timer_free(s->timer);
                 free(s);
                 return NULL;
         }
+        take_over(s, b);
         u->n_sessions++;
         user_check_idle(u);
         return s;

@@ -5,6 +5,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "daemon/launcher/blank.h"
 #include "daemon/launcher/launcher.h"
 #include "daemon/launcher/listen.h"
 #include "daemon/launcher/lookup.h"
@@ -64,6 +65,11 @@ void launcher_maybe_serve(Launcher *l)
         r = listen_start(l);
         if (r < 0) {
                 fail(l, r, "cannot serve");
+                return;
+        }
+        r = blanks_start(l);
+        if (r < 0) {
+                fail(l, r, "cannot make sessions ahead");
                 return;
         }
         l->is_serving = true;

@@ -1,0 +1,176 @@
+#include "daemon/launcher/blank.h"
+
+#include <errno.h>
+#include <sched.h>
+
+#include "daemon/isolate/spawn.h"
+#include "proto/base/clock.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+
+/* What was just asked for has the processors first. */
+#define BLANK_REFILL_USEC (6 * USEC_PER_MSEC)
+#define BLANK_PAUSE_USEC  (10 * USEC_PER_SEC)
+
+static int spawn_program(const Kernel *k, int cgroup_fd, int network_fd, int channel_fd, pid_t *ret_pid,
+                         int *ret_pidfd)
+{
+        static const char *const arguments[] = { "sandbox-init", NULL };
+        int fds[] = { channel_fd, k->template_fd, network_fd, k->mount_fd };
+        SpawnSpec spec = { .program_fd = k->program_fds[PROGRAM_INIT],
+                           .arguments = (char *const *) (uintptr_t) arguments,
+                           .namespaces = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
+                           .cgroup_fd = cgroup_fd,
+                           .null_fd = k->null_fd,
+                           .output_fd = -EBADF,
+                           .fds = fds,
+                           .n_fds = ELEMENTSOF(fds) };
+
+        return spawn(&spec, ret_pid, ret_pidfd);
+}
+
+int init_spawn(Launcher *l, int cgroup_fd, int network_fd, pid_t *ret_pid, int *ret_pidfd,
+               PrivLink **ret_link)
+{
+        int pair[2], r;
+
+        r = imsg_pair(pair);
+        if (r < 0)
+                return r;
+        r = spawn_program(l->kernel, cgroup_fd, network_fd, pair[1], ret_pid, ret_pidfd);
+        pair[1] = fd_close(pair[1]);
+        if (r < 0) {
+                (void) fd_close(pair[0]);
+                return r;
+        }
+        return priv_link_new(l->loop, pair[0], CHANNEL_LAUNCHER_INIT, ROLE_LAUNCHER, ret_link);
+}
+
+Blank *blank_free(Blank *b)
+{
+        if (!b)
+                return NULL;
+        b->init_io = loop_io_free(b->init_io);
+        b->init_link = priv_link_free(b->init_link);
+        spawn_reap(TAKE_FD(b->init_pidfd));
+        netns_done(&b->network);
+        if (b->cgroup_fd >= 0 && cgroup_remove(b->launcher->kernel->cgroups, &b->id) < 0)
+                (void) log_warning(0, "cannot remove a control group, leaving it to the next start");
+        b->cgroup_fd = fd_close(b->cgroup_fd);
+        free(b);
+        return NULL;
+}
+
+static void refill_after(Launcher *l, uint64_t after_usec)
+{
+        if (l->is_blank_timer_set || l->is_stopping)
+                return;
+        l->is_blank_timer_set = loop_timer_set(l->blank_timer, after_usec) >= 0;
+}
+
+static void blank_lost(Blank *b)
+{
+        Launcher *l = b->launcher;
+
+        for (size_t i = 0; i < ELEMENTSOF(l->blanks); i++) {
+                if (l->blanks[i] == b)
+                        l->blanks[i] = NULL;
+        }
+        (void) blank_free(b);
+        (void) log_warning(0, "sandbox-init ended before its use");
+        refill_after(l, restart_guard_permits(&l->blank_guard) ? BLANK_REFILL_USEC : BLANK_PAUSE_USEC);
+}
+
+static void on_init_ended(void *userdata, _unused_ int fd, _unused_ unsigned events)
+{
+        blank_lost(userdata);
+}
+
+/* It has nothing to say before it is told to start, but that it failed; its end says the same. */
+static int on_init_message(_unused_ void *owner, _unused_ PrivLink *link, _unused_ Imsg *m)
+{
+        return -EPROTO;
+}
+
+static void on_init_closed(_unused_ void *owner, _unused_ PrivLink *link, _unused_ int reason) {}
+
+static int build(Blank *b)
+{
+        Launcher *l = b->launcher;
+        int r;
+
+        r = cgroup_make(l->kernel->cgroups, &b->id, &(PrivLimits){ 0 }, &b->cgroup_fd);
+        if (r >= 0)
+                r = netns_new(l->kernel->network_fd, &b->network);
+        if (r >= 0)
+                r = init_spawn(l, b->cgroup_fd, b->network.fd, &b->init_pid, &b->init_pidfd, &b->init_link);
+        if (r < 0)
+                return r;
+        priv_link_set_handler(b->init_link, on_init_message, on_init_closed, b);
+        return loop_io_new(l->loop, b->init_pidfd, LOOP_READ, on_init_ended, b, &b->init_io);
+}
+
+static int blank_new(Launcher *l, Blank **ret)
+{
+        Blank *b = calloc(1, sizeof(*b));
+        int r;
+
+        if (!b)
+                return -ENOMEM;
+        *b = (Blank){ .launcher = l, .cgroup_fd = -EBADF, .init_pidfd = -EBADF, .network = NETNS_INIT };
+        r = id_random(&b->id);
+        if (r >= 0)
+                r = build(b);
+        if (r < 0) {
+                (void) blank_free(b);
+                return r;
+        }
+        *ret = b;
+        return 0;
+}
+
+/* One at a time: each keeps the launcher busy for a millisecond or two. */
+static void on_refill(void *userdata)
+{
+        Launcher *l = userdata;
+        size_t i = 0;
+        int r;
+
+        l->is_blank_timer_set = false;
+        while (i < ELEMENTSOF(l->blanks) && l->blanks[i])
+                i++;
+        if (i == ELEMENTSOF(l->blanks) || l->is_stopping)
+                return;
+        r = blank_new(l, &l->blanks[i]);
+        if (r < 0)
+                (void) log_warning(r, "cannot make a session ahead, sessions start without");
+        refill_after(l, r < 0 ? BLANK_PAUSE_USEC : BLANK_REFILL_USEC);
+}
+
+int blanks_start(Launcher *l)
+{
+        int r = loop_timer_new(l->loop, on_refill, l, &l->blank_timer);
+
+        if (r >= 0)
+                refill_after(l, 0);
+        return r;
+}
+
+void blanks_stop(Launcher *l)
+{
+        l->blank_timer = loop_timer_free(l->blank_timer);
+        for (size_t i = 0; i < ELEMENTSOF(l->blanks); i++)
+                l->blanks[i] = blank_free(l->blanks[i]);
+}
+
+Blank *blank_take(Launcher *l)
+{
+        Blank *b = NULL;
+
+        for (size_t i = 0; i < ELEMENTSOF(l->blanks) && !b; i++)
+                b = TAKE_PTR(l->blanks[i]);
+        if (b)
+                b->init_io = loop_io_free(b->init_io);
+        refill_after(l, BLANK_REFILL_USEC);
+        return b;
+}

@@ -1,0 +1,34 @@
+#pragma once
+
+/*
+ * Blank sessions: a control group, a network namespace and an init that waits in its own root, made ahead.
+ * They are nobody's yet: nothing of a user or a policy is in one, and each is used once.
+ */
+
+#include "daemon/isolate/netns.h"
+#include "daemon/launcher/launcher.h"
+
+struct Blank {
+        Launcher *launcher;
+        Id id; /* of the session that it becomes */
+        int cgroup_fd;
+        NetworkNamespace network;
+        pid_t init_pid;
+        int init_pidfd;
+        LoopIo *init_io;
+        PrivLink *init_link;
+};
+
+/* Starts sandbox-init, which waits for INIT_START on the link. */
+int init_spawn(Launcher *l, int cgroup_fd, int network_fd, pid_t *ret_pid, int *ret_pidfd,
+               PrivLink **ret_link) _must_check_;
+
+/* The pool is filled a little after the last use; before that blank_take() may return NULL. */
+int blanks_start(Launcher *l) _must_check_;
+void blanks_stop(Launcher *l);
+
+/* The caller owns it and sets the handlers of link and pidfd. */
+Blank *blank_take(Launcher *l);
+
+/* Ends and removes what it still holds. */
+Blank *blank_free(Blank *b);
