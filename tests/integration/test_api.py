@@ -74,3 +74,17 @@ def test_the_log_shows_commands(instance, alice):
     assert all("commandLine" not in r.get("details", {}) for r in records if r["action"] != "exec")
     text = instance.ctl(alice, "audit", "log", "-n", "20").stdout
     assert r"echo -n true \x1b[31m" in text and "\x1b" not in text and "\u202e" not in text
+
+
+def test_usual_names_of_secrets_are_denied(instance, alice):
+    work = alice.workspace()
+    names = (".env", ".env.local", ".env.production", "id_rsa", "id_ed25519", "credentials.json", "secrets.json",
+             "secrets.yaml", "service-account.json", "terraform.tfstate", "terraform.tfvars", ".vault_pass", "kubeconfig")
+    for name in names:
+        alice.write(f"{work}/{name}", "SECRETBYTES\n")
+    done = instance.sh(alice, f"for f in {' '.join(names)}; do cat $f; cp $f x; cat x; mv $f y; cat y; done; true",
+                       workspace=work)
+    assert done.returncode == 0 and "SECRETBYTES" not in done.stdout
+    for name in names:
+        with open(f"{work}/{name}", encoding="utf-8") as f:
+            assert f.read() == "SECRETBYTES\n"
