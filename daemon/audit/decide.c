@@ -239,10 +239,11 @@ static void tell_api(const Egress *e)
 
 static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reason, uint64_t sequence)
 {
-        PrivVerdict v = {
-                .request = p->request, .sequence = sequence, .verdict = verdict, .reason = reason,
-                .allows_tls = verdict == VERDICT_ALLOW && p->allows_tls
-        };
+        PrivVerdict v = { .request = p->request,
+                          .sequence = sequence,
+                          .verdict = verdict,
+                          .reason = reason,
+                          .allows_tls = verdict == VERDICT_ALLOW && p->allows_tls };
 
         if (!p->egress)
                 return;

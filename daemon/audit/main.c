@@ -25,6 +25,8 @@ typedef struct Arguments {
         const char *state_dir;
         uint32_t uid;
         uint32_t gid;
+        uint64_t segment_bytes_max;
+        uint64_t retention_bytes;
 } Arguments;
 
 /* SQLite on files with a mapped index, a loop, channels, and processes that read. */
@@ -78,9 +80,11 @@ static int parse_arguments(int argc, char **argv, Arguments *ret)
                 { "state-dir", required_argument, NULL, 's' },
                 { "uid", required_argument, NULL, 'u' },
                 { "gid", required_argument, NULL, 'g' },
+                { "segment-bytes", required_argument, NULL, 'b' },
+                { "retention-bytes", required_argument, NULL, 'r' },
                 { 0 },
         };
-        Arguments a = { .uid = UINT32_MAX, .gid = UINT32_MAX };
+        Arguments a = { .uid = UINT32_MAX, .gid = UINT32_MAX, .segment_bytes_max = SEGMENT_BYTES_MAX };
         int c, r = 0;
 
         while (r >= 0 && (c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
@@ -90,11 +94,16 @@ static int parse_arguments(int argc, char **argv, Arguments *ret)
                         r = parse_u32(optarg, &a.uid);
                 else if (c == 'g')
                         r = parse_u32(optarg, &a.gid);
+                else if (c == 'b')
+                        r = parse_u64(optarg, &a.segment_bytes_max);
+                else if (c == 'r')
+                        r = parse_u64(optarg, &a.retention_bytes);
                 else
                         r = -EINVAL;
         }
         if (r < 0 || optind < argc || !a.state_dir || a.state_dir[0] != '/' || a.uid == 0 || a.gid == 0)
-                return log_error(-EINVAL, "usage: sandboxd-audit --state-dir /DIR --uid N --gid N");
+                return log_error(-EINVAL, "usage: sandboxd-audit --state-dir /DIR --uid N --gid N"
+                                          " [--segment-bytes N] [--retention-bytes N]");
         *ret = a;
         return 0;
 }
@@ -194,10 +203,7 @@ static int prepare(const Arguments *a, const char *directory, Readers **ret)
 int main(int argc, char **argv)
 {
         char directory[PRIV_PATH_SIZE], machine_id[PRIV_NAME_SIZE], boot_id[PRIV_NAME_SIZE];
-        AuditSpec spec = { .store = { .directory = directory,
-                                      .machine_id = machine_id,
-                                      .boot_id = boot_id,
-                                      .segment_bytes_max = SEGMENT_BYTES_MAX },
+        AuditSpec spec = { .store = { .directory = directory, .machine_id = machine_id, .boot_id = boot_id },
                            .launcher_fd = LAUNCHER_FD,
                            .leftover_usec = LEFTOVER_USEC };
         Arguments a = { 0 };
@@ -208,6 +214,8 @@ int main(int argc, char **argv)
         r = parse_arguments(argc, argv, &a);
         if (r < 0)
                 return 2;
+        spec.store.segment_bytes_max = a.segment_bytes_max;
+        spec.store.retention_bytes = a.retention_bytes;
         read_line("/etc/machine-id", machine_id, sizeof(machine_id));
         read_line("/proc/sys/kernel/random/boot_id", boot_id, sizeof(boot_id));
         r = str_printf(directory, sizeof(directory), "%s/audit", a.state_dir);

@@ -358,6 +358,19 @@ static void enter_sessions(Audit *a)
         }
 }
 
+/* What is gone is a row, too. */
+static void prune(Audit *a)
+{
+        Row row = ROW_INIT(AUDIT_KIND_ADMIN, "prune");
+        size_t n = store_prune(a->store);
+        char detail[PRIV_TEXT_SIZE];
+
+        row.reason = "retention";
+        if (n > 0 && (str_printf(detail, sizeof(detail), "{\"segments\":%zu}", n) < 0 ||
+                      queue_report(a, &row, NULL, detail) < 0))
+                (void) log_warning(-ENOMEM, "%zu old audit segments were removed without a row", n);
+}
+
 static void schedule(Audit *a)
 {
         if (list_is_empty(&a->reports) && list_is_empty(&a->decisions))
@@ -384,9 +397,10 @@ void queue_commit(void *audit)
                 release_batch(a, batch);
                 report_gap(a);
                 r = store_maintain(a->store);
-                if (r > 0)
+                if (r > 0) {
                         enter_sessions(a);
-                else if (r < 0)
+                        prune(a);
+                } else if (r < 0)
                         (void) log_warning(r, "The audit store cannot be maintained, ignoring");
         }
         schedule(a);

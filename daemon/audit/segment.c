@@ -180,10 +180,21 @@ static int fill_new(Segment *s, const char *path, const SegmentHeader *h, Chain 
         return r;
 }
 
-/* A file that was not there a moment ago and has no row in it. */
-static void remove_new(const char *path)
+static const char *const suffixes[] = { "", "-wal", "-shm" };
+
+static uint64_t size_of_segment(const char *directory, uint64_t number)
 {
-        static const char *const suffixes[] = { "", "-wal", "-shm" };
+        char path[PRIV_PATH_SIZE];
+        struct stat st;
+
+        if (segment_path(directory, number, path) < 0 || lstat(path, &st) < 0)
+                return 0;
+        return (uint64_t) st.st_blocks * 512U;
+}
+
+/* With its log and index. */
+static void remove_segment(const char *path)
+{
         char name[PRIV_PATH_SIZE];
 
         for (size_t i = 0; i < ELEMENTSOF(suffixes); i++) {
@@ -213,7 +224,7 @@ int segment_create(const char *directory, const SegmentHeader *header, Chain *ch
         r = fill_new(s, path, header, chain);
         if (r < 0) {
                 s = segment_close(s);
-                remove_new(path);
+                remove_segment(path);
                 return r;
         }
         memcpy(s->head, s->genesis, sizeof(s->head));
@@ -328,6 +339,33 @@ Segment *segment_close(Segment *s)
         return NULL;
 }
 
+int segment_prune(const char *directory, uint64_t size_bytes_max, uint64_t newest, size_t *ret_n)
+{
+        _cleanup_free_ uint64_t *numbers = NULL;
+        uint64_t total = 0;
+        size_t n, n_gone = 0;
+        int r;
+
+        r = segment_list(directory, &numbers, &n);
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < n; i++)
+                total += size_of_segment(directory, numbers[i]);
+        for (size_t i = 0; i < n && total > size_bytes_max && numbers[i] + 1 < newest; i++) {
+                uint64_t size = size_of_segment(directory, numbers[i]);
+                char path[PRIV_PATH_SIZE];
+
+                r = segment_path(directory, numbers[i], path);
+                if (r < 0)
+                        return r;
+                remove_segment(path);
+                total -= MIN_OF(size, total);
+                n_gone++;
+        }
+        *ret_n = n_gone;
+        return 0;
+}
+
 int segment_finish(Segment *s)
 {
         _cleanup_(sql_finalizep) SqlStatement *t = NULL;
@@ -345,7 +383,7 @@ int segment_finish(Segment *s)
 
 int segment_set_aside(const char *directory, uint64_t number)
 {
-        static const char *const suffixes[] = { "-wal", "-shm", "" };
+        static const char *const parts[] = { "-wal", "-shm", "" };
         uint64_t now = clock_realtime_usec();
         char from[PRIV_PATH_SIZE], old[PRIV_PATH_SIZE], new[PRIV_PATH_SIZE];
         int r;
@@ -353,11 +391,11 @@ int segment_set_aside(const char *directory, uint64_t number)
         r = segment_path(directory, number, from);
         if (r < 0)
                 return r;
-        for (size_t i = 0; i < ELEMENTSOF(suffixes); i++) {
-                r = str_printf(old, sizeof(old), "%s%s", from, suffixes[i]);
+        for (size_t i = 0; i < ELEMENTSOF(parts); i++) {
+                r = str_printf(old, sizeof(old), "%s%s", from, parts[i]);
                 if (r >= 0)
                         r = str_printf(new, sizeof(new), "%s.corrupt-%llu%s", from, (unsigned long long) now,
-                                       suffixes[i]);
+                                       parts[i]);
                 if (r < 0)
                         return r;
                 if (rename(old, new) < 0 && errno != ENOENT)

@@ -42,6 +42,11 @@ int segment_check(Segment *s) _must_check_;
 Segment *segment_close(Segment *s);
 DEFINE_CLEANUP(Segment *, segment_close)
 
+/* Removes the oldest segments until all together are not larger than that; those from `newest` - 1 on stay.
+ * *ret_n: how many. */
+int segment_prune(const char *directory, uint64_t size_bytes_max, uint64_t newest,
+                  size_t *ret_n) _must_check_;
+
 /* Writes down that nothing follows in this file. */
 int segment_finish(Segment *s) _must_check_;
 

@@ -570,6 +570,18 @@ int store_maintain(Store *s)
         return rotate(s);
 }
 
+size_t store_prune(const Store *s)
+{
+        size_t n = 0;
+        int r = 0;
+
+        if (s->spec.retention_bytes > 0)
+                r = segment_prune(s->spec.directory, s->spec.retention_bytes, s->segment->number, &n);
+        if (r < 0)
+                (void) log_warning(r, "Old audit segments cannot be removed, ignoring");
+        return n;
+}
+
 int store_list_leftovers(Store *s, StoreLeftoverCallback callback, void *userdata)
 {
         _cleanup_(segment_closep) Segment *before = NULL;

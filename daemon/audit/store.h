@@ -14,6 +14,7 @@ typedef struct StoreSpec {
         const char *machine_id;
         const char *boot_id;
         uint64_t segment_bytes_max;
+        uint64_t retention_bytes; /* 0: nothing is ever removed */
 } StoreSpec;
 
 /* Opens the newest segment, or makes one. A damaged one is set aside, and a new one follows:
@@ -38,6 +39,9 @@ void store_rollback(Store *s);
 /* Between transactions: cuts the write-ahead log, goes on to a new segment by size or day. 1: it did; the
  * sessions that live are to be entered again. */
 int store_maintain(Store *s) _must_check_;
+
+/* Removes the oldest segments beyond what is to be kept; returns how many. */
+size_t store_prune(const Store *s);
 
 /* What the last run left open, from the newest two segments. */
 typedef struct StoreLeftover {

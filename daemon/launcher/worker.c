@@ -154,6 +154,17 @@ static void add(const char **arguments, size_t *n, const char *name, const char 
         arguments[*n] = NULL;
 }
 
+/* Of audit: how large its files get, and when the oldest go. The texts live as long as the arguments. */
+static int add_sizes(const char **arguments, size_t *n, const PrivSettings *s, char texts[2][24])
+{
+        if (str_printf(texts[0], 24, "%llu", (unsigned long long) s->audit_segment_bytes_max) < 0 ||
+            str_printf(texts[1], 24, "%llu", (unsigned long long) s->audit_retention_bytes) < 0)
+                return -EINVAL;
+        add(arguments, n, "--segment-bytes", texts[0]);
+        add(arguments, n, "--retention-bytes", texts[1]);
+        return 0;
+}
+
 static int spawn_worker(Worker *w, uint32_t uid, int channel_fd)
 {
         static const char *const environment[] = { "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
@@ -161,7 +172,7 @@ static int spawn_worker(Worker *w, uint32_t uid, int channel_fd)
         const KindInfo *kind = &kinds[w->kind];
         const Config *config = w->launcher->config;
         const char *arguments[WORKER_ARGUMENTS_MAX + 1];
-        char texts[3][16];
+        char texts[3][16], sizes[2][24];
         uint32_t worker_uid, worker_gid;
         size_t n = 0;
 
@@ -178,6 +189,8 @@ static int spawn_worker(Worker *w, uint32_t uid, int channel_fd)
         }
         if (w->kind == WORKER_API || w->kind == WORKER_AUDIT)
                 add(arguments, &n, "--state-dir", config->state_dir);
+        if (w->kind == WORKER_AUDIT && add_sizes(arguments, &n, &w->launcher->settings, sizes) < 0)
+                return -EINVAL;
         /* api's --uid is the user that it serves. */
         add(arguments, &n, w->kind == WORKER_API ? "--worker-uid" : "--uid", texts[0]);
         add(arguments, &n, w->kind == WORKER_API ? "--worker-gid" : "--gid", texts[1]);

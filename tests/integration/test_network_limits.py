@@ -1,7 +1,9 @@
 """The network workers at their limits, and what a hostile program or server tries on them."""
 
 import contextlib
+import os
 import socket
+import sqlite3
 import ssl
 import struct
 import threading
@@ -9,6 +11,7 @@ import time
 
 import pytest
 
+import machine
 from privsep import CLOSE
 from test_egress_worker import Dns, Rig, connect, eventually, get, handshake, hostile
 
@@ -234,3 +237,28 @@ def test_a_rule_for_http_opens_no_tls(instance, alice, make_profile):
     rows = instance.rows(before, kind="net")
     assert [(r["verdict"], r["protocol"]) for r in rows] == [("allow", "any"), ("deny", "tls")], rows
     assert not b"".join(seen)
+
+
+def test_the_log_is_kept_to_its_size(settings, alice):
+    """Segments and retention are what CONFIG/sandboxd.json says; that old ones went is a row."""
+    sizes = {**settings, "audit": {"segment_size": "1M", "retention_size": "2M"}}
+    with machine.Instance(settings=sizes) as instance:
+        session = instance.create(alice)
+        folder = os.path.join(instance.state, "audit")
+
+        def segments():
+            return sorted(name for name in os.listdir(folder) if name.endswith(".db"))
+
+        for _ in range(60):
+            instance.ctl(alice, "exec", session, "--", "/bin/true", "y" * 60000)
+            if segments()[0] != "audit-000001.db":
+                break
+        assert segments()[0] != "audit-000001.db" and len(segments()) <= 4, segments()
+        size = sum(os.path.getsize(os.path.join(folder, name)) for name in segments())
+        assert size < 5 << 20
+        newest = sqlite3.connect(os.path.join(folder, segments()[-1]))
+        assert eventually(lambda: newest.execute("SELECT count(*) FROM decision WHERE action='prune'").fetchone()[0])\
+            is None
+        newest.close()
+        # The chain goes on over them, and so does the daemon.
+        assert instance.ctl(alice, "exec", session, "--", "/bin/true").returncode == 0
