@@ -25,8 +25,9 @@
 #define EGRESS_SCRATCH_SIZE  (256U * 1024U)
 #define EGRESS_LISTENERS_MAX 6U
 #define EGRESS_READ_MIN      (16U * 1024U)
-/* What all connections of one direction may read at once, and so keep when the other side does not take it. */
-#define EGRESS_BUFFERED_MAX  (32U * 1024U * 1024U)
+/* What all connections of one direction may read at once, and so keep when the other side does not take it.
+ */
+#define EGRESS_BUFFERED_MAX (32U * 1024U * 1024U)
 
 /* How a refusal inside a tunnel shows, in place of an HTTP status. */
 #define REFUSE_TLS_ALERT 1U
@@ -95,7 +96,8 @@ typedef struct Client {
         bool has_sent;          /* something of the request went to the server */
         bool has_failed;        /* the dialer's answer came before the verdict */
         uint32_t fail_reason;   /* CloseReason */
-        uint32_t refuse_status; /* HTTP status (or REFUSE_x) of what is only recorded; 0: decided by policy */
+        uint32_t refuse_status; /* HTTP status (or REFUSE_x) of what is only recorded; 0: decided by policy
+                                 */
         HttpParser request_parser;
         HttpParser response_parser;
         BodyState request_body;
@@ -164,7 +166,8 @@ void request_on_failed(Egress *e, const PrivConnectFailed *m);
 void request_on_timeout(Client *c);
 /* Forgets the request: what still comes for it is nobody's. */
 void request_drop(Client *c);
-/* What breaks the rules is recorded like any other request, and answered as `status` says when its row is there. */
+/* What breaks the rules is recorded like any other request, and answered as `status` says when its row is
+ * there. */
 int request_refuse(Client *c, unsigned status, const char *method, HttpSlice raw) _must_check_;
 
 /* exchange.c */

@@ -11,7 +11,7 @@
  * anew.
  */
 
-#define CHUNKS_READ_MAX   32768U /* what lies behind the last chunk must fit into Client.in */
+#define CHUNKS_READ_MAX 32768U /* what lies behind the last chunk must fit into Client.in */
 
 typedef struct Bytes {
         const char *data;
@@ -231,7 +231,8 @@ static int step_response_body(Client *c)
 static int end_exchange(Client *c)
 {
         c->is_last |= !c->request_body.is_done;
-        /* Answered before it took the whole request: what comes next on this connection is still the body. */
+        /* Answered before it took the whole request: what comes next on this connection is still the body.
+         */
         c->server.is_last |= buf_size(&c->to_server) > 0;
         if (c->is_last)
                 server_close(c, CLOSE_DONE);

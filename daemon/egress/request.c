@@ -205,7 +205,8 @@ int request_step_head(Client *c)
         reset_request(c);
         if (r > 0)
                 return take_head(c, size);
-        return request_refuse(c, r == -EMSGSIZE ? 431 : 400, "", first_line(buf_front(&c->in), buf_size(&c->in)));
+        return request_refuse(c, r == -EMSGSIZE ? 431 : 400, "",
+                              first_line(buf_front(&c->in), buf_size(&c->in)));
 }
 
 /* ---- answers ---- */
