@@ -67,7 +67,8 @@ static const struct {
           "  --timeout T          end the command after T; the session stays\n"
           "  --env K[=V]          set K inside; without a value, yours\n"
           "  --env-file F         lines NAME=VALUE\n"
-          "  --workdir D          where the command starts\n" COMMON_TEXT },
+          "  --workdir D          where the command starts\n"
+          "  -q                   do not list what was denied\n" COMMON_TEXT },
         { "list", "usage: sandboxctl list [-a]\n\nYour sessions, oldest first.\n\n"
                   "  -a                   also those that have ended\n" COMMON_TEXT },
         { "describe", "usage: sandboxctl describe ID\n\nOne session in full.\n\n" COMMON_TEXT },

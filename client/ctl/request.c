@@ -263,7 +263,9 @@ static const struct option session_options[] = {
         COMMON_OPTIONS,
 };
 
-static const struct option command_options[] = { COMMAND_OPTIONS, COMMON_OPTIONS };
+static const struct option command_options[] = { { "quiet", no_argument, NULL, 'q' },
+                                                 COMMAND_OPTIONS,
+                                                 COMMON_OPTIONS };
 
 static int refuse(const Request *q, int c, const char *value)
 {
@@ -307,6 +309,9 @@ static int apply_command(Request *q, int c, const char *value)
                 return 0;
         case 'T':
                 q->wants_no_terminal = true;
+                return 0;
+        case 'q':
+                q->is_quiet = true;
                 return 0;
         default:
                 return EXIT_OURS; /* getopt has said why */
@@ -358,9 +363,6 @@ static int apply_session(Request *q, int c, const char *value)
         case 's':
                 q->has_stats = true;
                 return 0;
-        case 'q':
-                q->is_quiet = true;
-                return 0;
         default:
                 return apply_command(q, c, value);
         }
@@ -401,7 +403,7 @@ int request_parse_command(Request *q, Common *common, int argc, char *argv[])
 {
         int c, status = 0;
 
-        while (status == 0 && (c = next_option(common, argc, argv, "+tT", command_options)) >= 0)
+        while (status == 0 && (c = next_option(common, argc, argv, "+tTq", command_options)) >= 0)
                 status = apply_command(q, c, optarg);
         return status;
 }

@@ -28,6 +28,7 @@ typedef struct Running {
         unsigned n_signals;
         int signal_fd;
         uint64_t begin_usec;
+        uint64_t begin_realtime_usec;
 } Running;
 
 static void running_done(Running *r)
@@ -255,7 +256,9 @@ static int query_denials(Running *r)
             (e = json_set(p, "decisions", TAKE_PTR(list))) < 0 ||
             (e = json_set_string(p, "session", r->id)) < 0 ||
             /* Own rows only: a look at others' would be a row of its own. */
-            (e = json_set_integer(p, "uid", getuid())) < 0 || (e = json_set_integer(p, "limit", 50)) < 0)
+            (e = json_set_integer(p, "uid", getuid())) < 0 || (e = json_set_integer(p, "limit", 50)) < 0 ||
+            /* The commands that ran before are none of this one's business. */
+            (!r->is_spawn && (e = json_set_integer(p, "sinceUSec", (int64_t) r->begin_realtime_usec)) < 0))
                 return e;
         return sandboxd_send(r->client, AUDIT "Query", p, SANDBOXD_MORE, NULL, 0);
 }
@@ -284,9 +287,9 @@ static void show_denials(Running *r)
 }
 
 /* Where the daemon does not know the log does. */
-static bool has_denials(const SandboxdReply *last)
+static bool has_denials(const Running *r, const SandboxdReply *last)
 {
-        const Json *runtime = json_get(last->parameters, "runtime"), *denied;
+        const Json *runtime = r->is_spawn ? json_get(last->parameters, "runtime") : last->parameters, *denied;
 
         denied = runtime && json_type(runtime) == JSON_OBJECT ? json_get(runtime, "hasDenials") : NULL;
         return !denied || json_type(denied) != JSON_BOOLEAN || json_boolean(denied);
@@ -310,7 +313,7 @@ static int finish(Running *r, const SandboxdReply *last)
                 (void) print_json(STDERR_FILENO, last->parameters);
         if (reason && !str_equal(reason, "exited") && !str_equal(reason, "signal") && !r->request.is_quiet)
                 (void) fail("the command was ended: %s", reason);
-        if (r->is_spawn && !r->request.is_quiet && has_denials(last))
+        if (!r->request.is_quiet && has_denials(r, last))
                 show_denials(r);
         if (r->request.has_stats)
                 (void) fail("session %s: %.3f s", r->id,
@@ -340,6 +343,7 @@ static int converse(Running *r)
         int status;
 
         r->begin_usec = clock_monotonic_usec();
+        r->begin_realtime_usec = clock_realtime_usec();
         status = ctl_connect(r->common, &r->client);
         if (status != 0)
                 return status;

@@ -4,7 +4,7 @@
 #include "daemon/api/session.h"
 #include "proto/base/error.h"
 
-/* {id, process, runtime, result} as far as the method has them. */
+/* {id, process, runtime or hasDenials, result} as far as the method has them. */
 static int make_end(const Process *p, Json **ret)
 {
         _cleanup_json_ Json *o = NULL, *result = NULL, *runtime = NULL;
@@ -18,8 +18,11 @@ static int make_end(const Process *p, Json **ret)
             (r = json_set_string(o, "process", number)) < 0 || (r = process_result(p, &result)) < 0 ||
             (r = json_set(o, "result", TAKE_PTR(result))) < 0)
                 return r;
-        if (s->is_spawn && ((r = session_runtime(s, /* is_full= */ false, &runtime)) < 0 ||
+        if (p->is_spawned && ((r = session_runtime(s, /* is_full= */ false, &runtime)) < 0 ||
                             (r = json_set(o, "runtime", TAKE_PTR(runtime))) < 0))
+                return r;
+        if (!p->is_spawned && s->knows_denials &&
+            (r = json_set_boolean(o, "hasDenials", s->has_denials)) < 0)
                 return r;
         *ret = TAKE_PTR(o);
         return 0;
@@ -70,15 +73,15 @@ void answer_process_end(Process *p)
                         answer_wait(c, s, p);
         }
         /* Spawn() is answered when its session is over. */
-        if (!s->is_spawn || session_has_ended(s))
+        if (!p->is_spawned || session_has_ended(s))
                 answer_last(p);
 }
 
 void answer_spawn(Session *s)
 {
-        Process *p = process_last(s);
+        Process *p = process_spawned(s);
 
-        if (s->is_spawn && p)
+        if (p)
                 answer_last(p);
 }
 

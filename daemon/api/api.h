@@ -78,6 +78,7 @@ struct Process {
         uint64_t timeout_usec;
         uint64_t connection; /* whose call waits for the start or the end; 0: nobody's */
         bool wants_result;   /* that call asked for more */
+        bool is_spawned;     /* the session was made for it and ends with it */
         bool has_pty;
         bool is_killed; /* by us: reason says why */
         bool is_signal;

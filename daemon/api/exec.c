@@ -269,8 +269,6 @@ int session_exec(Session *s, Client *c, const Json *parameters, const Json *comm
 
         if (!s->api->audit) {
                 client_error(c, SESSION_ERROR "AuditUnavailable", NULL);
-                if (s->is_spawn)
-                        session_end(s, END_SETUP_FAILED);
                 return 0;
         }
         r = process_new(s, parameters, command, fds, &p);
@@ -278,14 +276,13 @@ int session_exec(Session *s, Client *c, const Json *parameters, const Json *comm
                 r = ask_record(p);
         if (r == -ENOBUFS || r == -E2BIG) {
                 client_invalid(c, "command.commandLine");
-                if (s->is_spawn)
-                        session_end(s, END_SETUP_FAILED);
                 return 0;
         }
         if (r < 0)
                 return r;
         p->connection = c->peer.connection;
         p->wants_result = c->call.is_more;
+        p->is_spawned = s->is_spawn && s->next_process == 1;
         c->wait = WAIT_CREATE;
         s->next_process++;
         forget_processes(s);
@@ -293,7 +290,7 @@ int session_exec(Session *s, Client *c, const Json *parameters, const Json *comm
         s->n_processes++;
         p = NULL;
         session_update_idle(s);
-        return 0;
+        return 1;
 }
 
 /* ---- ends that are not the command's own ---- */
@@ -319,7 +316,7 @@ static void process_failed(Process *p, const char *error, Json *take_parameters)
                 json_unref(take_parameters);
         p->connection = 0;
         answer_process_end(p);
-        if (s->is_spawn)
+        if (p->is_spawned)
                 session_end(s, END_SETUP_FAILED);
         else
                 session_update_idle(s);
@@ -470,7 +467,7 @@ static int set_started(const Process *p, Json *o)
                 return r;
         if (p->has_pty && (r = json_set_integer(o, "ptyFileDescriptor", 0)) < 0)
                 return r;
-        if (!s->is_spawn)
+        if (!p->is_spawned)
                 return 0;
         r = session_runtime(s, /* is_full= */ true, &runtime);
         return r < 0 ? r : json_set(o, "runtime", TAKE_PTR(runtime));
@@ -537,7 +534,7 @@ static int on_exec_exited(Session *s, const PrivExecExited *m)
         reason = p->is_killed ? p->reason : p->is_signal ? END_SIGNAL : END_EXITED;
         process_ended(p, reason);
         record_exit(p);
-        if (s->is_spawn) {
+        if (p->is_spawned) {
                 session_end(s, END_EXITED);
                 answer_process_end(p);
                 return 0;

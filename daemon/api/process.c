@@ -49,6 +49,15 @@ Process *process_last(const Session *s)
         return list_is_empty(&s->processes) ? NULL : list_entry(s->processes.prev, Process, link);
 }
 
+Process *process_spawned(const Session *s)
+{
+        LIST_FOREACH (p, &s->processes, Process, link) {
+                if (p->is_spawned)
+                        return p;
+        }
+        return NULL;
+}
+
 void process_number_text(uint32_t number, char text[16])
 {
         (void) snprintf(text, 16, "%u", number);

@@ -362,10 +362,10 @@ static void spawn_command(Session *s, Client *c)
         int r;
 
         r = session_exec(s, c, parameters, get_value(parameters, "command"), c->call.fds);
-        if (r < 0) {
+        if (r < 0)
                 client_failure(c, r);
+        if (r <= 0)
                 session_end(s, END_SETUP_FAILED);
-        }
 }
 
 int session_on_created(Api *api, Imsg *m)

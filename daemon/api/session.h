@@ -51,13 +51,15 @@ Process *process_free(Process *p);
 DEFINE_CLEANUP(Process *, process_free)
 Process *process_find(const Session *s, uint32_t number);
 Process *process_last(const Session *s);
+/* The command that Spawn() made the session for; NULL: there is none, or none yet. */
+Process *process_spawned(const Session *s);
 bool process_has_ended(const Process *p);
 int process_result(const Process *p, Json **ret) _must_check_;
 int process_describe(const Process *p, Json **ret) _must_check_;
 void process_number_text(uint32_t number, char text[16]);
 
-/* exec.c: starts a command on behalf of a client, which is answered in any case (also on return < 0: by the
- * caller). fds are borrowed. */
+/* exec.c: starts a command on behalf of a client, which waits on return 1 and is answered on 0; on return < 0
+ * the caller answers. fds are borrowed. */
 int session_exec(Session *s, Client *c, const Json *parameters, const Json *command,
                  const int *fds) _must_check_;
 /* Checks all of a command that needs no session; answers the client and returns 0 where it is unsound,
@@ -76,5 +78,5 @@ void processes_session_ended(Session *s);
 
 void answer_process_end(Process *p);
 void answer_session_end(Session *s);
-/* Spawn(): the session is over and carries the result of its command. */
+/* Spawn(): the session is over and carries the result of the command that it was made for. */
 void answer_spawn(Session *s);

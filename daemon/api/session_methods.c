@@ -193,7 +193,8 @@ int method_exec(Client *c, const Json *parameters)
                 return 0;
         if (s->state != SESSION_RUNNING || !s->init)
                 return answer_state(c, s);
-        return session_exec(s, c, parameters, command, c->call.fds);
+        r = session_exec(s, c, parameters, command, c->call.fds);
+        return r < 0 ? r : 0;
 }
 
 static int answer_result(Client *c, Json *take_result)

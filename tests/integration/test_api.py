@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from machine import Instance
+from machine import Instance, eventually
 
 
 @pytest.mark.parametrize("name", ["ceiling.json", "policy.json"])
@@ -88,3 +88,29 @@ def test_usual_names_of_secrets_are_denied(instance, alice):
     for name in names:
         with open(f"{work}/{name}", encoding="utf-8") as f:
             assert f.read() == "SECRETBYTES\n"
+
+
+def test_a_command_beside_the_one_of_run(instance, alice):
+    """What is run in a session beside the command that it was made for neither ends it nor gives it its result."""
+    running = instance.ctl_start(alice, "run", "-T", "--name", "beside", "--", "sh", "-c", "sleep 2; exit 7",
+                                 cwd=alice.workspace())
+    assert eventually(lambda: "beside" in instance.ctl(alice, "list").stdout)
+    assert instance.ctl(alice, "exec", "beside", "--", "sh", "-c", "exit 3").returncode == 3
+    assert instance.ctl(alice, "exec", "beside", "--", "/nonexistent").returncode == 127
+    assert instance.ctl(alice, "exec", "beside", "--", "true", "x" * 120000, "y" * 120000).returncode == 125
+    slow = instance.ctl_start(alice, "exec", "beside", "--", "sleep", "100")
+    assert running.wait(20) == 7
+    assert slow.wait(20) == 137
+    assert "beside" not in instance.ctl(alice, "list", "-a").stdout
+
+
+def test_exec_says_what_was_denied(instance, alice):
+    session = instance.create(alice)
+    try:
+        command = ("curl", "-s", "-m", "5", "http://evil.test/")
+        first = instance.ctl(alice, "exec", session, "--", *command)
+        assert first.stderr.count("denied: evil.test") == 1, first
+        assert instance.ctl(alice, "exec", "-q", session, "--", *command).stderr == ""
+        assert instance.ctl(alice, "exec", session, "--", "true").stderr == ""
+    finally:
+        instance.ctl(alice, "terminate", "--grace", "0s", session)
