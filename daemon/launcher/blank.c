@@ -4,12 +4,16 @@
 #include <sched.h>
 
 #include "daemon/isolate/spawn.h"
+#include "daemon/isolate/userns.h"
+#include "daemon/launcher/session.h"
+#include "daemon/launcher/user.h"
 #include "proto/base/clock.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 
-/* What was just asked for has the processors first. */
-#define BLANK_REFILL_USEC (6 * USEC_PER_MSEC)
+/* What was just asked for has the processors first, and most commands are short. */
+#define BLANK_REFILL_USEC (12 * USEC_PER_MSEC)
+#define BLANK_NEXT_USEC   (3 * USEC_PER_MSEC)
 #define BLANK_PAUSE_USEC  (10 * USEC_PER_SEC)
 
 static int spawn_program(const Kernel *k, int cgroup_fd, int network_fd, int channel_fd, pid_t *ret_pid,
@@ -129,22 +133,64 @@ static int blank_new(Launcher *l, Blank **ret)
         return 0;
 }
 
-/* One at a time: each keeps the launcher busy for a millisecond or two. */
-static void on_refill(void *userdata)
+/* 1: there may be more to do. */
+static int fill_blanks(Launcher *l)
 {
-        Launcher *l = userdata;
         size_t i = 0;
         int r;
 
-        l->is_blank_timer_set = false;
         while (i < ELEMENTSOF(l->blanks) && l->blanks[i])
                 i++;
-        if (i == ELEMENTSOF(l->blanks) || l->is_stopping)
-                return;
+        if (i == ELEMENTSOF(l->blanks))
+                return 0;
         r = blank_new(l, &l->blanks[i]);
+        return r < 0 ? r : 1;
+}
+
+static int fill_user_namespaces(Launcher *l)
+{
+        size_t cursor = 0;
+
+        for (User *u = map_next(&l->users, &cursor); u; u = map_next(&l->users, &cursor)) {
+                int r;
+
+                if (u->spare_gid == 0 || u->spare_user_fd >= 0)
+                        continue;
+                r = userns_new(u->uid, u->spare_gid, &u->spare_user_fd);
+                return r < 0 ? r : 1;
+        }
+        return 0;
+}
+
+static bool is_busy(const Launcher *l)
+{
+        size_t cursor = 0;
+
+        for (const Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor)) {
+                if (s->state != SESSION_RUNNING)
+                        return true;
+        }
+        return false;
+}
+
+/* One thing at a time: a blank keeps the launcher busy for a millisecond or two. */
+static void on_refill(void *userdata)
+{
+        Launcher *l = userdata;
+        int r = 1;
+
+        l->is_blank_timer_set = false;
+        if (l->is_stopping)
+                return;
+        if (!is_busy(l)) {
+                r = fill_user_namespaces(l);
+                if (r == 0)
+                        r = fill_blanks(l);
+        }
         if (r < 0)
-                (void) log_warning(r, "cannot make a session ahead, sessions start without");
-        refill_after(l, r < 0 ? BLANK_PAUSE_USEC : BLANK_REFILL_USEC);
+                (void) log_warning(r, "cannot prepare sessions, they start slower");
+        if (r != 0)
+                refill_after(l, r < 0 ? BLANK_PAUSE_USEC : BLANK_NEXT_USEC);
 }
 
 int blanks_start(Launcher *l)

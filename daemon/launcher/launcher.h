@@ -19,7 +19,7 @@
 #include "proto/base/list.h"
 #include "proto/idl/privsep.h"
 
-#define LAUNCHER_POOL_SIZE 2U
+#define LAUNCHER_POOL_SIZE 3U
 #define LAUNCHER_BLANKS    3U
 #define LAUNCHER_USERS_MAX 4096U
 #define LAUNCHER_BLOCK_MAX (64LL * 1024 * 1024)

@@ -18,7 +18,7 @@
  */
 
 /* A session that starts just now needs the processor more than the pool does. */
-#define POOL_REFILL_USEC (20 * USEC_PER_MSEC)
+#define POOL_REFILL_USEC (12 * USEC_PER_MSEC)
 #define POOL_PAUSE_USEC  (2 * USEC_PER_SEC)
 
 static void start_audit(Launcher *l);

@@ -74,8 +74,15 @@ static int step_network(Session *s)
 
 static int step_user_namespace(Session *s)
 {
-        int r = userns_new(s->uid, s->gid, &s->user_fd);
+        User *u = s->user;
+        int r = 0;
 
+        if (u->spare_user_fd >= 0 && u->spare_gid == s->gid)
+                s->user_fd = TAKE_FD(u->spare_user_fd);
+        else
+                r = userns_new(s->uid, s->gid, &s->user_fd);
+        u->spare_user_fd = fd_close(u->spare_user_fd);
+        u->spare_gid = s->caller.uid != 0 ? s->gid : 0;
         if (r >= 0 && s->caller.uid == 0)
                 r = userns_new_idmap(s->uid, s->gid, &s->idmap_fd);
         return r;

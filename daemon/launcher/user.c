@@ -47,6 +47,7 @@ static void user_free(User *u)
         u->timer = loop_timer_free(u->timer);
         worker_retire(u->api);
         drop_connections(u);
+        u->spare_user_fd = fd_close(u->spare_user_fd);
         (void) map_remove(&u->launcher->users, &u->uid, sizeof(u->uid));
         free(u);
 }
@@ -326,7 +327,7 @@ static int user_new(Launcher *l, uint32_t uid, User **ret)
         u = calloc(1, sizeof(*u));
         if (!u)
                 return -ENOMEM;
-        *u = (User){ .launcher = l, .uid = uid };
+        *u = (User){ .launcher = l, .uid = uid, .spare_user_fd = -EBADF };
         list_init(&u->connections);
         r = loop_timer_new(l->loop, on_idle, u, &u->timer);
         if (r >= 0)

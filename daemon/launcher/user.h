@@ -24,6 +24,8 @@ struct User {
         unsigned n_sessions;
         LoopTimer *timer; /* idle, or the wait before a restart */
         RestartGuard guard;
+        int spare_user_fd;  /* user namespace for the next session; each is used once */
+        uint32_t spare_gid; /* of the last session; 0: none yet, or nothing is prepared for root */
         bool has_identity;
         bool is_started; /* api has its API_START */
 };
