@@ -47,17 +47,20 @@ int identity_lower(Setup *s)
 {
         uint64_t effective, permitted, inheritable;
 
+        if (s->is_lowered)
+                return 0;
         if (kernel_capset(0, s->capabilities, 0) < 0)
                 return neg_errno();
         if (kernel_capget(&effective, &permitted, &inheritable) < 0)
                 return neg_errno();
-        return effective == 0 && geteuid() == s->start.caller_uid && getegid() == s->start.caller_gid
-                               ? 0
-                               : -EPERM;
+        s->is_lowered = effective == 0 && geteuid() == s->start.caller_uid &&
+                        getegid() == s->start.caller_gid;
+        return s->is_lowered ? 0 : -EPERM;
 }
 
 int identity_raise(Setup *s)
 {
+        s->is_lowered = false;
         return kernel_capset(CAPABILITY(CAP_SYS_ADMIN) | CAPABILITY(CAP_SYS_CHROOT), s->capabilities, 0) < 0
                                ? neg_errno()
                                : 0;
@@ -65,6 +68,7 @@ int identity_raise(Setup *s)
 
 int identity_return(Setup *s)
 {
+        s->is_lowered = false;
         if (kernel_capset(s->capabilities, s->capabilities, 0) < 0)
                 return neg_errno();
         if (setresuid((uid_t) -1, 0, (uid_t) -1) < 0 || setresgid((gid_t) -1, 0, (gid_t) -1) < 0)
@@ -72,25 +76,30 @@ int identity_return(Setup *s)
         return 0;
 }
 
-/* setfsuid() tells no errors: ask again. */
-static int set_fs_ids(uid_t uid, gid_t gid)
+/* setfsuid() tells no errors: ask again. Nothing else changes these ids while paths are walked. */
+static int set_fs_ids(Setup *s, uid_t uid, gid_t gid)
 {
+        if (s->has_fs_ids && s->fs_uid == uid && s->fs_gid == gid)
+                return 0;
+        s->has_fs_ids = false;
         (void) setfsgid(gid);
         (void) setfsuid(uid);
         if ((uid_t) setfsuid((uid_t) -1) != uid || (gid_t) setfsgid((gid_t) -1) != gid)
                 return -EPERM;
+        s->has_fs_ids = true;
+        s->fs_uid = uid;
+        s->fs_gid = gid;
         return 0;
 }
 
 int identity_walk_as_session(Setup *s)
 {
-        return set_fs_ids(s->start.uid, s->start.gid);
+        return set_fs_ids(s, s->start.uid, s->start.gid);
 }
 
 int identity_walk_as_root(Setup *s)
 {
-        (void) s;
-        return set_fs_ids(0, 0);
+        return set_fs_ids(s, 0, 0);
 }
 
 static int become_session(Setup *s)

@@ -46,6 +46,10 @@ typedef struct Setup {
         int proof_fd; /* a writable directory that no Landlock rule names: to see Landlock refuse */
         int ruleset_fd;
         uint64_t capabilities; /* permitted at start */
+        bool is_lowered;       /* no effective capability, the caller's ids: proven */
+        bool has_fs_ids;
+        uid_t fs_uid;
+        gid_t fs_gid;
         dev_t root_device;
         dev_t devices[SETUP_DEVICES_MAX]; /* of file systems that are ours: mount points are made only there
                                            */
