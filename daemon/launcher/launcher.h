@@ -86,6 +86,7 @@ struct Launcher {
         Id instance;
         Id state;
         uint64_t started_usec;
+        ListLink workers; /* every one that is not freed, retired ones too */
         Worker *audit;
         Worker *dialer;
         RestartGuard audit_guard;

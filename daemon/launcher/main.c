@@ -104,6 +104,7 @@ static void launcher_done(Launcher *l)
         worker_retire(l->dialer);
         for (size_t i = 0; i < ELEMENTSOF(l->pool); i++)
                 worker_retire(l->pool[i]);
+        workers_end(l);
         listen_close(l);
         l->resolver_lookup = lookup_free(l->resolver_lookup);
         l->watch_io = loop_io_free(l->watch_io);
@@ -131,6 +132,7 @@ static int run(const Config *config, Kernel *kernel)
                        .started_usec = clock_realtime_usec() };
         int r;
 
+        list_init(&l.workers);
         r = loop_new(&l.loop);
         if (r < 0)
                 return log_error(r, "cannot make the event loop");

@@ -21,6 +21,7 @@ struct Worker {
         Launcher *launcher;
         const WorkerEvents *events;
         void *owner; /* NULL: retired */
+        ListLink workers;
         WorkerKind kind;
         PrivLink *link;
         LoopIo *pidfd_io;
@@ -85,6 +86,7 @@ static void free_deferred(void *userdata)
 {
         Worker *w = userdata;
 
+        list_unlink(&w->workers);
         w->pidfd_io = loop_io_free(w->pidfd_io);
         w->link = priv_link_free(w->link);
         w->pidfd = fd_close(w->pidfd);
@@ -216,6 +218,7 @@ int worker_new(Launcher *l, WorkerKind kind, uint32_t uid, const WorkerEvents *e
         if (!w)
                 return -ENOMEM;
         *w = (Worker){ .launcher = l, .events = events, .owner = owner, .kind = kind, .pidfd = -EBADF };
+        list_append(&l->workers, &w->workers);
         r = imsg_pair(pair);
         if (r >= 0)
                 r = spawn_worker(w, uid, pair[1]);
@@ -273,4 +276,16 @@ void worker_close(Worker *w)
                 return;
         w->is_dying = true;
         w->link = priv_link_free(w->link);
+}
+
+void workers_end(Launcher *l)
+{
+        LIST_FOREACH (w, &l->workers, Worker, workers) {
+                /* Reaped, and to be freed with the loop. */
+                if (!w->pidfd_io)
+                        continue;
+                w->pidfd_io = loop_io_free(w->pidfd_io);
+                spawn_reap(TAKE_FD(w->pidfd));
+                free_deferred(w);
+        }
 }

@@ -40,3 +40,6 @@ void worker_close(Worker *w);
 
 /* Killed; on_gone follows. */
 void worker_kill(Worker *w);
+
+/* When the loop has ended: kills and reaps those that are left; no event comes and all pointers are gone. */
+void workers_end(Launcher *l);
