@@ -5,8 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include "daemon/init/setup.h"
 #include "daemon/isolate/kernel.h"
@@ -103,8 +105,7 @@ static int check_landlock(Setup *s)
 
 static int check_mounts(Setup *s)
 {
-        static const char *const read_only[] = { "/",    "/usr",      "/etc",
-                                                 "/dev", "/proc/sys", "/run/sandbox/mask" };
+        static const char *const read_only[] = { "/", "/usr", "/etc", "/dev", "/run/sandbox/mask" };
         struct stat st;
         struct statfs fs;
         int r;
@@ -198,6 +199,27 @@ static int check_identity(Setup *s)
         return 0;
 }
 
+/* Their number only: in the session's user namespace most of them have no name. */
+static int check_groups(Setup *s)
+{
+        int n = getgroups(0, NULL);
+
+        setup_step(s, "check-groups");
+        if (n < 0 || (uint32_t) n > s->start.n_kept_groups)
+                return setup_fail(s, -ENOTRECOVERABLE, "%d groups, %u were kept", n, s->start.n_kept_groups);
+        return 0;
+}
+
+static int check_limits(Setup *s)
+{
+        struct rlimit core;
+
+        setup_step(s, "check-limits");
+        if (getrlimit(RLIMIT_CORE, &core) < 0)
+                return setup_fail(s, neg_errno(), "getrlimit");
+        return core.rlim_max <= 1 ? 0 : setup_fail(s, -ENOTRECOVERABLE, "core files");
+}
+
 static int check_capabilities(Setup *s)
 {
         static const char *const lines[] = {
@@ -257,11 +279,19 @@ static int check_network(Setup *s)
 
 int check_all(Setup *s)
 {
-        int (*const checks[])(Setup *) = { check_mounts, check_masks,   check_identity, check_capabilities,
-                                           check_cgroup, check_network, check_landlock, check_seccomp };
+        static const struct {
+                unsigned layer;
+                int (*run)(Setup *s);
+        } checks[] = {
+                { LAYER_MOUNTS, check_mounts },           { LAYER_MASKS, check_masks },
+                { LAYER_USER_NAMESPACE, check_identity }, { LAYER_GROUPS, check_groups },
+                { LAYER_LIMITS, check_limits },           { LAYER_CAPABILITIES, check_capabilities },
+                { LAYER_CGROUP, check_cgroup },           { LAYER_NETWORK, check_network },
+                { LAYER_LANDLOCK, check_landlock },       { LAYER_SECCOMP, check_seccomp },
+        };
 
         for (size_t i = 0; i < ELEMENTSOF(checks); i++) {
-                int r = checks[i](s);
+                int r = SETUP_CHECKS(s, checks[i].layer) ? checks[i].run(s) : 0;
 
                 if (r < 0)
                         return r;

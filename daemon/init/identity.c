@@ -110,9 +110,11 @@ static int become_session(Setup *s)
         setup_step(s, "identity");
         if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) < 0)
                 return setup_fail(s, neg_errno(), "keepcaps");
-        r = set_groups(s->start.n_kept_groups, s->start.kept_groups);
-        if (r < 0)
-                return setup_fail(s, r, "setgroups");
+        if (!SETUP_LEAVES_OUT(s, LAYER_GROUPS)) {
+                r = set_groups(s->start.n_kept_groups, s->start.kept_groups);
+                if (r < 0)
+                        return setup_fail(s, r, "setgroups");
+        }
         if (setresgid(s->start.gid, s->start.gid, s->start.gid) < 0)
                 return setup_fail(s, neg_errno(), "setresgid");
         if (setresuid(s->start.uid, s->start.uid, s->start.uid) < 0)
@@ -152,14 +154,15 @@ static int enter_user_namespace(Setup *s)
 static int drop_capabilities(Setup *s)
 {
         setup_step(s, "capabilities");
-        for (int c = 0; c < CAPABILITIES_MAX; c++) {
+        /* Without a user namespace of its own init has not the right to the first two. */
+        for (int c = 0; c < CAPABILITIES_MAX && !SETUP_LEAVES_OUT(s, LAYER_CAPABILITIES); c++) {
                 if (prctl(PR_CAPBSET_DROP, c, 0, 0, 0) < 0) {
                         if (errno == EINVAL && c > CAP_LAST_CAP)
                                 break;
                         return setup_fail(s, neg_errno(), "bounding set, %d", c);
                 }
         }
-        if (prctl(PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0) < 0)
+        if (!SETUP_LEAVES_OUT(s, LAYER_CAPABILITIES) && prctl(PR_SET_SECUREBITS, SECUREBITS, 0, 0, 0) < 0)
                 return setup_fail(s, neg_errno(), "securebits");
         if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
                 return setup_fail(s, neg_errno(), "ambient");
@@ -187,6 +190,8 @@ static int set_limits(Setup *s)
         };
 
         setup_step(s, "limits");
+        if (SETUP_LEAVES_OUT(s, LAYER_LIMITS))
+                return 0;
         for (size_t i = 0; i < ELEMENTSOF(limits); i++) {
                 struct rlimit now, l = { .rlim_cur = limits[i].soft, .rlim_max = limits[i].hard };
 

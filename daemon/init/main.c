@@ -31,6 +31,15 @@ enum StartFd {
 
 #define MISSING_CUT "...\n"
 
+#ifdef SANDBOXD_LEAVE_OUT
+/* A test finds the mark in its copy of the program and writes the numbers behind it. */
+static const volatile struct {
+        char mark[24];
+        uint32_t layers;
+        uint32_t unchecked;
+} leave_out = { .mark = "sandboxd-leave-out-mark" };
+#endif
+
 void setup_step(Setup *s, const char *step)
 {
         if (str_copy(s->result.step, sizeof(s->result.step), step) < 0)
@@ -173,6 +182,10 @@ static int take_start(Setup *s, Imsg *m, int *ret_api_fd)
         int r;
 
         memcpy(&s->start, m->body, sizeof(s->start));
+#ifdef SANDBOXD_LEAVE_OUT
+        s->start.leave_out |= leave_out.layers;
+        s->unchecked = leave_out.unchecked;
+#endif
         r = check_start(s, &s->start);
         if (r < 0)
                 return r;

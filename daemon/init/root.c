@@ -269,12 +269,12 @@ int root_build_proc(Setup *s)
                 r = attach_at(proc, s->root_fd, "proc");
         if (r < 0)
                 return setup_fail(s, r, "mount");
-        for (size_t i = 0; root_proc_empty[i]; i++) {
+        for (size_t i = 0; root_proc_empty[i] && !SETUP_LEAVES_OUT(s, LAYER_MASKS); i++) {
                 r = mask_proc_entry(s, proc, root_proc_empty[i]);
                 if (r < 0)
                         return setup_fail(s, r, "/proc/%s", root_proc_empty[i]);
         }
-        for (size_t i = 0; root_proc_read_only[i]; i++) {
+        for (size_t i = 0; root_proc_read_only[i] && !SETUP_LEAVES_OUT(s, LAYER_MASKS); i++) {
                 r = close_proc_entry(proc, root_proc_read_only[i]);
                 if (r < 0)
                         return setup_fail(s, r, "/proc/%s", root_proc_read_only[i]);

@@ -56,6 +56,9 @@ typedef struct Setup {
         size_t n_devices;
         int sources[PLAN_MOUNTS_MAX]; /* detached mounts, -EBADF where skipped */
         bool source_is_directory[PLAN_MOUNTS_MAX];
+#ifdef SANDBOXD_LEAVE_OUT
+        uint32_t unchecked; /* layers whose absence is let pass */
+#endif
 } Setup;
 
 /* Names the step that the next failure belongs to. */
@@ -67,10 +70,20 @@ int setup_fail(Setup *s, int r, const char *format, ...) _printf_(3, 4);
 /* An optional path that is not there. */
 void setup_missing(Setup *s, const char *path);
 
+/* Those of PrivLayer, and layers that only a program of the tests can leave out. */
+enum SetupLayer {
+        LAYER_MASKS = 1 << 8, /* of /proc */
+        LAYER_CAPABILITIES = 1 << 9,
+        LAYER_LIMITS = 1 << 10,
+        LAYER_GROUPS = 1 << 11,
+};
+
 #ifdef SANDBOXD_LEAVE_OUT
 #define SETUP_LEAVES_OUT(s, layer) (((s)->start.leave_out & (layer)) != 0)
+#define SETUP_CHECKS(s, layer)     (((s)->unchecked & (layer)) == 0)
 #else
 #define SETUP_LEAVES_OUT(s, layer) ((void) (s), false)
+#define SETUP_CHECKS(s, layer)     ((void) (s), true)
 #endif
 
 /* ---- root.c: stage 1 ---- */

@@ -110,6 +110,8 @@ static int clone_tree(Setup *s, int fd, uint32_t flags, unsigned recursive, int 
                 return neg_errno();
         if (!(flags & PLAN_WRITABLE))
                 attr.attr_set |= MOUNT_ATTR_RDONLY;
+        if (SETUP_LEAVES_OUT(s, LAYER_MOUNTS))
+                attr.attr_set = 0;
         if (flags & PLAN_IDMAP) {
                 if (!s->start.is_idmapped)
                         return -EINVAL;

@@ -154,7 +154,7 @@ static int look_at(Setup *s, char *text)
         if (!has_option(l.options, "nosuid") ||
             (!has_option(l.options, "nodev") && !str_equal(l.path, "/dev") &&
              !str_has_prefix(l.path, "/dev/")))
-                return setup_fail(s, -EPERM, "%s may have devices or setuid programs", l.path);
+                return setup_fail(s, -ENOTRECOVERABLE, "%s may have devices or setuid programs", l.path);
         return 0;
 }
 
@@ -188,6 +188,8 @@ static int look_at_table(Setup *s)
 int submounts_check(Setup *s)
 {
         setup_step(s, "submounts");
+        if (!SETUP_CHECKS(s, LAYER_MOUNTS))
+                return 0;
         for (unsigned i = 0; i < ROUNDS_MAX; i++) {
                 int r = look_at_table(s);
 
