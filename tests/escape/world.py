@@ -2,6 +2,7 @@
 property is tried."""
 
 import contextlib
+import fcntl
 import os
 import pty
 import select
@@ -33,6 +34,9 @@ PLACES = ("host", "bwrap", "user", "root")
 class World:
     def __init__(self, stack):
         self.stack = stack
+        # Some of the sockets have fixed names: one world at a time.
+        self.lock = stack.enter_context(open("/run/lock/sbxt-escape", "w", encoding="utf-8"))
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
         self.user = stack.enter_context(machine.test_user("e"))
         self.other = stack.enter_context(machine.test_user("o"))
         self.root = stack.enter_context(machine.root_user())
@@ -161,7 +165,6 @@ class World:
         os.chown(os.ttyname(slave), user.uid, -1)
 
         def take_terminal():
-            import fcntl
             import termios
             os.setsid()
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
