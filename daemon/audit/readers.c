@@ -12,8 +12,8 @@
 #include "proto/base/list.h"
 #include "proto/base/log.h"
 
-#define READERS_MAX          16U
-#define READERS_PER_USER_MAX 4U /* who does not read their rows keeps nobody else from theirs */
+#define READERS_MAX          64U
+#define READERS_PER_USER_MAX 16U /* who does not read their rows keeps nobody else from theirs */
 #define STREAM_FDS \
         2U /* the writing end of the stream, and one whose closing tells that the reader is gone */
 

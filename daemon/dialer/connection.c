@@ -61,6 +61,19 @@ Connection *connection_free(Connection *c)
         return NULL;
 }
 
+/* The kernel gives the lowest number that is free, so the number tells how many there are. */
+int dialer_check_file(const Dialer *d, int take_fd, int *ret_fd)
+{
+        _cleanup_close_ int fd = take_fd;
+
+        if (fd < 0)
+                return neg_errno();
+        if (fd >= d->files_max)
+                return -EMFILE;
+        *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
 static int watch(Dialer *d, Connection *c)
 {
         struct epoll_event event = { .events = EPOLLET, .data = { .ptr = c } };
@@ -88,8 +101,9 @@ int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress 
                 free(c);
                 return r;
         }
-        c->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-        r = c->fd < 0 ? neg_errno() : watch(s->dialer, c);
+        r = dialer_check_file(s->dialer, fcntl(fd, F_DUPFD_CLOEXEC, 3), &c->fd);
+        if (r >= 0)
+                r = watch(s->dialer, c);
         if (r < 0) {
                 if (c->fd >= 0)
                         c->fd = fd_close(c->fd);

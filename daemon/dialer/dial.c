@@ -150,10 +150,12 @@ static int start_attempt(Attempt *a)
         Dial *d = a->dial;
         int one = 1, r;
 
-        a->fd = socket(a->address.family == 4 ? AF_INET : AF_INET6,
-                       SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP);
-        if (a->fd < 0)
-                return neg_errno();
+        r = dialer_check_file(d->session->dialer,
+                              socket(a->address.family == 4 ? AF_INET : AF_INET6,
+                                     SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP),
+                              &a->fd);
+        if (r < 0)
+                return r;
         (void) setsockopt(a->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         (void) setsockopt(a->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
         r = connect_to(a->fd, &a->address, d->order.port);

@@ -78,8 +78,9 @@ struct Dialer {
         LoopTimer *orphan; /* set while there is no audit any more */
         Resolver *resolver;
         LocalAddresses *local;
-        Map sessions; /* id -> Session */
-        int watch_fd; /* an epoll set of its own: reports the end of connections that we do not read */
+        Map sessions;  /* id -> Session */
+        int files_max; /* descriptors of connections are below: the others are for the launcher's messages */
+        int watch_fd;  /* an epoll set of its own: reports the end of connections that we do not read */
         LoopIo *watch_io;
 };
 
@@ -95,7 +96,8 @@ void session_cut(Session *s, CloseReason reason);
 void dial_start(Session *s, const PrivDial *order);
 void dial_cancel(Dial *dial, CloseReason reason);
 
-/* connection.c */
+/* connection.c: takes the descriptor, also on error; -EMFILE: there are too many */
+int dialer_check_file(const Dialer *d, int take_fd, int *ret_fd) _must_check_;
 int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress *address) _must_check_;
 /* Cuts it for everybody and reports it, unless that was done. It stays listed. */
 void connection_end(Connection *c, CloseReason reason);

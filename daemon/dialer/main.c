@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <seccomp.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "daemon/dialer/dialer.h"
@@ -234,6 +235,18 @@ static void dialer_done(Dialer *d)
         d->loop = loop_free(d->loop);
 }
 
+/* Each session has one descriptor and comes with more: connections leave room for them. */
+static int files_for_connections(void)
+{
+        struct rlimit limit;
+        rlim_t n;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+                return 0;
+        n = MIN_OF(limit.rlim_max, (rlim_t) FILES_MAX);
+        return (int) (n - n / 4);
+}
+
 static int parse_arguments(int argc, char *argv[], WorkerSpec *spec)
 {
         for (int i = 1; i + 1 < argc; i += 2) {
@@ -251,7 +264,7 @@ static int parse_arguments(int argc, char *argv[], WorkerSpec *spec)
 
 int main(int argc, char *argv[])
 {
-        Dialer d = { .watch_fd = -EBADF, .sessions = MAP_INIT };
+        Dialer d = { .watch_fd = -EBADF, .sessions = MAP_INIT, .files_max = files_for_connections() };
         WorkerSpec spec = { .name = "sandboxd-dialer",
                             .syscalls = dialer_syscalls,
                             .n_syscalls = ELEMENTSOF(dialer_syscalls),

@@ -110,10 +110,12 @@ class Dns:
             self.sock.sendto(head + query[12:at + 5] + answers, peer)
 
 
-def start(name, end, confined, options=()):
+def start(name, end, confined, options=(), files_max=None):
     command = [f"{BUILD}/daemon/{name}/sandboxd-{name}", "--uid", str(NOBODY), "--gid", str(NOBODY), *options]
     if confined:
         command = ["unshare", "--mount"] + command
+    if files_max:
+        command = ["prlimit", f"--nofile={files_max}:{files_max}"] + command
     with end:
         return subprocess.Popen(command, pass_fds=(3,), preexec_fn=lambda: os.dup2(end.fileno(), 3),
                                 **({} if confined else {"user": NOBODY, "group": NOBODY, "extra_groups": []}))
@@ -525,12 +527,12 @@ def test_nothing_is_left_behind(rig, web):
     eventually(lambda: count() == before, 10)
 
 
-def hostile(dns, confined=False):
+def hostile(dns, confined=False, files_max=None):
     """A dialer whose egress worker is the test."""
     rig = Rig.__new__(Rig)
     rig.session, rig.refused, rig.closed = secrets.token_bytes(16), [], []
     rig.launcher_dialer, end = Channel.pair()
-    rig.dialer = start("dialer", end, confined)
+    rig.dialer = start("dialer", end, confined, files_max=files_max)
     assert rig.launcher_dialer.receive()[0] == "DIALER_READY"
     rig.start_dialer(dns)
     rig.egress_end, end = Channel.pair()

@@ -12,7 +12,7 @@ import time
 import pytest
 
 import machine
-from privsep import CLOSE
+from privsep import CLOSE, Channel
 from test_egress_worker import Dns, Rig, connect, eventually, get, handshake, hostile
 
 
@@ -68,6 +68,32 @@ def test_the_end_of_many_connections_is_reported_whole(names, sink):
         assert rig.dialer.wait(5) == 0
 
 
+def test_connections_leave_room_for_sessions(names, sink):
+    """Where there are too many connections further ones fail; what the launcher sends still arrives."""
+    rig = hostile(names, files_max=400)
+    try:
+        answers, held = [], []
+        for i in range(500):
+            rig.dial(i + 1, 1000 + i, "", sink, 1, (4, socket.inet_aton("127.0.0.1") + bytes(12)))
+            name, _, _, fds = rig.egress_end.receive()
+            answers.append(name)
+            held += fds
+        assert 200 < answers.count("CONNECTED") < 320 and answers[-1] == "CONNECT_FAILED"
+        for fd in held:
+            os.close(fd)
+        # Had the descriptor not fitted, this would have been its end.
+        for _ in range(3):
+            mine, end = Channel.pair()
+            rig.launcher_dialer.send("DIALER_EGRESS_ATTACH", rig.session, fds=[end.fileno()])
+            end.close()
+            mine.end.close()
+        time.sleep(0.3)
+        assert rig.dialer.poll() is None
+    finally:
+        rig.launcher_dialer.end.close()
+        assert rig.dialer.wait(5) == 0
+
+
 def test_a_dialer_without_audit_makes_way(names):
     """A channel that broke by itself is not noticed by the launcher: the dialer ends, and its successor gets one."""
     rig = hostile(names)
@@ -96,6 +122,34 @@ def read_head(s):
     while not got.endswith(b"\r\n\r\n") and (part := s.recv(1)):
         got += part
     return got
+
+
+def test_an_early_answer_leaves_no_half_request(rig):
+    """A server that answers and does not read: once a body waits in the worker, its connection takes no more."""
+    size, accepted, data = 20_000, [], b""
+    server = Script(accepted.append)
+    server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+    def post():
+        s.sendall(get(server, method="POST", more=f"Content-Length: {size}\r\n") + b"x" * size)
+        time.sleep(0.02)
+        accepted[-1].sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        assert b" 200 " in read_head(s) and s.recv(2) == b"ok"
+
+    with rig.connect() as s:
+        while len(accepted) < 2 and len(rig.decided) < 250:
+            post()
+        accepted[0].settimeout(0.5)
+        for _ in range(3):
+            with contextlib.suppress(OSError):
+                while part := accepted[0].recv(1 << 20):
+                    data += part
+            post()
+    assert len(data) > 20 * size
+    while data:
+        head, _, rest = data.partition(b"\r\n\r\n")
+        assert head.startswith(b"POST / ") and not rest[:size].strip(b"x"), "a request went into the body of another"
+        data = rest[size:]
 
 
 def test_early_data_behind_the_hello(rig):
