@@ -8,6 +8,7 @@
 #include "proto/base/str.h"
 
 #define OWN_WORKSPACE "/workspace"
+#define FILES_MIN     16U
 #define FILES_MAX     (1024U * 1024U)
 
 /* What is worked on; everything borrowed. */
@@ -175,7 +176,7 @@ static int take_workspace(Compilation *k)
         }
         if (!directory)
                 directory = path ? path : OWN_WORKSPACE;
-        else if (policy_path_canonical(directory, canonical, sizeof(canonical)) < 0)
+        else if (directory_parse(directory, canonical, sizeof(canonical)) < 0)
                 return invalid(k->client, "context.workingDirectory");
         else
                 directory = canonical;
@@ -369,7 +370,7 @@ static int take_limits(Compilation *k, uint64_t *ret_files)
         }
         l->has_swap = (k->api->start.controllers & CONTROLLER_MEMORY) &&
                       (p->has_swap || (limits && get_value(limits, "swapMaxBytes")));
-        if (*ret_files > FILES_MAX)
+        if (*ret_files > FILES_MAX || (*ret_files > 0 && *ret_files < FILES_MIN))
                 return invalid(k->client, "context.limits.filesMax");
         return 1;
 }

@@ -39,6 +39,9 @@ void policy_variables(const Api *api, const char *workspace, PolicyVariables *re
 
 /* ---- environment.c ---- */
 
+/* Where a command may start: canonical, and not below /proc, whose links lead anywhere. Else -EINVAL. */
+int directory_parse(const char *path, char *ret, size_t size) _must_check_;
+
 /* NAME=VALUE: sound, at most so many, no name twice. 0, or -EINVAL and the index of the first bad one. */
 int environment_check(const Json *list, size_t *ret_index) _must_check_;
 

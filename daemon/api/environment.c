@@ -69,6 +69,16 @@ static bool item_is_sound(const char *item)
         return !str_has_prefix(item, "TZ=") || timezone_is_sound(item + 3);
 }
 
+int directory_parse(const char *path, char *ret, size_t size)
+{
+        int r;
+
+        r = policy_path_canonical(path, ret, size);
+        if (r < 0)
+                return r;
+        return str_equal(ret, "/proc") || str_has_prefix(ret, "/proc/") ? -EINVAL : 0;
+}
+
 int environment_check(const Json *list, size_t *ret_index)
 {
         for (size_t i = 0; i < json_n(list); i++) {

@@ -131,7 +131,7 @@ int command_check(Client *c, const Json *parameters, const Json *command)
                 (void) snprintf(field, sizeof(field), "environment[%zu]", i);
                 return invalid_command(c, field);
         }
-        if (directory && policy_path_canonical(directory, canonical, sizeof(canonical)) < 0)
+        if (directory && directory_parse(directory, canonical, sizeof(canonical)) < 0)
                 return invalid_command(c, "workingDirectory");
         if (get_value(command, "timeoutUSec") && get_integer(command, "timeoutUSec") <= 0)
                 return invalid_command(c, "timeoutUSec");

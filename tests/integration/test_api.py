@@ -114,3 +114,14 @@ def test_exec_says_what_was_denied(instance, alice):
         assert instance.ctl(alice, "exec", session, "--", "true").stderr == ""
     finally:
         instance.ctl(alice, "terminate", "--grace", "0s", session)
+
+
+@pytest.mark.parametrize("context, field", [
+    ({"limits": {"filesMax": 1}}, "context.limits.filesMax"),
+    ({"limits": {"filesMax": 2 ** 40}}, "context.limits.filesMax"),
+    ({"workingDirectory": "/proc/1/root"}, "context.workingDirectory"),
+    ({"workingDirectory": "/home/../etc"}, "context.workingDirectory"),
+])
+def test_values_that_no_session_can_have(instance, alice, context, field):
+    replies = instance.call(alice, "io.sandboxd.Session.Create", {"context": context})
+    assert replies == [{"error": "org.varlink.service.InvalidParameter", "parameters": {"parameter": field}}]
