@@ -222,7 +222,11 @@ class Instance:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self):
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.remove()
+            raise
 
     def __exit__(self, *_):
         if os.environ.get("SANDBOXD_TEST_LOG") and os.path.exists(self.log):
