@@ -412,6 +412,7 @@ int on_recorded(Api *api, const PrivRecorded *m)
         fd_close_many(p->fds, p->n_fds);
         p->n_fds = 0;
         buf_done(&p->strings);
+        process_shorten_command_line(p);
         if (r < 0 || loop_timer_set(p->timer, START_DEADLINE_USEC) < 0)
                 process_failed(p, SESSION_ERROR "SetupFailed",
                                setup_failed("exec", r, "the session is gone"));

@@ -6,6 +6,8 @@
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 
+#define COMMAND_LINE_KEPT 256U /* bytes */
+
 static const char *const states[] = {
         [PROCESS_STARTING] = "starting",
         [PROCESS_RUNNING] = "running",
@@ -61,6 +63,37 @@ Process *process_spawned(const Session *s)
 void process_number_text(uint32_t number, char text[16])
 {
         (void) snprintf(text, 16, "%u", number);
+}
+
+void process_shorten_command_line(Process *p)
+{
+        _cleanup_json_ Json *list = NULL;
+        size_t room = COMMAND_LINE_KEPT;
+        int r;
+
+        r = json_new_array(&list);
+        for (size_t i = 0; r >= 0 && i < json_n(p->command_line); i++) {
+                const char *s = json_string(json_at(p->command_line, i));
+                size_t n = strlen(s) + 1;
+                _cleanup_free_ char *cut = NULL;
+
+                if (n <= room) {
+                        r = json_append_string(list, s);
+                        room -= n;
+                        continue;
+                }
+                /* Not within a character. */
+                for (n = room; n > 0 && ((unsigned char) s[n] & 0xc0) == 0x80;)
+                        n--;
+                r = str_aprintf(&cut, "%.*s...", (int) n, s);
+                if (r >= 0)
+                        r = json_append_string(list, cut);
+                break;
+        }
+        if (r < 0)
+                return;
+        json_unref(p->command_line);
+        p->command_line = TAKE_PTR(list);
 }
 
 int process_result(const Process *p, Json **ret)

@@ -65,7 +65,8 @@ static void update_events(Client *c)
 
         if (c->is_closing)
                 return;
-        if (c->is_drained_close && !conn_has_call(c->conn) && !conn_wants_write(c->conn)) {
+        if (c->is_drained_close && !conn_has_call(c->conn) && !conn_wants_write(c->conn) &&
+            (c->peer.is_over_quota || !conn_has_message(c->conn))) {
                 client_close(c);
                 return;
         }

@@ -223,6 +223,13 @@ bool conn_has_partial(const Conn *c)
         return size > 0 && !c->has_call && !memchr(c->input.data + c->input.begin, '\0', size);
 }
 
+bool conn_has_message(const Conn *c)
+{
+        size_t size = buf_size(&c->input);
+
+        return size > 0 && memchr(c->input.data + c->input.begin, '\0', size);
+}
+
 /* ---- messages ---- */
 
 /* Sound, but more than a tree may hold: there is no call to hand out, so it is answered here. Only

@@ -125,3 +125,34 @@ def test_exec_says_what_was_denied(instance, alice):
 def test_values_that_no_session_can_have(instance, alice, context, field):
     replies = instance.call(alice, "io.sandboxd.Session.Create", {"context": context})
     assert replies == [{"error": "org.varlink.service.InvalidParameter", "parameters": {"parameter": field}}]
+
+
+def test_long_command_lines_are_cut_in_descriptions(instance, alice):
+    """All of a session's commands fit into one reply and take little memory."""
+    session = instance.create(alice)
+    try:
+        command = {"commandLine": ["true", "\u00e4" * 20000, "\x01" * 9000], "standardInput": "null",
+                   "standardOutput": "null"}
+        message = json.dumps({"method": "io.sandboxd.Session.Exec", "parameters": {"id": session, "command": command}})
+        replies = instance.raw_call(alice, (message.encode() + b"\0") * 60, timeout=20)
+        assert replies.count(b'"process"') == 60
+        described = instance.call(alice, "io.sandboxd.Session.Describe", {"id": session})
+        processes = described[0]["parameters"]["runtime"]["processes"]
+        assert len(processes) == 60
+        assert all(p["commandLine"][0] == "true" and p["commandLine"][1].startswith("\u00e4" * 100) and
+                   p["commandLine"][1].endswith("...") and len(str(p["commandLine"])) < 400 for p in processes)
+    finally:
+        instance.ctl(alice, "terminate", "--grace", "0s", session)
+
+
+def test_all_that_came_before_the_end_is_answered(instance, alice):
+    """A client that sends calls and closes its sending side gets each answer, also those that take a while."""
+    session = instance.create(alice)
+    try:
+        command = {"commandLine": ["true"], "standardInput": "null", "standardOutput": "null"}
+        message = json.dumps({"method": "io.sandboxd.Session.Exec", "parameters": {"id": session, "command": command}})
+        for number in (1, 2, 7):
+            replies = instance.raw_call(alice, (message.encode() + b"\0") * number + b'{"method":')
+            assert replies.count(b'"process"') == number
+    finally:
+        instance.ctl(alice, "terminate", "--grace", "0s", session)
