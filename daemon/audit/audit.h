@@ -34,8 +34,8 @@ typedef struct Session {
         uint64_t batch;
         uint64_t ended_usec; /* CLOCK_MONOTONIC; 0: lives */
         bool has_no_network;
-        bool has_denials;    /* api knows */
-        bool is_leftover;    /* of the last run: ends unless the launcher knows it */
+        bool has_denials; /* api knows */
+        bool is_leftover; /* of the last run: ends unless the launcher knows it */
         char *text;
 } Session;
 

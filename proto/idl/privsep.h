@@ -166,8 +166,8 @@ typedef struct PrivSessionClaims {
 /* fds: the compiled policy (sealed). Answered by AUDIT_SESSION_OPENED once the row is committed. */
 typedef struct PrivSessionOpen {
         Id session;
-        uint32_t uid;      /* owner */
-        uint32_t is_known; /* row exists already: after a restart of audit */
+        uint32_t uid;            /* owner */
+        uint32_t is_known;       /* row exists already: after a restart of audit */
         uint32_t has_no_network; /* every request is denied */
         char user[PRIV_NAME_SIZE];
         char cgroup[PRIV_TEXT_SIZE];
@@ -514,7 +514,7 @@ typedef struct PrivVerdict {
         uint32_t reason;           /* DecisionReason */
         char rule[PRIV_NAME_SIZE]; /* "": a default decided */
         char text[PRIV_TEXT_SIZE]; /* the rule's reason, for whoever is denied */
-        uint32_t allows_tls; /* of CONNECT: what the rules allow may be TLS */
+        uint32_t allows_tls;       /* of CONNECT: what the rules allow may be TLS */
         uint32_t padding;
 } PrivVerdict;
 
