@@ -31,7 +31,9 @@ static void send_refusal(User *u, uint64_t token, int error, const char *step, c
 
         (void) !str_copy(body.step, sizeof(body.step), step);
         (void) !str_copy(body.detail, sizeof(body.detail), detail);
-        service_report(u->launcher, AUDIT_KIND_SESSION, u->uid, /* is_denial= */ true, "refuse", detail);
+        if (user_may_report(u))
+                service_report(u->launcher, AUDIT_KIND_SESSION, u->uid, /* is_denial= */ true, "refuse",
+                               detail);
         user_send(u, PRIV_SESSION_CREATED, &body, sizeof(body), NULL, 0);
 }
 

@@ -22,6 +22,8 @@
 
 #define USER_IDLE_USEC (30 * USEC_PER_SEC)
 
+#define USER_REPORTS_PER_SEC 128U
+
 /* So many beyond the quota are still answered by api with an error; more are closed at once. */
 #define USER_CONNECTIONS_BEYOND 16U
 
@@ -88,6 +90,28 @@ void user_send(User *u, PrivMessage type, const void *body, size_t size, const i
 {
         if (u->is_started)
                 worker_send(u->api, type, body, size, fds, n_fds);
+}
+
+bool user_may_report(User *u)
+{
+        ReportQuota *q = &u->reports;
+        uint64_t now = clock_monotonic_usec();
+        char text[PRIV_TEXT_SIZE];
+
+        if (now - q->since_usec >= USEC_PER_SEC) {
+                if (q->n_dropped > 0 &&
+                    str_printf(text, sizeof(text), "%u refusals have no row of their own", q->n_dropped) >=
+                                    0)
+                        service_report(u->launcher, AUDIT_KIND_LIMIT, u->uid, /* is_denial= */ true,
+                                       "refuse", text);
+                *q = (ReportQuota){ .since_usec = now };
+        }
+        if (q->n_rows < USER_REPORTS_PER_SEC) {
+                q->n_rows++;
+                return true;
+        }
+        q->n_dropped++;
+        return false;
 }
 
 static bool sees_all_rows(const User *u)
@@ -187,7 +211,7 @@ static int on_api_message(void *owner, _unused_ Worker *w, Imsg *m)
         case PRIV_SESSION_TERMINATE:
                 return session_terminate(u, m->body);
         case PRIV_SESSION_REFUSE:
-                return service_report_of_user(u->launcher, u->uid, m->body);
+                return user_may_report(u) ? service_report_of_user(u->launcher, u->uid, m->body) : 0;
         default:
                 return -EPROTO;
         }

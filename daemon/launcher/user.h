@@ -13,6 +13,14 @@ typedef struct Connection {
         Peer peer;
 } Connection;
 
+/* Rows that a user's api worker causes without a session: so many at once and a second, then one row of each
+ * second says how many more there were. The audit writer serves everybody. */
+typedef struct ReportQuota {
+        uint64_t since_usec; /* monotonic: begin of the second that is counted */
+        unsigned n_rows;
+        unsigned n_dropped;
+} ReportQuota;
+
 struct User {
         Launcher *launcher;
         uint32_t uid;
@@ -24,6 +32,7 @@ struct User {
         unsigned n_sessions;
         LoopTimer *timer; /* idle, or the wait before a restart */
         RestartGuard guard;
+        ReportQuota reports;
         int spare_user_fd;  /* user namespace for the next session; each is used once */
         uint32_t spare_gid; /* of the last session; 0: none yet, or nothing is prepared for root */
         bool has_identity;
@@ -38,6 +47,8 @@ const Connection *user_find_connection(const User *u, uint64_t number);
 
 /* After a change of n_sessions or of the api worker. */
 void user_check_idle(User *u);
+/* Counts a row that api causes; false: it is one too many. */
+bool user_may_report(User *u);
 void user_send(User *u, PrivMessage type, const void *body, size_t size, const int *fds, size_t n_fds);
 
 /* A new audit writer: a new channel to it for each api worker. */
