@@ -11,8 +11,13 @@ import machine
 DEV = os.path.join(machine.TOP, "dev")
 
 
+# What says which build is tested and where its log goes.
+KEPT = {name: os.environ[name] for name in ("SANDBOXD_BUILD", "SANDBOXD_TEST_LOG") if name in os.environ}
+
+
 def dev(root, *arguments, **options):
     options.setdefault("timeout", 180)
+    options.setdefault("env", root.environment(**KEPT))
     return root.run([DEV, *arguments], **options)
 
 
@@ -49,8 +54,8 @@ def test_run_as_an_ordinary_user(alice):
 
 def test_run_ends_on_signals(root):
     marker = "65123457"
-    child = root.popen([DEV, "run", "--", "sleep", marker], cwd=root.workspace(), stderr=subprocess.DEVNULL,
-                       start_new_session=True)
+    child = root.popen([DEV, "run", "--", "sleep", marker], cwd=root.workspace(), env=root.environment(**KEPT),
+                       stderr=subprocess.DEVNULL, start_new_session=True)
     assert machine.eventually(lambda: len(machine.processes_with(marker)) >= 3, 60)
     os.killpg(child.pid, signal.SIGINT)
     assert child.wait(30) in (130, -2)
@@ -60,7 +65,8 @@ def test_run_ends_on_signals(root):
 def test_instance(root, alice):
     folder = tempfile.mkdtemp(prefix="sandboxd-test-", dir="/run")
     os.chmod(folder, 0o755)
-    child = root.popen([DEV, "instance", folder], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    child = root.popen([DEV, "instance", folder], env=root.environment(**KEPT), stdout=subprocess.PIPE,
+                       stderr=subprocess.DEVNULL)
     try:
         assert child.stdout.readline() == b"ready\n"
         done = alice.run([DEV, "ctl", "run", "-T", "--", "echo", "hello"], cwd=alice.workspace(),

@@ -30,6 +30,13 @@ def eventually(condition, timeout=5.0, interval=0.02):
         time.sleep(interval)
 
 
+def check_reports(text):
+    """A program of a sanitized build has found a fault in itself."""
+    text = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
+    assert "ERROR: AddressSanitizer" not in text and "ERROR: LeakSanitizer" not in text \
+        and "runtime error: " not in text, text
+
+
 class User:
     """An ordinary user of this machine, or root."""
 
@@ -66,6 +73,7 @@ class User:
             child.kill()
             out, err = child.communicate()
             raise AssertionError(f"{argv} took more than {timeout} s; stdout {out!r}, stderr {err!r}") from None
+        check_reports(err)
         return subprocess.CompletedProcess(argv, child.returncode, out, err)
 
     def environment(self, **more):
