@@ -71,7 +71,10 @@ static void update_events(Client *c)
                 return;
         }
         events = (conn_wants_read(c->conn) ? LOOP_READ : 0U) | (conn_wants_write(c->conn) ? LOOP_WRITE : 0U);
-        if (loop_io_set_events(c->io, events) < 0)
+        /* While the input is full, nothing but a look now and then shows that the client is gone. */
+        if (loop_io_set_events(c->io, events) < 0 ||
+            (!conn_wants_read(c->conn) && !c->is_drained_close &&
+             loop_timer_set(c->timer, HANG_UP_POLL_USEC) < 0))
                 client_close(c);
 }
 
@@ -268,7 +271,8 @@ static void on_timer(void *userdata)
         Client *c = userdata;
         struct pollfd p = { .fd = conn_fd(c->conn) };
 
-        if (!c->is_drained_close || poll(&p, 1, 0) > 0) {
+        /* Too slow with its message; or, where no input is read, gone. */
+        if (conn_wants_read(c->conn) || poll(&p, 1, 0) > 0) {
                 client_close(c);
                 return;
         }

@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import time
 
 import pytest
 
@@ -156,3 +159,35 @@ def test_all_that_came_before_the_end_is_answered(instance, alice):
             assert replies.count(b'"process"') == number
     finally:
         instance.ctl(alice, "terminate", "--grace", "0s", session)
+
+
+STUFF = r"""
+import json, socket, sys, time
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+s.settimeout(1)
+s.sendall(sys.argv[2].encode() + b"\0")
+s.recv(65536)
+try:
+    while True:
+        s.send(b'{"method":"org.varlink.service.GetInfo"}\0' * 100)
+except TimeoutError:
+    print("full", flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_client_that_dies_behind_a_full_input_is_noticed(instance, alice):
+    spawn = {"method": "io.sandboxd.Session.Spawn", "more": True,
+             "parameters": {"context": {"name": "stuffed"}, "command": {"commandLine": ["sleep", "100"],
+                            "standardInput": "null", "standardOutput": "null"}}}
+    client = alice.popen(["/usr/bin/python3", "-c", STUFF, instance.socket, json.dumps(spawn)],
+                         stdout=subprocess.PIPE)
+    try:
+        assert client.stdout.readline().strip() in ("full", b"full")
+        time.sleep(1.5)
+        assert "stuffed" in instance.ctl(alice, "list").stdout
+    finally:
+        client.send_signal(signal.SIGKILL)
+        client.communicate()
+    assert eventually(lambda: "stuffed" not in instance.ctl(alice, "list").stdout)
