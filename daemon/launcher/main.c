@@ -98,6 +98,7 @@ static bool directories_are_absolute(const Config *c)
 
 static void launcher_done(Launcher *l)
 {
+        sessions_free(l);
         users_free(l);
         blanks_stop(l);
         worker_retire(l->audit);
@@ -115,7 +116,6 @@ static void launcher_done(Launcher *l)
                 l->signals[i] = loop_signal_free(l->signals[i]);
         l->watch_fd = fd_close(l->watch_fd);
         l->hosts_fd = fd_close(l->hosts_fd);
-        map_done(&l->sessions);
         l->loop = loop_free(l->loop);
 }
 

@@ -72,6 +72,8 @@ void sessions_on_recorded(Launcher *l, const PrivSessionOpened *body);
 void sessions_adopt(User *u);
 void sessions_lose_api(User *u);
 void sessions_stop_all(Launcher *l);
+/* When the loop has ended: those whose processes did not end in time are left to the next start. */
+void sessions_free(Launcher *l);
 
 /* session_network.c: egress workers, and what audit and the dialer know of sessions */
 int session_open_audit(Session *s, bool is_known) _must_check_;

@@ -257,3 +257,12 @@ void sessions_stop_all(Launcher *l)
         for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor))
                 session_stop(s, END_TERMINATED);
 }
+
+void sessions_free(Launcher *l)
+{
+        size_t cursor = 0;
+
+        for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor))
+                session_free(s);
+        map_done(&l->sessions);
+}
