@@ -9,6 +9,7 @@
 #include "daemon/launcher/launcher.h"
 #include "daemon/launcher/listen.h"
 #include "daemon/launcher/lookup.h"
+#include "daemon/launcher/session.h"
 #include "daemon/launcher/setup.h"
 #include "daemon/launcher/user.h"
 #include "daemon/launcher/worker.h"
