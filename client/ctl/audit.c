@@ -181,8 +181,8 @@ static bool show_record(const Json *record)
                 (void) snprintf(bytes, sizeof(bytes), "  %lld/%lld", sent, received);
         return print("%s  %6lld  %-8s %-8s %-5s  %-8.8s  %-32s  %s%s%s%s\n", when,
                      (long long) integer_of(record, "sequence"), shown_escaped(text_of(record, "kind")),
-                     shown_escaped(text_of(record, "action")), decision ? decision : "-", session ? session : "-",
-                     subject,
+                     shown_escaped(text_of(record, "action")), decision ? decision : "-",
+                     session ? session : "-", subject,
                      rule && *rule       ? shown_escaped(rule)
                      : reason && *reason ? shown_escaped(reason)
                                          : "-",

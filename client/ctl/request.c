@@ -447,7 +447,8 @@ static int put_candidates(Json *context)
         for (char **e = environ; r >= 0 && e && *e && json_n(list) < CANDIDATES_MAX; e++) {
                 size_t n = strlen(*e);
 
-                if (n > CANDIDATE_SIZE_MAX || !strchr(*e, '=') || !str_is_utf8(*e, n) || message_size(*e) > room)
+                if (n > CANDIDATE_SIZE_MAX || !strchr(*e, '=') || !str_is_utf8(*e, n) ||
+                    message_size(*e) > room)
                         continue;
                 room -= message_size(*e);
                 r = json_append_string(list, *e);
@@ -491,6 +492,16 @@ static int read_layer(Json *object, const char *key, const char *path, bool foll
         return no_memory(json_set_string(object, key, text));
 }
 
+static bool can_enter(const char *directory)
+{
+        _cleanup_close_ int fd = -EBADF;
+        char path[PATH_SIZE];
+
+        if (str_printf(path, sizeof(path), "%s/.", directory) >= 0)
+                fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        return fd >= 0;
+}
+
 int request_read_policy(Json *object, const char *workspace)
 {
         const char *home = secure_getenv("HOME");
@@ -501,7 +512,7 @@ int request_read_policy(Json *object, const char *workspace)
             str_printf(path, sizeof(path), "%s/.config/sandboxd/policy.json", home) >= 0)
                 status = read_layer(object, "userPolicy", path, /* follows= */ true);
         /* What we may not enter, the daemon refuses as a workspace, and records it. */
-        if (status == 0 && workspace && access(workspace, X_OK) == 0 &&
+        if (status == 0 && workspace && can_enter(workspace) &&
             str_printf(path, sizeof(path), "%s/.sandboxd.json", workspace) >= 0)
                 status = read_layer(object, "projectPolicy", path, /* follows= */ false);
         return status;

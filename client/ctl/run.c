@@ -289,7 +289,8 @@ static void show_denials(Running *r)
 /* Where the daemon does not know the log does. */
 static bool has_denials(const Running *r, const SandboxdReply *last)
 {
-        const Json *runtime = r->is_spawn ? json_get(last->parameters, "runtime") : last->parameters, *denied;
+        const Json *runtime = r->is_spawn ? json_get(last->parameters, "runtime") : last->parameters,
+                   *denied;
 
         denied = runtime && json_type(runtime) == JSON_OBJECT ? json_get(runtime, "hasDenials") : NULL;
         return !denied || json_type(denied) != JSON_BOOLEAN || json_boolean(denied);

@@ -19,7 +19,7 @@ static int make_end(const Process *p, Json **ret)
             (r = json_set(o, "result", TAKE_PTR(result))) < 0)
                 return r;
         if (p->is_spawned && ((r = session_runtime(s, /* is_full= */ false, &runtime)) < 0 ||
-                            (r = json_set(o, "runtime", TAKE_PTR(runtime))) < 0))
+                              (r = json_set(o, "runtime", TAKE_PTR(runtime))) < 0))
                 return r;
         if (!p->is_spawned && s->knows_denials &&
             (r = json_set_boolean(o, "hasDenials", s->has_denials)) < 0)

@@ -384,18 +384,18 @@ static int check_network(const Policy *p, const Policy *project, const char *url
 static int check_file(Api *api, const Policy *p, const Json *parameters, Answer *ret)
 {
         const Json *file = get_value(parameters, "file");
-        const char *layer = "", *rule = "";
+        PolicyFileAnswer answer;
         PolicyVariables v;
         int r;
 
         policy_variables(api, get_string(parameters, "workspace"), &v);
         r = policy_check_file(p, &v, get_string(file, "path"),
-                              str_equal(get_string(file, "operation"), "write"), &ret->verdict, &layer,
-                              &rule);
+                              str_equal(get_string(file, "operation"), "write"), &answer);
         if (r < 0)
                 return r == -EINVAL ? -EDESTADDRREQ : r;
-        (void) snprintf(ret->layer, sizeof(ret->layer), "%s", layer ? layer : "");
-        (void) snprintf(ret->rule, sizeof(ret->rule), "%s", rule ? rule : "");
+        ret->verdict = answer.verdict;
+        (void) snprintf(ret->layer, sizeof(ret->layer), "%s", answer.layer);
+        (void) snprintf(ret->rule, sizeof(ret->rule), "%s", answer.rule);
         return 0;
 }
 

@@ -72,9 +72,8 @@ static void update_events(Client *c)
         }
         events = (conn_wants_read(c->conn) ? LOOP_READ : 0U) | (conn_wants_write(c->conn) ? LOOP_WRITE : 0U);
         /* While the input is full, nothing but a look now and then shows that the client is gone. */
-        if (loop_io_set_events(c->io, events) < 0 ||
-            (!conn_wants_read(c->conn) && !c->is_drained_close &&
-             loop_timer_set(c->timer, HANG_UP_POLL_USEC) < 0))
+        if (loop_io_set_events(c->io, events) < 0 || (!conn_wants_read(c->conn) && !c->is_drained_close &&
+                                                      loop_timer_set(c->timer, HANG_UP_POLL_USEC) < 0))
                 client_close(c);
 }
 

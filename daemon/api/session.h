@@ -56,13 +56,13 @@ Process *process_spawned(const Session *s);
 bool process_has_ended(const Process *p);
 int process_result(const Process *p, Json **ret) _must_check_;
 int process_describe(const Process *p, Json **ret) _must_check_;
-/* Once init has it. For Describe() the beginning will do, the audit has all of it: what is kept must fit into
- * one reply, and a user's commands must not fill our memory. */
+/* Once init has it. For Describe() the beginning will do, the audit has all of it: what is kept must fit
+ * into one reply, and a user's commands must not fill our memory. */
 void process_shorten_command_line(Process *p);
 void process_number_text(uint32_t number, char text[16]);
 
-/* exec.c: starts a command on behalf of a client, which waits on return 1 and is answered on 0; on return < 0
- * the caller answers. fds are borrowed. */
+/* exec.c: starts a command on behalf of a client, which waits on return 1 and is answered on 0; on return <
+ * 0 the caller answers. fds are borrowed. */
 int session_exec(Session *s, Client *c, const Json *parameters, const Json *command,
                  const int *fds) _must_check_;
 /* Checks all of a command that needs no session; answers the client and returns 0 where it is unsound,

@@ -1,10 +1,12 @@
 #pragma once
 
-/* Which names a session's /etc has: one table for the copy and for the question whether a path can be read. */
+/* Which names a session's /etc has: one table for the copy and for the question whether a path can be read.
+ */
 
 #include <stdbool.h>
 
-/* Whole trees or single files below /etc, with NULL at the end. What not everybody may read is not copied. */
+/* Whole trees or single files below /etc, with NULL at the end. What not everybody may read is not copied.
+ */
 extern const char *const etc_copied[];
 
 /* Made by init for each session: names and where they lead; both NULL at the end. */

@@ -456,7 +456,7 @@ static const Item *covering(const Items *x, const char *path)
 }
 
 int policy_check_file(const Policy *p, const PolicyVariables *v, const char *path, bool for_writing,
-                      Verdict *ret_verdict, const char **ret_layer, const char **ret_rule)
+                      PolicyFileAnswer *ret)
 {
         char canonical[PLAN_PATH_MAX];
         const Item *item;
@@ -472,14 +472,14 @@ int policy_check_file(const Policy *p, const PolicyVariables *v, const char *pat
         }
         item = covering(&items, canonical);
         if (!item) {
-                *ret_verdict = builtin_verdict(v, canonical, for_writing, ret_rule);
-                *ret_layer = "builtin";
+                ret->verdict = builtin_verdict(v, canonical, for_writing, &ret->rule);
+                ret->layer = "builtin";
         } else {
                 bool is_open = item->access == PATH_WRITE || (item->access == PATH_READ && !for_writing);
 
-                *ret_verdict = is_open ? VERDICT_ALLOW : VERDICT_DENY;
-                *ret_layer = item->layer;
-                *ret_rule = item->pattern; /* lives in p */
+                ret->verdict = is_open ? VERDICT_ALLOW : VERDICT_DENY;
+                ret->layer = item->layer;
+                ret->rule = item->pattern;
         }
         items_done(&items);
         return 0;

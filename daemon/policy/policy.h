@@ -116,10 +116,15 @@ typedef struct PolicyVariables {
 int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session, PlanBuilder *b,
                 PlanHeader *header, PolicyDiagnostics *diagnostics) _must_check_;
 
-/* Would this path be readable or writable inside? For Policy.Check. ret_rule: the pattern that decided, or
- * "" (of p or static). */
+typedef struct PolicyFileAnswer {
+        Verdict verdict;
+        const char *layer; /* both strings of p, or static */
+        const char *rule;  /* the pattern that decided, what the session has there of its own, or "" */
+} PolicyFileAnswer;
+
+/* Would this path be readable or writable inside? For Policy.Check. */
 int policy_check_file(const Policy *p, const PolicyVariables *v, const char *path, bool for_writing,
-                      Verdict *ret_verdict, const char **ret_layer, const char **ret_rule) _must_check_;
+                      PolicyFileAnswer *ret) _must_check_;
 
 /* 0 where the policy does not say. */
 typedef struct PolicyLimits {

@@ -298,11 +298,10 @@ static const PolicyVariables variables = {
 
 static Verdict file_verdict(const Policy *p, const char *path, bool for_writing)
 {
-        const char *layer, *rule;
-        Verdict v;
+        PolicyFileAnswer answer;
 
-        ASSERT_OK(policy_check_file(p, &variables, path, for_writing, &v, &layer, &rule));
-        return v;
+        ASSERT_OK(policy_check_file(p, &variables, path, for_writing, &answer));
+        return answer.verdict;
 }
 
 static void make_plan(const Policy *p, Plan *ret)
@@ -378,15 +377,30 @@ static void test_plan(void **state)
 static void test_builtin_files(void **state)
 {
         static const char *const shown[] = {
-                "/usr/bin/env",    "/opt/x",    "/etc/ssl/certs/a.pem", "/etc/passwd",     "/etc/java-17/x",
+                "/usr/bin/env",    "/opt/x",    "/etc/ssl/certs/a.pem", "/etc/passwd",      "/etc/java-17/x",
                 "/etc/os-release", "/dev/null", "/proc/self/status",    "/etc/resolv.conf",
         };
         static const char *const hidden[] = {
-                "/etc/shadow",   "/etc/sudoers",  "/etc/ssl/private/key", "/etc/ssh/ssh_host_rsa_key",
-                "/etc/sandboxd", "/etc/crontab",  "/etc/passwd-",         "/var/lib/dpkg/status",
-                "/var/log/x",    "/root/.bashrc", "/home",                "/home/v/x",
-                "/boot/vmlinuz", "/sys/class",    "/dev/sda",             "/dev/mem",
-                "/run/dbus",     "/mnt/x",        "/srv",                 "/",
+                "/etc/shadow",
+                "/etc/sudoers",
+                "/etc/ssl/private/key",
+                "/etc/ssh/ssh_host_rsa_key",
+                "/etc/sandboxd",
+                "/etc/crontab",
+                "/etc/passwd-",
+                "/var/lib/dpkg/status",
+                "/var/log/x",
+                "/root/.bashrc",
+                "/home",
+                "/home/v/x",
+                "/boot/vmlinuz",
+                "/sys/class",
+                "/dev/sda",
+                "/dev/mem",
+                "/run/dbus",
+                "/mnt/x",
+                "/srv",
+                "/",
         };
         _cleanup_(policy_freep) Policy *p = parse_ok(POLICY_PROFILE, "{ \"version\": 1 }");
 
