@@ -8,6 +8,8 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
+#define TREE_SIZE_MAX (4U * 1024U * 1024U)
+
 static int out_of_memory(int r)
 {
         return r < 0 ? fail("out of memory (%s)", error_name(r)) : 0;
@@ -104,6 +106,17 @@ int verb_list(Common *common, int argc, char *argv[])
         return show_list(common, client, has_all);
 }
 
+/* JSON escapes control characters, but not those that turn text around. */
+static bool show_tree(const char *name, const Json *v)
+{
+        Buf b = BUF_INIT(TREE_SIZE_MAX);
+        bool is_shown = json_format(v, &b) >= 0 && buf_put(&b, "", 1) >= 0 &&
+                        print("%-16s %s\n", name, shown_escaped(buf_front(&b)));
+
+        buf_done(&b);
+        return is_shown;
+}
+
 static bool show_value(const char *name, const Json *v)
 {
         switch (json_type(v)) {
@@ -115,7 +128,7 @@ static bool show_value(const char *name, const Json *v)
                 return print("%-16s %s\n", name, json_boolean(v) ? "yes" : "no");
         case JSON_OBJECT:
         case JSON_ARRAY:
-                return print("%-16s ", name) && print_json(STDOUT_FILENO, v);
+                return show_tree(name, v);
         case JSON_NULL:
         case JSON_REAL:
         default:

@@ -191,3 +191,16 @@ def test_a_client_that_dies_behind_a_full_input_is_noticed(instance, alice):
         client.send_signal(signal.SIGKILL)
         client.communicate()
     assert eventually(lambda: "stuffed" not in instance.ctl(alice, "list").stdout)
+
+
+def test_descriptions_for_people_are_escaped(instance, alice):
+    odd = "a\u202eb\u009b31mc\x1b[31m"
+    context = {"lifetime": "detached", "labels": {odd: odd}, "agent": odd}
+    session = instance.call(alice, "io.sandboxd.Session.Create", {"context": context})[0]["parameters"]["id"]
+    try:
+        assert instance.call(alice, "io.sandboxd.Session.Describe", {"id": session})[0]["parameters"]["context"] == context
+        for verb in (("describe", session), ("list",), ("audit", "log"), ("describe", odd), ("terminate", odd)):
+            done = instance.ctl(alice, *verb)
+            assert not set("\u202e\u009b\x1b") & set(done.stdout + done.stderr), verb
+    finally:
+        instance.ctl(alice, "terminate", "--grace", "0s", session)
