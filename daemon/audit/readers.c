@@ -14,6 +14,7 @@
 
 #define READERS_MAX          64U
 #define READERS_PER_USER_MAX 16U /* who does not read their rows keeps nobody else from theirs */
+#define HELPERS              3U /* spares for one that somebody kills: after the store is open none can be made */
 #define STREAM_FDS \
         2U /* the writing end of the stream, and one whose closing tells that the reader is gone */
 
@@ -26,7 +27,7 @@ typedef struct Running {
 } Running;
 
 struct Readers {
-        int fd; /* to the helper */
+        int helper_fds[HELPERS]; /* the first one that is open is asked */
         ListLink running;
         unsigned n_running;
 };
@@ -108,27 +109,54 @@ _noreturn_ static void run_helper(const char *directory, int fd)
         _exit(0);
 }
 
-int readers_new(const char *directory, Readers **ret)
+static int start_helper(const char *directory, int *ret_fd)
 {
-        _cleanup_(readers_freep) Readers *r = calloc(1, sizeof(*r));
         int pair[2];
         pid_t pid;
 
-        if (!r)
-                return -ENOMEM;
-        *r = (Readers){ .fd = -EBADF };
-        list_init(&r->running);
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
                 return neg_errno();
-        r->fd = pair[0];
         pid = fork(); /* banned:ok */
         if (pid == 0)
                 run_helper(directory, pair[1]);
         (void) fd_close(pair[1]);
-        if (pid < 0)
-                return neg_errno();
+        *ret_fd = pair[0];
+        return pid < 0 ? neg_errno() : 0;
+}
+
+int readers_new(const char *directory, Readers **ret)
+{
+        _cleanup_(readers_freep) Readers *r = calloc(1, sizeof(*r));
+
+        if (!r)
+                return -ENOMEM;
+        list_init(&r->running);
+        for (size_t i = 0; i < HELPERS; i++)
+                r->helper_fds[i] = -EBADF;
+        for (size_t i = 0; i < HELPERS; i++) {
+                int result = start_helper(directory, &r->helper_fds[i]);
+
+                if (result < 0)
+                        return result;
+        }
         *ret = TAKE_PTR(r);
         return 0;
+}
+
+static int send_to_helper(Readers *r, const ReaderRequest *request, const int fds[STREAM_FDS])
+{
+        int result = -EPIPE;
+
+        for (size_t i = 0; i < HELPERS; i++) {
+                if (r->helper_fds[i] < 0)
+                        continue;
+                result = send_request(r->helper_fds[i], request, fds);
+                if (result != -EPIPE && result != -ECONNRESET)
+                        return result;
+                (void) log_warning(result, "a helper that reads rows is gone");
+                r->helper_fds[i] = fd_close(r->helper_fds[i]);
+        }
+        return result;
 }
 
 static void running_free(Running *x)
@@ -146,7 +174,7 @@ Readers *readers_free(Readers *r)
                 return NULL;
         LIST_FOREACH (x, &r->running, Running, link)
                 running_free(x);
-        r->fd = fd_close(r->fd);
+        fd_close_many(r->helper_fds, HELPERS);
         free(r);
         return NULL;
 }
@@ -201,7 +229,7 @@ int readers_start(Readers *r, Loop *loop, const ReaderRequest *request, int *ret
                 return neg_errno();
         alive = life[0];
         held = life[1];
-        result = send_request(r->fd, request, (int[STREAM_FDS]){ to, held });
+        result = send_to_helper(r, request, (int[STREAM_FDS]){ to, held });
         if (result >= 0)
                 result = watch(r, loop, request->uid, TAKE_FD(alive));
         if (result < 0)

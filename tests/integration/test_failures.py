@@ -197,6 +197,23 @@ def test_a_worker_that_always_dies_does_not_spin(own_instance, alice, profile, w
     assert eventually(lambda: serves(own_instance, alice, profile, web), 30, 0.3), own_instance.log_text()[-3000:]
 
 
+def test_killed_readers_of_rows(own_instance, alice):
+    """The helpers that fork readers have spares; the writer goes on, and connections with it."""
+    def parent(pid):
+        with open(f"/proc/{pid}/status", encoding="utf-8") as f:
+            return int([line.split()[1] for line in f if line.startswith("PPid:")][0])
+    pids = own_instance.workers("sandboxd-audit")
+    helpers = sorted(pid for pid in pids if parent(pid) in pids)
+    writer = [pid for pid in pids if pid not in helpers]
+    assert len(helpers) == 3
+    for pid in helpers[:2]:
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.2)
+        done = own_instance.ctl(alice, "audit", "log", "--json")
+        assert done.returncode == 0, (done.stderr, own_instance.log_text()[-2000:])
+    assert set(writer) <= set(own_instance.workers("sandboxd-audit"))
+
+
 def test_orderly_stop(settings, alice):
     from machine import Instance
     marker = f"66{uuid.uuid4().int % 10**8}"
