@@ -187,6 +187,9 @@ static int set_limits(Setup *s)
                 { RLIMIT_NICE, 0, 0 },
                 { RLIMIT_MEMLOCK, 8U << 20, 8U << 20 },
                 { RLIMIT_STACK, 8U << 20, RLIM_INFINITY },
+                /* Counted in each user namespace on its own, so for this session alone: what stops a fork
+                 * bomb where the pids controller is missing. */
+                { RLIMIT_NPROC, 8192, 8192 },
         };
 
         setup_step(s, "limits");

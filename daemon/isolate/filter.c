@@ -78,6 +78,14 @@ static void check_ioctl(BpfProgram *p)
         bpf_return(p, SECCOMP_RET_ALLOW);
 }
 
+/* The kernel lets a process set the limits of another of its user: not those of init. */
+static void check_prlimit(BpfProgram *p)
+{
+        bpf_load_low(p, 0);
+        bpf_return_if_equal(p, 1, RET_ERRNO(EPERM));
+        bpf_return(p, SECCOMP_RET_ALLOW);
+}
+
 static void check_personality(BpfProgram *p)
 {
         bpf_load_low(p, 0);
@@ -272,6 +280,7 @@ static const struct {
         { "clone", check_clone },
         { "ioctl", check_ioctl },
         { "personality", check_personality },
+        { "prlimit64", check_prlimit },
         { "socket", check_socket },
         { "socketpair", check_socketpair },
         { "setsockopt", check_setsockopt },
