@@ -55,6 +55,7 @@ def verdict(ratio, bound):
 
 def main():
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    load = os.getloadavg()[0]
     folder = tempfile.mkdtemp(prefix="sbxt-bench-", dir="/var/tmp")
     os.chmod(folder, 0o755)
     dns = stubs.DnsStub({})
@@ -91,7 +92,8 @@ What `./dev bench` printed, and nothing else: {count} rounds after 10 that do no
 round, all as one ordinary user, the times of whole processes as their parent sees them. Read the ratios; the times are
 those of one machine.
 
-{datetime.date.today().isoformat()}, {machine_line()}; audit store on {store_line()}.
+{datetime.date.today().isoformat()}, {machine_line()}; audit store on {store_line()}; load average
+{load:.1f} when it began.
 
 """ + "\n".join(table) + """
 
