@@ -158,6 +158,15 @@ static int attach_bind(Setup *s, uint32_t i)
         return r < 0 ? setup_fail(s, r, "%s", path) : 0;
 }
 
+/* A link that leads through /proc means another place to each process: nothing to put a mask on. A loop is
+ * none. */
+static bool leads_through_proc(const char *path)
+{
+        _cleanup_close_ int fd = open(path, O_PATH | O_CLOEXEC);
+
+        return fd >= 0 || errno != ELOOP;
+}
+
 /* What is hidden may be reached by a link in the user's own directory: the mask goes where it leads, within
  * the session's root. What is not there needs no mask. */
 static int attach_mask(Setup *s, const char *path)
@@ -171,6 +180,8 @@ static int attach_mask(Setup *s, const char *path)
                 return setup_fail(s, r, "identity");
         target = kernel_openat2(AT_FDCWD, path, O_PATH | O_CLOEXEC, RESOLVE_NO_MAGICLINKS);
         r = target < 0 ? neg_errno() : 0;
+        if (r == -ELOOP && leads_through_proc(path))
+                return setup_fail(s, r, "%s is denied and leads through /proc", path);
         if (identity_walk_as_root(s) < 0)
                 return setup_fail(s, -EPERM, "identity");
         if (r == -ENOENT || r == -ENOTDIR || r == -ELOOP)

@@ -424,6 +424,18 @@ def test_submounts_of_read_only_paths_are_read_only(instance, alice):
         subprocess.run(["umount", extra + "/sub"], check=True)
 
 
+def test_denied_link_through_proc_is_refused(instance, alice):
+    """It leads elsewhere for each process, so no mask would lie where the command arrives."""
+    work = alice.workspace()
+    alice.write(work + "/real", "secret\n")
+    os.symlink("/proc/self/cwd/real", work + "/.env")
+    done = instance.sh(alice, "cat .env", workspace=work)
+    assert done.returncode == 125 and "leads through /proc" in done.stderr, done
+    os.unlink(work + "/.env")
+    os.symlink(".env", work + "/.env")
+    assert instance.sh(alice, "echo runs", workspace=work).stdout == "runs\n"
+
+
 def test_kernel_interfaces_below_a_workspace_do_not_show(instance, either):
     """Somebody's chroot with the machine's /proc, /sys and control groups in it."""
     work = either.workspace()
