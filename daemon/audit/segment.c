@@ -177,6 +177,8 @@ static int fill_new(Segment *s, const char *path, const SegmentHeader *h, Chain 
         if (r >= 0)
                 r = chain_genesis(chain, h->machine_id, h->number, h->previous, (RowBytes){ .data = "" },
                                   s->genesis);
+        if (r >= 0)
+                sql_reserve_log(s->sql);
         return r;
 }
 
@@ -321,6 +323,8 @@ int segment_open(const char *directory, uint64_t number, SqlMode mode, Chain *ch
                 r = read_head(s);
         if (r < 0)
                 return r;
+        if (mode == SQL_WRITE)
+                sql_reserve_log(s->sql);
         *ret = TAKE_PTR(s);
         return 0;
 }

@@ -1,13 +1,23 @@
 #include "daemon/audit/sql.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sqlite3.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
 
 #include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
 #include "proto/base/log.h"
 
 /* How many virtual machine instructions pass between two looks at the clock. */
 #define PROGRESS_STEPS 10000
+
+/* Written once, overwritten from then on: a commit that does not grow the file waits for less. */
+#define LOG_RESERVE_BYTES (UINT64_C(4) << 20)
+#define LOG_FREE_BYTES    (UINT64_C(64) << 20)
 
 struct Sql {
         sqlite3 *db;
@@ -117,7 +127,7 @@ int sql_open(const char *path, SqlMode mode, Sql **ret)
         else
                 r = sql_execute(s,
                                 "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0;"
-                                "PRAGMA cache_size=-16384; PRAGMA journal_size_limit=0;");
+                                "PRAGMA cache_size=-16384; PRAGMA journal_size_limit=16777216;");
         if (r < 0)
                 return r;
         if (mode != SQL_READ)
@@ -157,9 +167,47 @@ int sql_wal_pages(const Sql *s)
         return s->wal_pages;
 }
 
-int sql_checkpoint(Sql *s)
+/* Zeros from the end of the file on. They are no valid frames: SQLite begins at the start and stops at the
+ * first. */
+static int extend(int fd, uint64_t from, uint64_t to)
 {
-        int code = sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+        static const char zeros[65536];
+
+        while (from < to) {
+                ssize_t n = pwrite(fd, zeros, MIN_OF(sizeof(zeros), (size_t) (to - from)), (off_t) from);
+
+                if (n < 0)
+                        return neg_errno();
+                from += (uint64_t) n;
+        }
+        return fsync(fd) < 0 ? neg_errno() : 0;
+}
+
+void sql_reserve_log(const Sql *s)
+{
+        const char *path = sqlite3_filename_wal(sqlite3_db_filename(s->db, "main"));
+        _cleanup_close_ int fd = -EBADF;
+        struct statfs fs;
+        struct stat st;
+        int r;
+
+        /* No lock of SQLite's lies on this file: closing it gives none up. */
+        fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (fd < 0 || fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
+                return;
+        if ((uint64_t) st.st_size >= LOG_RESERVE_BYTES ||
+            (uint64_t) fs.f_bavail < LOG_FREE_BYTES / (uint64_t) fs.f_bsize)
+                return;
+        r = extend(fd, (uint64_t) st.st_size, LOG_RESERVE_BYTES);
+        if (r < 0)
+                (void) log_warning(r,
+                                   "the log of the audit store cannot be made ahead, commits take longer");
+}
+
+int sql_checkpoint(Sql *s, bool is_last)
+{
+        int mode = is_last ? SQLITE_CHECKPOINT_TRUNCATE : SQLITE_CHECKPOINT_RESTART;
+        int code = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, NULL, NULL);
 
         if (code != SQLITE_OK)
                 return report(s, code);

@@ -38,8 +38,13 @@ bool sql_in_transaction(const Sql *s);
 /* Pages in the write-ahead log after the last commit. */
 int sql_wal_pages(const Sql *s);
 
-/* Moves the log into the database and cuts it. -EBUSY: a reader is in the way. */
-int sql_checkpoint(Sql *s) _must_check_;
+/* Makes the log's file some megabytes long where there is room; commits then overwrite. Failing costs only
+ * time. */
+void sql_reserve_log(const Sql *s);
+
+/* Moves the log into the database; the last time it is cut to nothing, else its file is used again. -EBUSY:
+ * a reader is in the way. */
+int sql_checkpoint(Sql *s, bool is_last) _must_check_;
 
 /* quick_check: -EBADMSG where it finds something. */
 int sql_check(Sql *s) _must_check_;

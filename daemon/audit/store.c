@@ -545,7 +545,7 @@ static int rotate(Store *s)
         }
         r = segment_finish(old);
         if (r >= 0)
-                r = sql_checkpoint(old->sql);
+                r = sql_checkpoint(old->sql, /* is_last= */ true);
         if (r < 0)
                 (void) log_warning(r, "Segment %llu is not closed in order, ignoring",
                                    (unsigned long long) old->number);
@@ -559,7 +559,7 @@ int store_maintain(Store *s)
         int r;
 
         if (sql_wal_pages(s->segment->sql) >= s->checkpoint_pages) {
-                r = sql_checkpoint(s->segment->sql);
+                r = sql_checkpoint(s->segment->sql, /* is_last= */ false);
                 /* A reader holds it up, or the disk is full: again when the log has grown. */
                 s->checkpoint_pages =
                                 r < 0 ? sql_wal_pages(s->segment->sql) + WAL_PAGES_MAX / 8 : WAL_PAGES_MAX;
