@@ -14,8 +14,8 @@
 #include "proto/wire/imsg.h"
 
 #define LAUNCHER_FD  3
-#define ALLOWED_PORT 45891
-#define DENIED_PORT  45892
+#define ALLOWED_PORT 25891
+#define DENIED_PORT  25892
 #define WAIT_MSEC    1500
 
 static ImsgChannel launcher, audit, dialer;

@@ -25,9 +25,9 @@ def hostile_instance(settings):
 
 
 def test_taken_over_egress_worker(hostile_instance, alice, make_profile, allow_rule):
-    allowed, denied = stubs.HttpStub(port=45891), stubs.HttpStub(port=45892)
+    allowed, denied = stubs.HttpStub(port=25891), stubs.HttpStub(port=25892)
     try:
-        profile = make_profile([allow_rule("allowed.test", 45891),
+        profile = make_profile([allow_rule("allowed.test", 25891),
                                 {"id": "metadata", "action": "allow", "host": "metadata.test", "ports": [80]}])
         session = hostile_instance.create(alice, "-p", profile)
 
@@ -46,9 +46,9 @@ def test_taken_over_egress_worker(hostile_instance, alice, make_profile, allow_r
         assert denied.accepted == 0 and allowed.accepted == 1
         # Everything that was asked for has its row, and what was allowed is what policy allows.
         allows = hostile_instance.rows(0, kind="net", verdict="allow")
-        assert {(r["host"], r["port"]) for r in allows} <= {("allowed.test", 45891), ("metadata.test", 80)}
+        assert {(r["host"], r["port"]) for r in allows} <= {("allowed.test", 25891), ("metadata.test", 80)}
         denials = hostile_instance.rows(0, kind="net", verdict="deny")
-        assert {("evil.test", 45891), ("allowed.test", 45892)} <= {(r["host"], r["port"]) for r in denials}
+        assert {("evil.test", 25891), ("allowed.test", 25892)} <= {(r["host"], r["port"]) for r in denials}
         assert hostile_instance.process.poll() is None
         # Its end is no end of the session, which has no network but runs.
         assert hostile_instance.ctl(alice, "exec", session, "--", "echo", "runs").stdout == "runs\n"
