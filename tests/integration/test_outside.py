@@ -86,4 +86,4 @@ def test_requested_limits_hold_or_are_refused(own_instance, alice):
         done = own_instance.ctl(alice, "run", "-T", option, value, "--", "echo", "ran", cwd=alice.workspace())
         if done.returncode != 0:
             assert done.returncode == 125 and "cannot enforce" in done.stderr and done.stdout == "", done
-            assert own_instance.rows(0, kind="session", action="refuse", verdict="deny")
+            assert machine.eventually(lambda: own_instance.rows(0, kind="session", action="refuse", verdict="deny"))
