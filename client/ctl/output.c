@@ -247,12 +247,17 @@ int fail_reply(const SandboxdReply *reply)
                              : "");
 }
 
-int fail_call(const Common *common, int r)
+static const char *address_of(const Common *common)
 {
         const char *address = common->address ? common->address : secure_getenv("SANDBOXD_ADDRESS");
 
-        if (!address)
-                address = SANDBOXD_ADDRESS_DEFAULT;
+        return address && *address ? address : SANDBOXD_ADDRESS_DEFAULT;
+}
+
+int fail_call(const Common *common, int r)
+{
+        const char *address = address_of(common);
+
         if (r == -ENOENT || r == -ECONNREFUSED)
                 return fail("no sandboxd at %s (%s): is it running? --address names another", address,
                             error_name(r));
@@ -270,6 +275,13 @@ int ctl_connect(const Common *common, SandboxdClient **ret_client)
 {
         int r = sandboxd_connect(common->address, ret_client);
 
+        if (r == -EPERM)
+                return fail("what listens at %s is not root's, so it is not sandboxd and was told nothing: "
+                            "--address or SANDBOXD_ADDRESS must name the daemon's socket",
+                            address_of(common));
+        if (r == -EINVAL || r == -ENAMETOOLONG)
+                return fail("%s is not an address: --address and SANDBOXD_ADDRESS take unix:/path",
+                            address_of(common));
         return r < 0 ? fail_call(common, r) : 0;
 }
 

@@ -1,18 +1,22 @@
 /*
  * The client of one connection: what conn.h does without blocking, with poll() around it. Who listens is
  * checked before a byte is sent: a program that sits on the address in the daemon's place gets no descriptor
- * and no text.
+ * and no text. Names in the abstract space are refused: they are anybody's, and have no owner to look at.
  */
 
+#include "client/lib/client.h"
+
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "client/lib/sandboxd.h"
+#include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
@@ -25,6 +29,8 @@ _Static_assert((int) SANDBOXD_MORE == (int) CONN_MORE && (int) SANDBOXD_ONEWAY =
 
 struct SandboxdClient {
         Conn *conn;
+        uint64_t timeout_usec;  /* 0: none */
+        uint64_t deadline_usec; /* of the function under way; 0: none */
 };
 
 void sandboxd_reply_done(SandboxdReply *r)
@@ -36,66 +42,87 @@ void sandboxd_reply_done(SandboxdReply *r)
 
 /* ---- connecting ---- */
 
-static int parse_address(const char *address, struct sockaddr_un *ret, socklen_t *ret_size)
+static int parse_address(const char *address, struct sockaddr_un *ret)
 {
+        static const char scheme[] = "unix:";
         struct sockaddr_un sa = { .sun_family = AF_UNIX };
-        const char *path = address + strlen("unix:");
-        size_t n;
+        const char *path = address + sizeof(scheme) - 1;
 
-        if (!str_has_prefix(address, "unix:"))
+        if (!str_has_prefix(address, scheme) || path[0] != '/' || strpbrk(path, ";?#"))
                 return -EINVAL;
-        n = strlen(path);
-        if ((path[0] != '/' && path[0] != '@') || n < 2 || strpbrk(path, ";?#"))
-                return -EINVAL;
-        if (n >= sizeof(sa.sun_path))
+        if (str_copy(sa.sun_path, sizeof(sa.sun_path), path) < 0)
                 return -ENAMETOOLONG;
-        memcpy(sa.sun_path, path, n);
-        if (path[0] == '@')
-                sa.sun_path[0] = '\0';
         *ret = sa;
-        *ret_size = (socklen_t) (offsetof(struct sockaddr_un, sun_path) + n + (path[0] == '/'));
         return 0;
 }
 
-static int check_peer(int fd)
+static int check_owner(const char *path, uid_t owner)
+{
+        struct stat st;
+
+        if (stat(path, &st) < 0)
+                return neg_errno();
+        return st.st_uid == owner ? 0 : -EPERM;
+}
+
+/* The kernel's word about who called listen(): decides, whatever stood at the path before or after. */
+static int check_listener(int fd, uid_t owner)
 {
         struct ucred peer;
         socklen_t size = sizeof(peer);
 
         if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0)
                 return neg_errno();
-        return peer.uid == 0 || peer.uid == geteuid() ? 0 : -EPERM;
+        return peer.uid == owner ? 0 : -EPERM;
 }
 
-int sandboxd_connect(const char *address, SandboxdClient **ret)
+static int open_connection(const struct sockaddr_un *sa, uid_t owner, int *ret_fd)
 {
-        _cleanup_(sandboxd_client_freep) SandboxdClient *c = NULL;
         _cleanup_close_ int fd = -EBADF;
-        struct sockaddr_un sa;
-        socklen_t size;
         int r;
 
-        if (!address)
-                address = secure_getenv("SANDBOXD_ADDRESS");
-        r = parse_address(address && *address ? address : SANDBOXD_ADDRESS_DEFAULT, &sa, &size);
+        r = check_owner(sa->sun_path, owner);
+        if (r < 0)
+                return r;
+        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (fd < 0)
+                return neg_errno();
+        if (connect(fd, (const struct sockaddr *) sa, sizeof(*sa)) < 0)
+                return neg_errno();
+        r = check_listener(fd, owner);
+        if (r < 0)
+                return r;
+        *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
+int client_connect(const char *address, uid_t owner, SandboxdClient **ret)
+{
+        _cleanup_(sandboxd_client_freep) SandboxdClient *c = NULL;
+        struct sockaddr_un sa;
+        int fd, r;
+
+        r = parse_address(address, &sa);
         if (r < 0)
                 return r;
         c = calloc(1, sizeof(*c));
         if (!c)
                 return -ENOMEM;
-        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        if (fd < 0)
-                return neg_errno();
-        if (connect(fd, (const struct sockaddr *) &sa, size) < 0)
-                return neg_errno();
-        r = check_peer(fd);
+        r = open_connection(&sa, owner, &fd);
         if (r < 0)
                 return r;
-        r = conn_new(TAKE_FD(fd), /* is_server= */ false, &c->conn);
+        r = conn_new(fd, /* is_server= */ false, &c->conn);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(c);
         return 0;
+}
+
+int sandboxd_connect(const char *address, SandboxdClient **ret)
+{
+        if (!address)
+                address = secure_getenv("SANDBOXD_ADDRESS");
+        return client_connect(address && *address ? address : SANDBOXD_ADDRESS_DEFAULT, /* owner= */ 0, ret);
 }
 
 SandboxdClient *sandboxd_client_free(SandboxdClient *c)
@@ -112,17 +139,45 @@ int sandboxd_fd(const SandboxdClient *c)
         return conn_fd(c->conn);
 }
 
+void sandboxd_set_timeout(SandboxdClient *c, uint64_t timeout_usec)
+{
+        c->timeout_usec = timeout_usec;
+}
+
 /* ---- calls ---- */
+
+static void start_waiting(SandboxdClient *c)
+{
+        uint64_t now = clock_monotonic_usec();
+
+        c->deadline_usec = c->timeout_usec == 0                 ? 0
+                           : c->timeout_usec > UINT64_MAX - now ? UINT64_MAX
+                                                                : now + c->timeout_usec;
+}
+
+/* Milliseconds, rounded up, so that nobody turns in a loop until the time is there. */
+static int time_left(const SandboxdClient *c)
+{
+        uint64_t now, left;
+
+        if (c->deadline_usec == 0)
+                return -1;
+        now = clock_monotonic_usec();
+        left = c->deadline_usec > now ? c->deadline_usec - now : 0;
+        return (int) MIN_OF((left + USEC_PER_MSEC - 1) / USEC_PER_MSEC, (uint64_t) INT_MAX);
+}
 
 static int wait_for(SandboxdClient *c, short events)
 {
         struct pollfd p = { .fd = conn_fd(c->conn), .events = events };
+        int n;
 
-        while (poll(&p, 1, -1) < 0) {
-                if (errno != EINTR)
-                        return neg_errno();
-        }
-        return 0;
+        do
+                n = poll(&p, 1, time_left(c));
+        while (n < 0 && errno == EINTR);
+        if (n < 0)
+                return neg_errno();
+        return n == 0 ? -ETIMEDOUT : 0;
 }
 
 /* The daemon may close (it refuses, it is full) before it has read all: its last reply can still be there.
@@ -146,7 +201,7 @@ static int flush(SandboxdClient *c)
         return 0;
 }
 
-int sandboxd_send(SandboxdClient *c, const char *method, const Json *parameters, unsigned flags,
+int sandboxd_send(SandboxdClient *c, const char *method, const SandboxdValue *parameters, unsigned flags,
                   const int *fds, size_t n_fds)
 {
         int r;
@@ -154,6 +209,7 @@ int sandboxd_send(SandboxdClient *c, const char *method, const Json *parameters,
         r = conn_call(c->conn, method, parameters, flags, fds, n_fds);
         if (r < 0)
                 return r;
+        start_waiting(c);
         return flush(c);
 }
 
@@ -205,6 +261,7 @@ int sandboxd_next(SandboxdClient *c, SandboxdReply *ret)
 {
         int r;
 
+        start_waiting(c);
         for (;;) {
                 r = sandboxd_try_next(c, ret);
                 if (r < 0)
@@ -217,7 +274,7 @@ int sandboxd_next(SandboxdClient *c, SandboxdReply *ret)
         }
 }
 
-int sandboxd_call_fds(SandboxdClient *c, const char *method, const Json *parameters, const int *fds,
+int sandboxd_call_fds(SandboxdClient *c, const char *method, const SandboxdValue *parameters, const int *fds,
                       size_t n_fds, SandboxdReply *ret)
 {
         int r;
@@ -235,7 +292,7 @@ int sandboxd_call_fds(SandboxdClient *c, const char *method, const Json *paramet
         return 0;
 }
 
-int sandboxd_call(SandboxdClient *c, const char *method, const Json *parameters, SandboxdReply *ret)
+int sandboxd_call(SandboxdClient *c, const char *method, const SandboxdValue *parameters, SandboxdReply *ret)
 {
         return sandboxd_call_fds(c, method, parameters, NULL, 0, ret);
 }

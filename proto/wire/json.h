@@ -20,7 +20,8 @@
 #define JSON_STRING_MAX (64U * 1024U)
 #define JSON_PLACE_SIZE 256U
 
-typedef struct Json Json;
+/* The tag is the type's name in client/lib/sandboxd.h, where values go out to other people's programs. */
+typedef struct SandboxdValue Json;
 
 typedef enum JsonType {
         JSON_NULL = 0,

@@ -3,15 +3,17 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
-#include "client/lib/sandboxd.h"
+#include "client/lib/client.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 #include "proto/wire/conn.h"
 #include "tests/unit/check.h"
 
+static char folder[] = "/tmp/sandboxd-client-XXXXXX";
 static char address[64];
 static pid_t server_pid;
 
@@ -41,6 +43,8 @@ static int answer(Conn *c, const ConnMessage *m)
                 return conn_reply(c, m->parameters, false, m->fds, m->n_fds);
         if (str_equal(m->method, "a.b.Vanish"))
                 return -EPIPE;
+        if (str_equal(m->method, "a.b.Silence"))
+                return 0;
         return conn_reply_error(c, "org.varlink.service.MethodNotFound", NULL);
 }
 
@@ -67,17 +71,28 @@ static void serve_one(int take_fd)
         c = conn_free(c);
 }
 
-static int setup(void **state _unused_)
+static int listen_at(const char *path)
 {
         struct sockaddr_un sa = { .sun_family = AF_UNIX };
-        int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), fd;
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-        (void) snprintf(address, sizeof(address), "unix:@sandboxd-test-%d", (int) getpid());
-        memcpy(sa.sun_path + 1, address + 6, strlen(address) - 6);
-        if (bind(listener, (struct sockaddr *) &sa,
-                 (socklen_t) (offsetof(struct sockaddr_un, sun_path) + strlen(address) - 5)) < 0)
+        if (str_copy(sa.sun_path, sizeof(sa.sun_path), path) < 0 ||
+            bind(fd, (const struct sockaddr *) &sa, sizeof(sa)) < 0 || listen(fd, 8) < 0) {
+                (void) fd_close(fd);
                 return -1;
-        if (listen(listener, 8) < 0)
+        }
+        return fd;
+}
+
+static int setup(void **state _unused_)
+{
+        int listener, fd;
+
+        if (!mkdtemp(folder))
+                return -1;
+        (void) snprintf(address, sizeof(address), "unix:%s/socket", folder);
+        listener = listen_at(address + 5);
+        if (listener < 0)
                 return -1;
         server_pid = fork();
         if (server_pid == 0) {
@@ -92,6 +107,8 @@ static int setup(void **state _unused_)
 static int teardown(void **state _unused_)
 {
         (void) kill(server_pid, SIGKILL);
+        (void) unlink(address + 5);
+        (void) rmdir(folder);
         return waitpid(server_pid, NULL, 0) == server_pid ? 0 : -1;
 }
 
@@ -102,7 +119,7 @@ static void calls_and_errors(void **state _unused_)
         SandboxdReply reply;
         Json *j;
 
-        ASSERT_OK(sandboxd_connect(address, &c));
+        ASSERT_OK(client_connect(address, geteuid(), &c));
         ASSERT_OK(json_new_object(&j));
         ASSERT_OK(json_set_integer(j, "n", 7));
         ASSERT_OK(sandboxd_call_fds(c, "a.b.Echo", j, (int[]){ STDERR_FILENO }, 1, &reply));
@@ -127,7 +144,7 @@ static void several_replies(void **state _unused_)
         SandboxdClient *c;
         SandboxdReply reply;
 
-        ASSERT_OK(sandboxd_connect(address, &c));
+        ASSERT_OK(client_connect(address, geteuid(), &c));
         ASSERT_OK(sandboxd_send(c, "a.b.Count", NULL, SANDBOXD_MORE, NULL, 0));
         for (size_t i = 0; i < 3; i++) {
                 ASSERT_OK(sandboxd_next(c, &reply));
@@ -146,6 +163,7 @@ static void wrong_addresses(void **state _unused_)
         ASSERT_ERROR(sandboxd_connect("tcp:127.0.0.1:1", &c), EINVAL);
         ASSERT_ERROR(sandboxd_connect("unix:relative", &c), EINVAL);
         ASSERT_ERROR(sandboxd_connect("unix:", &c), EINVAL);
+        ASSERT_ERROR(sandboxd_connect("unix:@anybodys", &c), EINVAL);
         ASSERT_ERROR(sandboxd_connect("unix:/a;mode=1", &c), EINVAL);
         ASSERT_ERROR(sandboxd_connect("unix:/nonexistent/socket", &c), ENOENT);
         ASSERT_ERROR(sandboxd_connect(
@@ -155,30 +173,99 @@ static void wrong_addresses(void **state _unused_)
                      ENAMETOOLONG);
 }
 
-/* Who is neither root nor the caller gets nothing. The listener's credentials are those of listen(). */
+/* The owner of the path is another than who is asked for. */
 static void strangers_are_refused(void **state _unused_)
 {
-        struct sockaddr_un sa = { .sun_family = AF_UNIX };
-        char stranger[64];
         SandboxdClient *c;
-        int status, listener;
-        socklen_t size;
+
+        ASSERT_ERROR(client_connect(address, geteuid() + 1, &c), EPERM);
+        if (geteuid() != 0)
+                ASSERT_ERROR(sandboxd_connect(address, &c), EPERM);
+        else
+                ASSERT_OK(chown(address + 5, 65533, 0));
+        ASSERT_ERROR(sandboxd_connect(address, &c), EPERM);
+        if (geteuid() == 0)
+                ASSERT_OK(chown(address + 5, 0, 0));
+}
+
+/* The path is root's and the listener is not: its credentials are those of listen(). */
+static void listeners_of_strangers_are_refused(void **state _unused_)
+{
+        char path[64], stranger[72];
+        SandboxdClient *c;
+        int status;
         pid_t pid;
 
         if (geteuid() != 0)
                 skip();
-        (void) snprintf(stranger, sizeof(stranger), "unix:@sandboxd-stranger-%d", (int) getpid());
-        memcpy(sa.sun_path + 1, stranger + 6, strlen(stranger) - 6);
-        size = (socklen_t) (offsetof(struct sockaddr_un, sun_path) + strlen(stranger) - 5);
-        listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        (void) snprintf(path, sizeof(path), "%s/stranger", folder);
+        (void) snprintf(stranger, sizeof(stranger), "unix:%s", path);
+        ASSERT_OK(chmod(folder, 0777));
         pid = fork();
-        if (pid == 0)
-                _exit(setresuid(65533, 65533, 65533) < 0 ||
-                      bind(listener, (struct sockaddr *) &sa, size) < 0 || listen(listener, 1) < 0);
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-        assert_int_equal(status, 0);
+        if (pid == 0) {
+                if (setresuid(65533, 65533, 65533) < 0 || listen_at(path) < 0)
+                        _exit(1);
+                (void) raise(SIGSTOP);
+                _exit(0);
+        }
+        assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+        assert_true(WIFSTOPPED(status));
         ASSERT_ERROR(sandboxd_connect(stranger, &c), EPERM);
-        listener = fd_close(listener);
+        ASSERT_OK(chown(path, 0, 0));
+        ASSERT_ERROR(sandboxd_connect(stranger, &c), EPERM);
+        ASSERT_OK(kill(pid, SIGKILL));
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        ASSERT_OK(unlink(path));
+}
+
+/* A daemon that does not answer, with a time-out. */
+static void waits_end(void **state _unused_)
+{
+        SandboxdClient *c;
+        SandboxdReply reply;
+
+        ASSERT_OK(client_connect(address, geteuid(), &c));
+        sandboxd_set_timeout(c, 1000);
+        ASSERT_ERROR(sandboxd_call(c, "a.b.Silence", NULL, &reply), ETIMEDOUT);
+        c = sandboxd_client_free(c);
+}
+
+static void values_of_programs(void **state _unused_)
+{
+        _cleanup_(sandboxd_value_unrefp) SandboxdValue *object = NULL, *array = NULL;
+        const SandboxdValue *v;
+        SandboxdValue *wrong;
+        const char *key;
+        void *cursor = NULL;
+        char *text;
+
+        ASSERT_OK(sandboxd_value_parse("{\"a\":null,\"b\":1.5,\"c\":[true,\"x\"]}", &object));
+        assert_int_equal(sandboxd_value_type(sandboxd_value_get(object, "a")), SANDBOXD_NULL);
+        assert_int_equal(sandboxd_value_type(sandboxd_value_get(object, "none")), SANDBOXD_NULL);
+        assert_true(sandboxd_value_real(sandboxd_value_get(object, "b")) == 1.5);
+        assert_true(sandboxd_value_integer(sandboxd_value_get(object, "b")) == 0);
+        v = sandboxd_value_get(object, "c");
+        assert_int_equal(sandboxd_value_size(v), 2);
+        assert_true(sandboxd_value_boolean(sandboxd_value_at(v, 0)));
+        assert_string_equal(sandboxd_value_string(sandboxd_value_at(v, 1)), "x");
+        assert_null(sandboxd_value_at(v, 2));
+        assert_true(sandboxd_value_next(object, &cursor, &key, &v));
+        assert_string_equal(key, "a");
+        ASSERT_OK(sandboxd_value_new_array(&array));
+        ASSERT_OK(sandboxd_value_append_string(array, "s"));
+        ASSERT_OK(sandboxd_value_append_integer(array, -7));
+        ASSERT_OK(sandboxd_value_append(array, sandboxd_value_ref(object)));
+        ASSERT_ERROR(sandboxd_value_append_string(array, NULL), EINVAL);
+        ASSERT_ERROR(sandboxd_value_set_string(array, "k", "v"), EINVAL);
+        ASSERT_ERROR(sandboxd_value_append_integer(object, 1), EINVAL);
+        ASSERT_OK(sandboxd_value_new_object(&wrong));
+        ASSERT_ERROR(sandboxd_value_set(NULL, "k", wrong), EINVAL);
+        ASSERT_OK(sandboxd_value_set_boolean(object, "a", false));
+        ASSERT_OK(sandboxd_value_format(array, &text));
+        assert_string_equal(text, "[\"s\",-7,{\"a\":false,\"b\":1.5,\"c\":[true,\"x\"]}]");
+        free(text);
+        ASSERT_ERROR(sandboxd_value_parse("[]", &wrong), EBADMSG);
+        ASSERT_ERROR(sandboxd_value_parse("{\"a\":1,\"a\":1}", &wrong), EBADMSG);
 }
 
 int main(void)
@@ -188,6 +275,9 @@ int main(void)
                 cmocka_unit_test(several_replies),
                 cmocka_unit_test(wrong_addresses),
                 cmocka_unit_test(strangers_are_refused),
+                cmocka_unit_test(listeners_of_strangers_are_refused),
+                cmocka_unit_test(waits_end),
+                cmocka_unit_test(values_of_programs),
         };
 
         return cmocka_run_group_tests(tests, setup, teardown);
