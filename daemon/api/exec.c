@@ -1,7 +1,8 @@
 /*
- * Commands. The way of one: checked, its row asked for (RECORD_EXEC), and only when audit says that the row
- * is committed does init hear of it (EXEC). init answers EXEC_STARTED and, at its end, EXEC_EXITED. Each
- * step has a deadline: audit may be down, and the user can freeze init from outside.
+ * Commands. The way of one: checked, its row asked for (RECORD_EXEC), and at once init makes its process
+ * (EXEC), which waits at a gate until audit, with the row committed, opens it. init answers EXEC_STARTED
+ * and, at its end, EXEC_EXITED. Each step has a deadline: audit may be down, and the user can freeze init
+ * from outside.
  */
 
 #include <fcntl.h>
@@ -16,10 +17,9 @@
 #include "proto/base/log.h"
 #include "proto/base/str.h"
 
-#define RECORD_DEADLINE_USEC (5 * USEC_PER_SEC)
-#define START_DEADLINE_USEC  (15 * USEC_PER_SEC)
-#define KILL_DEADLINE_USEC   (10 * USEC_PER_SEC)
-#define ARGUMENTS_MAX        4096U
+#define START_DEADLINE_USEC (15 * USEC_PER_SEC)
+#define KILL_DEADLINE_USEC  (10 * USEC_PER_SEC)
+#define ARGUMENTS_MAX       4096U
 
 typedef enum StreamMode {
         STREAM_NULL = 0,
@@ -238,28 +238,16 @@ static void forget_processes(Session *s)
         }
 }
 
-static int ask_record(Process *p)
+static Json *setup_failed(const char *step, int error, const char *message)
 {
-        Api *api = p->session->api;
-        PrivRecordExec record = { .session = p->session->id, .process = p->number };
-        Buf arguments = BUF_INIT(PRIV_RECORD_EXEC_MAX - sizeof(record));
-        int r = 0;
+        Json *p = NULL;
 
-        for (size_t i = 0; r >= 0 && i < json_n(p->command_line); i++) {
-                const char *s = json_string(json_at(p->command_line, i));
-
-                r = buf_put(&arguments, s, strlen(s) + (i + 1 < json_n(p->command_line)));
-                if (r == -ENOBUFS && i == 0)
-                        r = buf_put(&arguments, s, PRIV_RECORD_EXEC_MAX - sizeof(record));
-        }
-        /* What does not fit is cut, as the row would be. */
-        if (r >= 0 || r == -ENOBUFS) {
-                record.token = p->record_token = ++api->next_token;
-                r = priv_link_send_tail(api->audit, PRIV_RECORD_EXEC, &record, sizeof(record),
-                                        buf_front(&arguments), buf_size(&arguments), NULL, 0);
-        }
-        buf_done(&arguments);
-        return r < 0 ? r : loop_timer_set(p->timer, RECORD_DEADLINE_USEC);
+        if (json_new_object(&p) < 0)
+                return NULL;
+        if (json_set_string(p, "step", step) < 0 || json_set_string(p, "errnoName", error_name(error)) < 0 ||
+            json_set_string(p, "message", message) < 0)
+                return json_unref(p);
+        return p;
 }
 
 int session_exec(Session *s, Client *c, const Json *parameters, const Json *command, const int *fds)
@@ -271,9 +259,14 @@ int session_exec(Session *s, Client *c, const Json *parameters, const Json *comm
                 client_error(c, SESSION_ERROR "AuditUnavailable", NULL);
                 return 0;
         }
+        if (!s->init) {
+                client_error(c, SESSION_ERROR "SetupFailed",
+                             setup_failed("exec", -ESRCH, "the session is ending"));
+                return 0;
+        }
         r = process_new(s, parameters, command, fds, &p);
         if (r >= 0)
-                r = ask_record(p);
+                r = process_start(p);
         if (r == -ENOBUFS || r == -E2BIG) {
                 client_invalid(c, "command.commandLine");
                 return 0;
@@ -322,18 +315,6 @@ static void process_failed(Process *p, const char *error, Json *take_parameters)
                 session_update_idle(s);
 }
 
-static Json *setup_failed(const char *step, int error, const char *message)
-{
-        Json *p = NULL;
-
-        if (json_new_object(&p) < 0)
-                return NULL;
-        if (json_set_string(p, "step", step) < 0 || json_set_string(p, "errnoName", error_name(error)) < 0 ||
-            json_set_string(p, "message", message) < 0)
-                return json_unref(p);
-        return p;
-}
-
 static void record_exit(Process *p)
 {
         PrivRecordExit exit_row = {
@@ -348,15 +329,29 @@ static void record_exit(Process *p)
                                       NULL, 0);
 }
 
+static void kill_group(const Process *p)
+{
+        PrivExecSignal m = { .process = p->number, .signal = SIGKILL, .scope = SIGNAL_KILL_GROUP };
+
+        if (p->session->init)
+                (void) priv_link_send(p->session->init, PRIV_EXEC_SIGNAL, &m, sizeof(m), NULL, 0);
+}
+
+/* Its process waits at the gate, which audit may still open. */
+static void record_failed(Process *p)
+{
+        p->record_token = 0;
+        kill_group(p);
+        process_failed(p, SESSION_ERROR "AuditUnavailable", NULL);
+}
+
 static void on_process_timer(void *userdata)
 {
         Process *p = userdata;
         Session *s = p->session;
-        PrivExecSignal kill_group = { .process = p->number, .signal = SIGKILL, .scope = SIGNAL_KILL_GROUP };
 
         if (p->state == PROCESS_STARTING && p->record_token != 0) {
-                p->record_token = 0;
-                process_failed(p, SESSION_ERROR "AuditUnavailable", NULL);
+                record_failed(p);
                 return;
         }
         if (p->state == PROCESS_STARTING) {
@@ -372,7 +367,7 @@ static void on_process_timer(void *userdata)
         }
         p->is_killed = true;
         p->reason = END_TIMEOUT;
-        (void) priv_link_send(s->init, PRIV_EXEC_SIGNAL, &kill_group, sizeof(kill_group), NULL, 0);
+        kill_group(p);
         if (loop_timer_set(p->timer, KILL_DEADLINE_USEC) < 0)
                 session_end(s, END_TIMEOUT);
 }
@@ -393,40 +388,23 @@ static Process *find_record(Api *api, uint64_t token)
 int on_recorded(Api *api, const PrivRecorded *m)
 {
         Process *p = find_record(api, m->token);
-        Session *s;
-        int r;
 
         if (!p || p->state != PROCESS_STARTING)
-                return 0; /* its deadline was faster */
-        p->record_token = 0;
-        s = p->session;
-        if (m->error != 0 || !s->init || s->state != SESSION_RUNNING) {
-                process_failed(p,
-                               m->error != 0 ? SESSION_ERROR "AuditUnavailable"
-                                             : SESSION_ERROR "SetupFailed",
-                               m->error != 0 ? NULL : setup_failed("exec", -ESRCH, "the session is ending"));
+                return 0; /* its deadline was faster, or init */
+        if (m->error != 0) {
+                record_failed(p);
                 return 0;
         }
-        r = priv_link_send_tail(s->init, PRIV_EXEC, &p->exec, sizeof(p->exec), buf_front(&p->strings),
-                                buf_size(&p->strings), p->fds, p->n_fds);
-        fd_close_many(p->fds, p->n_fds);
-        p->n_fds = 0;
-        buf_done(&p->strings);
-        process_shorten_command_line(p);
-        if (r < 0 || loop_timer_set(p->timer, START_DEADLINE_USEC) < 0)
-                process_failed(p, SESSION_ERROR "SetupFailed",
-                               setup_failed("exec", r, "the session is gone"));
-        return 0;
+        p->record_token = 0;
+        return loop_timer_set(p->timer, START_DEADLINE_USEC);
 }
 
 void processes_audit_lost(Api *api)
 {
         LIST_FOREACH (s, &api->sessions, Session, link) {
                 LIST_FOREACH (p, &s->processes, Process, link) {
-                        if (p->record_token == 0)
-                                continue;
-                        p->record_token = 0;
-                        process_failed(p, SESSION_ERROR "AuditUnavailable", NULL);
+                        if (p->state == PROCESS_STARTING && p->record_token != 0)
+                                record_failed(p);
                 }
         }
 }
@@ -434,11 +412,15 @@ void processes_audit_lost(Api *api)
 static void start_failed(Process *p, const PrivExecStarted *m)
 {
         const char *name = json_string(json_at(p->command_line, 0));
-        bool is_execve = m->stage == 1;
+        bool is_execve = m->stage == EXEC_STAGE_EXECVE;
         const char *error = SESSION_ERROR "SetupFailed";
         Json *o = NULL;
 
-        if (m->stage == 2) {
+        if (m->stage == EXEC_STAGE_GATE) {
+                process_failed(p, SESSION_ERROR "AuditUnavailable", NULL);
+                return;
+        }
+        if (m->stage == EXEC_STAGE_DIRECTORY) {
                 o = setup_failed("working-directory", m->error, "the working directory cannot be entered");
         } else if (is_execve && (m->error == -ENOENT || m->error == -ENOTDIR)) {
                 error = SESSION_ERROR "CommandNotFound";
@@ -506,6 +488,7 @@ static int on_exec_started(Session *s, Imsg *m)
         if (!p || p->state != PROCESS_STARTING)
                 return 0;
         loop_timer_stop(p->timer);
+        p->record_token = 0;
         if (started->error != 0) {
                 start_failed(p, started);
                 return 0;

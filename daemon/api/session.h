@@ -59,6 +59,9 @@ int process_describe(const Process *p, Json **ret) _must_check_;
 /* Once init has it. For Describe() the beginning will do, the audit has all of it: what is kept must fit
  * into one reply, and a user's commands must not fill our memory. */
 void process_shorten_command_line(Process *p);
+
+/* Asks audit for the row and init for the process, which waits for that row. On success a deadline runs. */
+int process_start(Process *p) _must_check_;
 void process_number_text(uint32_t number, char text[16]);
 
 /* exec.c: starts a command on behalf of a client, which waits on return 1 and is answered on 0; on return <

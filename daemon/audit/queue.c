@@ -8,6 +8,7 @@
 
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
+#include "proto/base/fd.h"
 #include "proto/base/log.h"
 #include "proto/base/str.h"
 
@@ -23,7 +24,11 @@ int pending_new(PendingType type, const Row *row, Session *session, size_t room,
 
         if (!p)
                 return -ENOMEM;
-        *p = (Pending){ .type = type, .row = *row, .room = room, .queued_usec = clock_monotonic_usec() };
+        *p = (Pending){ .type = type,
+                        .row = *row,
+                        .room = room,
+                        .gate_fd = -EBADF,
+                        .queued_usec = clock_monotonic_usec() };
         list_init(&p->link);
         if (session) {
                 p->session = session_ref(session);
@@ -40,6 +45,7 @@ Pending *pending_free(Pending *p)
                 return NULL;
         list_unlink(&p->link);
         (void) session_unref(p->session);
+        (void) fd_close(p->gate_fd);
         free(p->query);
         free(p);
         return NULL;

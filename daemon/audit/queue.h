@@ -28,6 +28,7 @@ typedef struct Pending {
         DecisionReason reason;
         const char *rule_reason;
         PrivQuery *query; /* owned */
+        int gate_fd;      /* likewise; PENDING_EXEC */
         size_t used;
         size_t room;
         char tail[]; /* what the row points to */

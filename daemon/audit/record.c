@@ -1,5 +1,7 @@
 /* What the api workers say: rows of their users' commands, and questions about rows. */
 
+#include <sys/socket.h>
+
 #include "daemon/audit/queue.h"
 #include "daemon/audit/readers.h"
 #include "proto/base/buf.h"
@@ -15,14 +17,29 @@ static void answer(Api *api, PrivMessage type, const PrivRecorded *body, int fd)
                               fd >= 0 ? 1 : 0);
 }
 
+/* The command waits for this byte and nothing else. The descriptor came from an api worker: it may be
+ * anything, so never wait for it. */
+static void open_gate(const Pending *p)
+{
+        char go = EXEC_GATE_OPEN;
+        struct iovec byte = { .iov_base = &go, .iov_len = 1 };
+        struct msghdr m = { .msg_iov = &byte, .msg_iovlen = 1 };
+
+        if (sendmsg(p->gate_fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+                log_info("A command did not wait for its row");
+}
+
 void record_release(Pending *p, int error)
 {
         PrivRecorded r = { .token = p->request,
                            .sequence = error < 0 ? 0 : p->row.sequence,
                            .error = error };
 
-        if (p->api)
-                answer(p->api, PRIV_RECORDED, &r, -EBADF);
+        if (!p->api)
+                return;
+        if (error >= 0)
+                open_gate(p);
+        answer(p->api, PRIV_RECORDED, &r, -EBADF);
 }
 
 static void start_reader(Audit *a, Api *api, const PrivQuery *q)
@@ -56,7 +73,7 @@ static Session *session_of(Api *api, const Id *id)
         return s && s->row.uid == api->uid ? s : NULL;
 }
 
-static int on_record_exec(Api *api, const PrivRecordExec *x, size_t size)
+static int on_record_exec(Api *api, const PrivRecordExec *x, size_t size, int *take_gate)
 {
         Session *s = session_of(api, &x->session);
         Row row = ROW_INIT(AUDIT_KIND_SESSION, "exec");
@@ -83,6 +100,7 @@ static int on_record_exec(Api *api, const PrivRecordExec *x, size_t size)
         p->row.raw = (RowBytes){ .data = pending_put(p, x + 1, n), .size = n };
         p->api = api;
         p->request = x->token;
+        p->gate_fd = TAKE_FD(*take_gate);
         queue_put(api->audit, p);
         return 0;
 }
@@ -190,7 +208,7 @@ static int on_query(Api *api, const PrivQuery *q)
 static int on_api(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
         if (m->type == PRIV_RECORD_EXEC)
-                return on_record_exec(owner, m->body, m->size);
+                return on_record_exec(owner, m->body, m->size, &m->fds[0]);
         if (m->type == PRIV_RECORD_EXIT)
                 return on_record_exit(owner, m->body);
         if (m->type == PRIV_QUERY)

@@ -17,8 +17,6 @@
 #define DEFAULT_PATH "/usr/local/bin:/usr/bin:/bin"
 #define PIDS_BUFFER  4096U
 
-enum CommandStage { STAGE_BEFORE = 0, STAGE_EXECVE = 1, STAGE_DIRECTORY = 2 };
-
 /* ---- the child: no allocation, no return ---- */
 
 typedef struct Child {
@@ -58,9 +56,31 @@ static int child_close(Child *c)
         return kernel_close_range(4, UINT_MAX, 0) < 0 ? neg_errno() : 0;
 }
 
-static int child_prepare(Child *c)
+/* The row of this command is being written meanwhile. */
+static int child_wait(const Child *c)
+{
+        char go = 0;
+        ssize_t n;
+
+        do
+                n = read(c->request->gate_fd, &go, 1);
+        while (n < 0 && errno == EINTR);
+        return n == 1 && go == EXEC_GATE_OPEN ? 0 : -ECANCELED;
+}
+
+static int child_limits(const Child *c)
 {
         struct rlimit now, files = { .rlim_cur = c->server->files_max, .rlim_max = c->server->files_max };
+
+        if (getrlimit(RLIMIT_NOFILE, &now) < 0)
+                return neg_errno();
+        files.rlim_max = MIN_OF(files.rlim_max, now.rlim_max);
+        files.rlim_cur = MIN_OF(files.rlim_cur, files.rlim_max);
+        return setrlimit(RLIMIT_NOFILE, &files) < 0 ? neg_errno() : 0;
+}
+
+static int child_prepare(Child *c)
+{
         sigset_t none;
         int r;
 
@@ -73,15 +93,9 @@ static int child_prepare(Child *c)
         r = layers_load_filter(c->server->filter_fd);
         if (r < 0)
                 return r;
-        r = child_close(c);
+        r = child_limits(c);
         if (r < 0)
                 return r;
-        if (getrlimit(RLIMIT_NOFILE, &now) < 0)
-                return neg_errno();
-        files.rlim_max = MIN_OF(files.rlim_max, now.rlim_max);
-        files.rlim_cur = MIN_OF(files.rlim_cur, files.rlim_max);
-        if (setrlimit(RLIMIT_NOFILE, &files) < 0)
-                return neg_errno();
         if (sigemptyset(&none) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) < 0)
                 return neg_errno();
         return 0;
@@ -125,15 +139,21 @@ _noreturn_ static void child_run(Child *c)
 
         r = child_prepare(c);
         if (r < 0)
-                child_fail(c->error_fd, r, STAGE_BEFORE);
+                child_fail(c->error_fd, r, EXEC_STAGE_SETUP);
+        r = child_wait(c);
+        if (r < 0)
+                child_fail(c->error_fd, r, EXEC_STAGE_GATE);
+        r = child_close(c);
+        if (r < 0)
+                child_fail(c->error_fd, r, EXEC_STAGE_SETUP);
         if (chdir(q->directory) < 0)
-                child_fail(c->error_fd, neg_errno(), STAGE_DIRECTORY);
+                child_fail(c->error_fd, neg_errno(), EXEC_STAGE_DIRECTORY);
         if (q->arguments[0][0] == '\0')
-                child_fail(c->error_fd, -ENOENT, STAGE_EXECVE);
+                child_fail(c->error_fd, -ENOENT, EXEC_STAGE_EXECVE);
         if (!strchr(q->arguments[0], '/'))
-                child_fail(c->error_fd, child_search(q), STAGE_EXECVE);
+                child_fail(c->error_fd, child_search(q), EXEC_STAGE_EXECVE);
         (void) execve(q->arguments[0], q->arguments, q->environment);
-        child_fail(c->error_fd, neg_errno(), STAGE_EXECVE);
+        child_fail(c->error_fd, neg_errno(), EXEC_STAGE_EXECVE);
 }
 
 /* ---- init's side ---- */

@@ -179,7 +179,7 @@ static int parse_request(const Server *s, const Imsg *m, Strings *strings, Comma
             e.n_environment > PRIV_EXEC_STRINGS_MAX ||
             e.n_arguments + e.n_environment > PRIV_EXEC_STRINGS_MAX || e.process == 0)
                 return -EINVAL;
-        if (e.columns > TERMINAL_MAX || e.rows > TERMINAL_MAX || m->n_fds != (e.has_pty ? 0U : 3U))
+        if (e.columns > TERMINAL_MAX || e.rows > TERMINAL_MAX || m->n_fds != (e.has_pty ? 1U : 4U))
                 return -EINVAL;
         directory = next_string(&at, end);
         if (!directory || !take_strings(&at, end, strings->pointers, e.n_arguments) ||
@@ -200,7 +200,7 @@ static int parse_request(const Server *s, const Imsg *m, Strings *strings, Comma
 /* A socket would be a way out, whoever let it through. */
 static int check_stdio(const Imsg *m)
 {
-        for (size_t i = 0; i < m->n_fds; i++) {
+        for (size_t i = 1; i < m->n_fds; i++) {
                 if (!fd_is_stdio(m->fds[i]))
                         return -EPERM;
         }
@@ -224,7 +224,8 @@ static int start(Server *s, Imsg *m)
                 return -EAGAIN;
         if (find_process(s, request.process))
                 return -EEXIST;
-        request.fds = m->fds;
+        request.gate_fd = m->fds[0];
+        request.fds = m->fds + 1;
         r = command_start(s, &request, &c);
         if (r < 0)
                 return r;

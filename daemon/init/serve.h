@@ -62,7 +62,8 @@ typedef struct CommandRequest {
         const char *directory;
         char **arguments; /* NULL-terminated, as is the environment */
         char **environment;
-        int *fds; /* three, or none with a pty */
+        int gate_fd; /* the child waits at it */
+        int *fds;    /* three, or none with a pty */
 } CommandRequest;
 
 /* Runs until the end of the session. */

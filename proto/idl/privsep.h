@@ -367,8 +367,19 @@ typedef struct PrivExecStarted {
         uint32_t process;
         int32_t error;
         uint32_t pid;   /* in the session's pid namespace */
-        uint32_t stage; /* 0: before execve; 1: execve itself said so; 2: chdir */
+        uint32_t stage; /* ExecStage, where error says that it never ran */
 } PrivExecStarted;
+
+typedef enum ExecStage {
+        EXEC_STAGE_SETUP = 0,
+        EXEC_STAGE_EXECVE = 1,
+        EXEC_STAGE_DIRECTORY = 2,
+        EXEC_STAGE_GATE = 3, /* its row was not committed */
+} ExecStage;
+
+/* The gate of a command: a pair of sockets. The child waits at one end; audit, at the other, sends this byte
+ * when the command's row is committed. An end of file instead: the command does not run. */
+#define EXEC_GATE_OPEN 'g'
 
 typedef struct PrivExecExited {
         uint32_t process;
@@ -398,7 +409,7 @@ typedef struct PrivExecSignalled {
 /* ---- api <-> audit ---- */
 
 /* Behind it: argv, NUL between arguments, cut at PRIV_RECORD_EXEC_MAX. Answered by RECORDED once the row is
- * committed. */
+ * committed and the gate was opened. */
 typedef struct PrivRecordExec {
         uint64_t token;
         Id session;

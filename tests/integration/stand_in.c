@@ -1,7 +1,7 @@
 /*
- * Takes the place of a worker in a test's daemon: where the daemon's folder (--state-dir) holds a program of the
- * test for the user that the worker serves (hostile-UID, in Python), that runs in its place, with all that the
- * launcher gave; else the real worker does.
+ * Takes the place of a worker in a test's daemon: where the daemon's folder (--state-dir) holds a program of
+ * the test for the user that the worker serves (hostile-UID, in Python), that runs in its place, with all
+ * that the launcher gave; else the real worker does.
  */
 
 #include <fcntl.h>

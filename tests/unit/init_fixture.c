@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -257,8 +258,9 @@ uint32_t session_exec(Session *s, char *const argv[], const char *directory, boo
                                                    "HOME=/home/tester", "LANG=C.UTF-8", "TERM=xterm" };
         static char strings[PRIV_EXEC_MAX];
         PrivExec e = { .process = s->next_process++, .has_pty = has_pty, .columns = 80, .rows = 24 };
-        int pipes[2] = { -EBADF, -EBADF }, fds[3] = { -EBADF, -EBADF, -EBADF };
+        int pipes[2] = { -EBADF, -EBADF }, gate[2], fds[4] = { -EBADF, -EBADF, -EBADF, -EBADF };
         size_t n = put_string(strings, 0, directory);
+        char go = EXEC_GATE_OPEN;
 
         for (; argv[e.n_arguments]; e.n_arguments++)
                 n = put_string(strings, n, argv[e.n_arguments]);
@@ -266,13 +268,20 @@ uint32_t session_exec(Session *s, char *const argv[], const char *directory, boo
                 n = put_string(strings, n, environment[e.n_environment]);
         if (!has_pty) {
                 assert_int_equal(pipe2(pipes, O_CLOEXEC), 0);
-                fds[0] = open("/dev/null", O_RDONLY | O_CLOEXEC);
-                fds[1] = fds[2] = pipes[1];
+                fds[1] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+                fds[2] = fds[3] = pipes[1];
         }
-        assert_int_equal(imsg_send_tail(&s->api, PRIV_EXEC, &e, sizeof(e), strings, n, fds, has_pty ? 0 : 3),
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, gate), 0);
+        fds[0] = gate[0];
+        assert_int_equal(imsg_send_tail(&s->api, PRIV_EXEC, &e, sizeof(e), strings, n, fds, has_pty ? 1 : 4),
                          0);
+        if (s->keeps_gates_closed)
+                (void) shutdown(gate[1], SHUT_WR);
+        else
+                assert_int_equal(write(gate[1], &go, 1), 1);
+        fd_close_many(gate, 2);
         if (!has_pty) {
-                (void) fd_close(fds[0]);
+                (void) fd_close(fds[1]);
                 (void) fd_close(pipes[1]);
                 *ret_output_fd = pipes[0];
         }

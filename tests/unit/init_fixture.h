@@ -31,6 +31,7 @@ typedef struct Session {
         pid_t pid;
         int cgroup_fd;
         uint32_t next_process;
+        bool keeps_gates_closed; /* of the commands that follow */
         PrivInitResult result;
 } Session;
 

@@ -574,7 +574,7 @@ static void test_query(_unused_ void **state)
         begin(&w, VERDICT_DENY);
         for (unsigned i = 0; i < 20; i++)
                 (void) ask(&w, &d);
-        expect(&w.api, PRIV_DENIED, &m); /* once */
+        expect(&w.api, PRIV_DENIED, &m);             /* once */
         ASSERT_EQ(query(&w, &q, &first, &last), 22); /* load, start, 20 denials; not admin/start */
         q.limit = 5;
         ASSERT_EQ(query(&w, &q, &first, &last), 5);
@@ -610,19 +610,29 @@ static void test_exec_rows(_unused_ void **state)
         PrivRecordExit e = { .process = 1, .status = 3, .reason = END_EXITED };
         PrivSessionEnd end = { .reason = END_TERMINATED };
         _cleanup_imsg_ Imsg m = { .n_fds = 0 };
+        int gate[2];
+        char go[2];
         World w;
 
         world_init(&w);
         begin(&w, VERDICT_DENY);
         x.session = e.session = end.session = w.session;
-        ASSERT_OK(imsg_send_tail(&w.api, PRIV_RECORD_EXEC, &x, sizeof(x), "ls\0-l", 6, NULL, 0));
+        ASSERT_OK(imsg_pair(gate));
+        ASSERT_OK(imsg_send_tail(&w.api, PRIV_RECORD_EXEC, &x, sizeof(x), "ls\0-l", 6, &gate[1], 1));
+        (void) fd_close(gate[1]);
         expect(&w.api, PRIV_RECORDED, &m);
         ASSERT_EQ(((const PrivRecorded *) m.body)->error, 0);
+        ASSERT_EQ(read(gate[0], go, sizeof(go)), 1);
+        ASSERT_EQ(go[0], EXEC_GATE_OPEN);
+        (void) fd_close(gate[0]);
         ASSERT_EQ(number_in(&w, "SELECT length(raw) FROM priv"), 6);
         ASSERT_OK(id_random(&x.session));
-        say(&w.api, PRIV_RECORD_EXEC, &x, sizeof(x), -EBADF);
+        ASSERT_OK(imsg_pair(gate));
+        say(&w.api, PRIV_RECORD_EXEC, &x, sizeof(x), gate[1]);
         expect(&w.api, PRIV_RECORDED, &m);
         ASSERT_EQ(((const PrivRecorded *) m.body)->error, -ENOENT);
+        ASSERT_EQ(read(gate[0], go, sizeof(go)), 0);
+        (void) fd_close(gate[0]);
         say(&w.launcher, PRIV_AUDIT_SESSION_END, &end, sizeof(end), -EBADF);
         ASSERT_EQ(receive(&w.egress, &m, WAIT_MSEC), -EPIPE);
         say(&w.api, PRIV_RECORD_EXIT, &e, sizeof(e), -EBADF);

@@ -211,10 +211,12 @@ static void largest_message_passes(void **state _unused_)
         ASSERT_OK(imsg_channel_init(&init, fds[1], CHANNEL_API_INIT, ROLE_INIT));
         body[PRIV_EXEC_MAX - 1] = 'z';
         ASSERT_OK(imsg_send_tail(&api, PRIV_EXEC, body, sizeof(PrivExec), body + sizeof(PrivExec),
-                                 PRIV_EXEC_MAX - sizeof(PrivExec), NULL, 0));
+                                 PRIV_EXEC_MAX - sizeof(PrivExec), &init.fd, 1));
         assert_int_equal(imsg_receive(&init, &m), 1);
         assert_int_equal(m.size, PRIV_EXEC_MAX);
         assert_memory_equal(m.body, body, PRIV_EXEC_MAX);
+        assert_int_equal(m.n_fds, 1);
+        imsg_done(&m);
         done_pair(&api, &init);
 }
 

@@ -308,6 +308,24 @@ static void test_root_caller(void **state)
         assert_int_equal(chown(fixture.workspace, FIXTURE_UID, FIXTURE_UID), 0);
 }
 
+/* Audit closed its end: the row was not committed. */
+static void test_closed_gate(void **state)
+{
+        static char shell[] = "/bin/sh", option[] = "-c", line[] = "echo x >ran";
+        char *const argv[] = { shell, option, line, NULL };
+        Session s;
+
+        (void) state;
+        start_plain(&s);
+        s.keeps_gates_closed = true;
+        session_run(&s, argv, &out);
+        assert_int_equal(out.error, -ECANCELED);
+        assert_int_equal(out.stage, EXEC_STAGE_GATE);
+        s.keeps_gates_closed = false;
+        assert_shell(&s, "ls ran 2>/dev/null", 2, "");
+        session_end(&s);
+}
+
 /* Another api worker goes on with the same socket, counting from 0. */
 static void test_next_api(void **state)
 {
@@ -333,14 +351,14 @@ static void test_stdio(void **state)
         PrivExec e = { .process = 1, .n_arguments = 1 };
         PrivExecStarted started;
         _cleanup_imsg_ Imsg m = { 0 };
-        int fds[3], pair[2];
+        int fds[4], pair[2];
         Session s;
 
         (void) state;
         start_plain(&s);
         assert_int_equal(imsg_pair(pair), 0);
-        fds[0] = fds[1] = fds[2] = pair[0];
-        assert_int_equal(imsg_send_tail(&s.api, PRIV_EXEC, &e, sizeof(e), strings, sizeof(strings), fds, 3),
+        fds[0] = fds[1] = fds[2] = fds[3] = pair[0];
+        assert_int_equal(imsg_send_tail(&s.api, PRIV_EXEC, &e, sizeof(e), strings, sizeof(strings), fds, 4),
                          0);
         session_wait_message(&s, &m);
         memcpy(&started, m.body, sizeof(started));
@@ -428,13 +446,14 @@ static int group_teardown(void **state)
 int main(int argc, char **argv)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_exit_status),    cmocka_unit_test(test_tools),
-                cmocka_unit_test(test_contained),      cmocka_unit_test(test_zombies),
-                cmocka_unit_test(test_signals),        cmocka_unit_test(test_pty),
-                cmocka_unit_test(test_refused_paths),  cmocka_unit_test(test_masks_and_mounts),
-                cmocka_unit_test(test_root_caller),    cmocka_unit_test(test_own_workspace),
-                cmocka_unit_test(test_refused_starts), cmocka_unit_test(test_next_api),
-                cmocka_unit_test(test_stdio),          cmocka_unit_test(test_left_out_layers),
+                cmocka_unit_test(test_exit_status),     cmocka_unit_test(test_tools),
+                cmocka_unit_test(test_contained),       cmocka_unit_test(test_zombies),
+                cmocka_unit_test(test_signals),         cmocka_unit_test(test_pty),
+                cmocka_unit_test(test_refused_paths),   cmocka_unit_test(test_masks_and_mounts),
+                cmocka_unit_test(test_root_caller),     cmocka_unit_test(test_own_workspace),
+                cmocka_unit_test(test_refused_starts),  cmocka_unit_test(test_next_api),
+                cmocka_unit_test(test_stdio),           cmocka_unit_test(test_closed_gate),
+                cmocka_unit_test(test_left_out_layers),
         };
 
         if (argc != 3 || geteuid() != 0)
