@@ -1,8 +1,10 @@
 #!/usr/bin/python3
-"""Adds up the JUnit files of a test run and judges its skips: totals.py FOLDER SKIPS STATUS SUITE..."""
+"""Adds up the JUnit files of a test run and judges its skips: totals.py FOLDER SKIPS STATUS SUITE...
+Adds up the last lines of several runs: totals.py --sum STATUS OUTPUT..."""
 
 import fnmatch
 import os
+import re
 import sys
 import xml.etree.ElementTree as ElementTree
 
@@ -35,7 +37,36 @@ def outcome(case):
     return "passed", ""
 
 
+def print_line(counts):
+    line = f"{counts['passed']} passed, {counts['failed']} failed"
+    if counts["skipped"]:
+        line += f", {counts['skipped']} skipped"
+    print(line)
+    return 1 if counts["failed"] else 0
+
+
+def add_up(status, outputs):
+    """A run without a last line of its own has failed, whatever it printed."""
+    counts = {"passed": 0, "failed": 0, "skipped": 0}
+    for path in outputs:
+        with open(path, encoding="utf-8", errors="replace") as f:
+            lines = f.read().splitlines()
+        found = re.fullmatch(r"(\d+) passed, (\d+) failed(?:, (\d+) skipped)?", lines[-1] if lines else "")
+        if not found:
+            print(f"{os.path.basename(path)}: no totals")
+            counts["failed"] += 1
+            continue
+        for name, number in zip(counts, found.groups(default="0")):
+            counts[name] += int(number)
+    if status and not counts["failed"]:
+        print("a run ended with an error that is no test's")
+        counts["failed"] += 1
+    return print_line(counts)
+
+
 def main():
+    if sys.argv[1] == "--sum":
+        return add_up(int(sys.argv[2]), sys.argv[3:])
     folder, skips, status, suites = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]
     explained = load_skips(skips)
     counts = {"passed": 0, "failed": 0, "skipped": 0}
@@ -60,11 +91,7 @@ def main():
     if status and not counts["failed"]:
         print("a suite ended with an error that is no test's")
         counts["failed"] += 1
-    line = f"{counts['passed']} passed, {counts['failed']} failed"
-    if counts["skipped"]:
-        line += f", {counts['skipped']} skipped"
-    print(line)
-    return 1 if counts["failed"] else 0
+    return print_line(counts)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@
 #include "proto/base/log.h"
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#include <sanitizer/lsan_interface.h>
+#include "daemon/isolate/sanitizer.h"
 #endif
 
 /*
@@ -261,43 +260,6 @@ static int allow(scmp_filter_ctx filter, int number)
         return seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 0);
 }
 
-#if defined(__SANITIZE_ADDRESS__)
-/*
- * In sanitized builds only. The runtime has its own allocator (mmap, munmap, madvise; no page of it is
- * executable), its own locks (futex, sched_yield) and its own stacks (sigaltstack, prlimit64), and names the
- * process in a report (getpid, gettid). None of these reaches beyond the process.
- */
-static const int sanitizer_syscalls[] = {
-        SCMP_SYS(clock_gettime), SCMP_SYS(futex),       SCMP_SYS(getpid),       SCMP_SYS(gettid),
-        SCMP_SYS(madvise),       SCMP_SYS(mmap),        SCMP_SYS(mprotect),     SCMP_SYS(munmap),
-        SCMP_SYS(prlimit64),     SCMP_SYS(readlink),    SCMP_SYS(rt_sigaction), SCMP_SYS(rt_sigprocmask),
-        SCMP_SYS(sched_yield),   SCMP_SYS(sigaltstack),
-};
-static bool sanitizer_is_confined;
-
-/* Finding leaks needs a second process that traces this one. */
-__attribute__((visibility("default"))) int __lsan_is_turned_off(void)
-{
-        return sanitizer_is_confined;
-}
-
-/* What a report needs of /proc is read while there is one. */
-static void sanitizer_prepare(void)
-{
-        __sanitizer_sandbox_on_notify(NULL);
-        sanitizer_is_confined = true;
-}
-
-static int sanitizer_allow(scmp_filter_ctx filter)
-{
-        int r = 0;
-
-        for (size_t i = 0; r >= 0 && i < ELEMENTSOF(sanitizer_syscalls); i++)
-                r = allow(filter, sanitizer_syscalls[i]);
-        return r;
-}
-#endif
-
 static int fill_filter(scmp_filter_ctx filter, const WorkerSpec *spec)
 {
         int r;
@@ -310,8 +272,8 @@ static int fill_filter(scmp_filter_ctx filter, const WorkerSpec *spec)
         for (size_t i = 0; r >= 0 && i < spec->n_syscalls; i++)
                 r = allow(filter, spec->syscalls[i]);
 #if defined(__SANITIZE_ADDRESS__)
-        if (r >= 0)
-                r = sanitizer_allow(filter);
+        for (size_t i = 0; r >= 0 && i < sanitizer_n_syscalls; i++)
+                r = allow(filter, sanitizer_syscalls[i]);
 #endif
         return r;
 }

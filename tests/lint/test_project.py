@@ -163,3 +163,22 @@ def test_totals():
             done = subprocess.run(["/usr/bin/python3", os.path.join(TOP, "tests/totals.py"), folder, skips, str(status), suite],
                                   stdout=subprocess.PIPE, text=True, check=False)
             assert (done.stdout.splitlines()[-1], done.returncode) == (line, expected), suite
+
+
+@pytest.mark.parametrize("outputs, status, line", [
+    (["x\n3 passed, 0 failed\n", "2 passed, 0 failed, 1 skipped\n"], 0, "5 passed, 0 failed, 1 skipped"),
+    (["3 passed, 1 failed\n", "2 passed, 0 failed\n"], 1, "5 passed, 1 failed"),
+    (["3 passed, 0 failed\ndev: the build failed\n", "2 passed, 0 failed\n"], 1, "2 passed, 1 failed"),
+    (["", "2 passed, 0 failed\n"], 0, "2 passed, 1 failed"),
+    (["3 passed, 0 failed\n", "2 passed, 0 failed\n"], 1, "5 passed, 1 failed"),
+])
+def test_totals_of_several_runs(tmp_path, outputs, status, line):
+    paths = []
+    for number, text in enumerate(outputs):
+        paths.append(str(tmp_path / str(number)))
+        with open(paths[-1], "w", encoding="utf-8") as f:
+            f.write(text)
+    done = subprocess.run(["/usr/bin/python3", os.path.join(TOP, "tests/totals.py"), "--sum", str(status), *paths],
+                          stdout=subprocess.PIPE, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == line
+    assert done.returncode == (0 if ", 0 failed" in line else 1)

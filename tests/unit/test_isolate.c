@@ -353,6 +353,36 @@ static void test_worker_confine(void **state)
         assert_int_equal(in_child(confine, NULL), 0);
 }
 
+/* What a sanitized worker may do beside its own calls (sanitizer.c), no other may. */
+static int confine_and_try(const void *data)
+{
+        static const WorkerSpec spec = { .name = "test", .uid = TEST_UID, .gid = TEST_UID, .files_max = 64 };
+        static const long extra[] = { SYS_sched_yield, SYS_gettid,      SYS_getpid,        SYS_mprotect,
+                                      SYS_futex,       SYS_sigaltstack, SYS_rt_sigprocmask };
+
+        (void) data;
+        if (unshare(CLONE_NEWNS) < 0 || worker_confine(&spec) < 0)
+                return 1;
+        for (size_t i = 0; i < ELEMENTSOF(extra); i++) {
+                errno = 0;
+                (void) syscall(extra[i], 0, 0, 0, 0, 0, 0);
+#if defined(__SANITIZE_ADDRESS__)
+                if (errno == EPERM)
+                        return 2;
+#else
+                if (errno != EPERM)
+                        return 3;
+#endif
+        }
+        return syscall(SYS_getppid) == -1 && errno == EPERM ? 0 : 4;
+}
+
+static void test_worker_sanitizer_calls(void **state)
+{
+        (void) state;
+        assert_int_equal(in_child(confine_and_try, NULL), 0);
+}
+
 /* Root in its own namespace, unconfined: the proof must notice. */
 static int prove_unconfined(const void *data)
 {
@@ -403,7 +433,7 @@ int main(void)
                 cmocka_unit_test(test_cgroup),         cmocka_unit_test(test_cgroup_leftover),
                 cmocka_unit_test(test_cgroup_depth),   cmocka_unit_test(test_cgroup_missing_controller),
                 cmocka_unit_test(test_spawn_fds),      cmocka_unit_test(test_worker_confine),
-                cmocka_unit_test(test_worker_refuses),
+                cmocka_unit_test(test_worker_refuses), cmocka_unit_test(test_worker_sanitizer_calls),
         };
 
         if (geteuid() != 0)
