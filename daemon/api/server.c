@@ -301,8 +301,10 @@ static void on_client_io(void *userdata, _unused_ int fd, unsigned events)
                 client_close(c);
                 return;
         }
-        /* The time of a message runs from its first byte. */
-        if (had_partial && conn_has_partial(c->conn) && !conn_has_call(c->conn)) {
+        /* The time of a message runs from its first byte. One that fills the buffer is too long: conn_next()
+         * says so. */
+        if (had_partial && conn_has_partial(c->conn) && !conn_has_call(c->conn) &&
+            conn_wants_read(c->conn)) {
                 update_events(c);
                 return;
         }
