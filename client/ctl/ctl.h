@@ -37,6 +37,8 @@ int verb_list(Common *common, int argc, char *argv[]);
 int verb_describe(Common *common, int argc, char *argv[]);
 int verb_wait(Common *common, int argc, char *argv[]);
 int verb_signal(Common *common, int argc, char *argv[]);
+int verb_freeze(Common *common, int argc, char *argv[]);
+int verb_thaw(Common *common, int argc, char *argv[]);
 int verb_terminate(Common *common, int argc, char *argv[]);
 int verb_remove(Common *common, int argc, char *argv[]);
 int verb_prune(Common *common, int argc, char *argv[]);
@@ -79,6 +81,13 @@ int signal_number(const char *name);
 int ctl_connect(const Common *common, SandboxdClient **ret_client);
 /* One call on a connection of its own; 0 or an exit status. take_parameters may be NULL. */
 int ctl_call(const Common *common, const char *method, Json *take_parameters, SandboxdReply *ret);
+
+/* KEY=VALUE into an object that is made when there is none yet; 0 or an exit status. */
+int label_add(Json **labels, const char *text);
+/* A parameters object with one string; 0 or an exit status. */
+int new_parameters(const char *key, const char *value, Json **ret);
+/* The common options and n_min to n_max words, from optind; 0 or an exit status. */
+int parse_plain(Common *common, int argc, char *argv[], int n_min, int n_max);
 
 /* getopt_long() with the two common options; -1 at the end, '?' after an error message. */
 int next_option(Common *common, int argc, char *argv[], const char *letters, const struct option *options);

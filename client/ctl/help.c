@@ -18,7 +18,10 @@
         "  --env K[=V]          set K inside; without a value, yours\n"                          \
         "  --env-file F         lines NAME=VALUE\n"                                              \
         "  --workdir D          where the command starts (default: the workspace)\n"             \
-        "  --name N             name of the session\n"                                           \
+        "  --name N             name of the session, unique among yours\n"                       \
+        "  --label KEY=VALUE    for `list --label`; may be given again\n"                        \
+        "  --runtime T          end the session after T\n"                                       \
+        "  --idle T             end it after T without a command and without anybody attached\n" \
         "  --memory N           bytes, with K, M, G\n"                                           \
         "  --tasks N            processes and threads\n"                                         \
         "  --cpu N%             100% is one processor\n"                                         \
@@ -34,6 +37,7 @@ const char help_overview[] = "usage: sandboxctl VERB [OPTION…] [ARG…]\n"
                              "  describe ID          one session in full\n"
                              "  wait ID              wait for a session's end\n"
                              "  signal ID SIGNAL     signal the command started last\n"
+                             "  freeze ID, thaw ID   stop a session's processes, let them go on\n"
                              "  terminate ID|--all   end sessions\n"
                              "  remove ID            forget a session that has ended\n"
                              "  prune                forget all that have ended\n"
@@ -69,14 +73,21 @@ static const struct {
           "  --env-file F         lines NAME=VALUE\n"
           "  --workdir D          where the command starts\n"
           "  -q                   do not list what was denied\n" COMMON_TEXT },
-        { "list", "usage: sandboxctl list [-a]\n\nYour sessions, oldest first.\n\n"
-                  "  -a                   also those that have ended\n" COMMON_TEXT },
+        { "list",
+          "usage: sandboxctl list [-a] [--state STATE] [--label KEY=VALUE]\n\nYour sessions, oldest "
+          "first, with their age and how many commands run.\n\n"
+          "  -a                   also those that have ended\n"
+          "  --state STATE        those in this state: running, frozen, stopping, exited, failed\n"
+          "  --label KEY=VALUE    those with this label; all that are given must match\n" COMMON_TEXT },
         { "describe", "usage: sandboxctl describe ID\n\nOne session in full.\n\n" COMMON_TEXT },
         { "wait", "usage: sandboxctl wait ID [PROCESS]\n\nWaits for the end of a session, or of one of its "
                   "commands.\n\n" COMMON_TEXT },
         { "signal",
           "usage: sandboxctl signal [--all] ID SIGNAL\n\nSignals the command that was started last.\n\n"
           "  --all                all processes of the session\n" COMMON_TEXT },
+        { "freeze",
+          "usage: sandboxctl freeze ID\n\nStops all processes of a session where they are.\n\n" COMMON_TEXT },
+        { "thaw", "usage: sandboxctl thaw ID\n\nLets a frozen session go on.\n\n" COMMON_TEXT },
         { "terminate",
           "usage: sandboxctl terminate [--grace T] ID|--all\n\nEnds a session: SIGTERM, then after the"
           " grace time (10s) all is killed.\n\n"

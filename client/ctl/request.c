@@ -37,6 +37,7 @@ void request_done(Request *q)
         q->command = json_unref(q->command);
         q->environment = json_unref(q->environment);
         q->limits = json_unref(q->limits);
+        q->labels = json_unref(q->labels);
         q->profile_fd = fd_close(q->profile_fd);
         free(q->workspace);
         q->workspace = NULL;
@@ -168,13 +169,13 @@ static int take_cpu(Request *q, const char *text)
         return no_memory(json_set_integer(q->limits, "cpuQuotaPercent", (int64_t) v));
 }
 
-static int take_timeout(Request *q, const char *text)
+static int take_time(Json *to, const char *key, const char *text)
 {
         uint64_t v;
 
         if (parse_duration(text, &v) < 0 || v == 0 || v > INT64_MAX)
                 return fail("%s: not a time; write for example 500ms, 30s or 2h", text);
-        return no_memory(json_set_integer(q->command, "timeoutUSec", (int64_t) v));
+        return no_memory(json_set_integer(to, key, (int64_t) v));
 }
 
 static int take_workdir(Request *q, const char *path)
@@ -246,6 +247,9 @@ static const struct option session_options[] = {
         { "deny-host", required_argument, NULL, 'b' },
         { "no-network", no_argument, NULL, 'n' },
         { "name", required_argument, NULL, 'N' },
+        { "label", required_argument, NULL, 'L' },
+        { "runtime", required_argument, NULL, 'R' },
+        { "idle", required_argument, NULL, 'I' },
         { "memory", required_argument, NULL, 'm' },
         { "tasks", required_argument, NULL, 'k' },
         { "cpu", required_argument, NULL, 'u' },
@@ -303,7 +307,7 @@ static int apply_command(Request *q, int c, const char *value)
         case 'd':
                 return take_workdir(q, value);
         case 'o':
-                return take_timeout(q, value);
+                return take_time(q->command, "timeoutUSec", value);
         case 't':
                 q->wants_terminal = true;
                 return 0;
@@ -345,6 +349,12 @@ static int apply_session(Request *q, int c, const char *value)
                 return request_take_workspace(q, value);
         case 'N':
                 return no_memory(json_set_string(q->context, "name", value));
+        case 'L':
+                return label_add(&q->labels, value);
+        case 'R':
+                return take_time(q->limits, "runtimeMaxUSec", value);
+        case 'I':
+                return take_time(q->limits, "idleMaxUSec", value);
         case 'm':
                 return take_size(q, "memoryMaxBytes", value);
         case 'k':
@@ -527,6 +537,8 @@ int request_finish_context(Request *q)
                 r = json_set_string(q->context, "profile", q->profile);
         if (r >= 0 && json_n(q->limits) > 0)
                 r = json_set(q->context, "limits", TAKE_PTR(q->limits));
+        if (r >= 0 && q->labels)
+                r = json_set(q->context, "labels", TAKE_PTR(q->labels));
         if (r >= 0 && q->is_detached)
                 r = json_set_string(q->context, "lifetime", "detached");
         if (r >= 0)

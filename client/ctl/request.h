@@ -10,6 +10,7 @@ typedef struct Request {
         Json *command;
         Json *environment; /* NAME=VALUE */
         Json *limits;
+        Json *labels; /* NULL: none */
         char *workspace;
         const char *profile; /* as given */
         int profile_fd;

@@ -15,8 +15,7 @@ static int out_of_memory(int r)
         return r < 0 ? fail("out of memory (%s)", error_name(r)) : 0;
 }
 
-/* A parameters object with one string. */
-static int new_parameters(const char *key, const char *value, Json **ret)
+int new_parameters(const char *key, const char *value, Json **ret)
 {
         Json *p = NULL;
         int r;
@@ -32,8 +31,7 @@ static int new_parameters(const char *key, const char *value, Json **ret)
         return 0;
 }
 
-/* The common options and exactly n_min to n_max words. */
-static int parse_plain(Common *common, int argc, char *argv[], int n_min, int n_max)
+int parse_plain(Common *common, int argc, char *argv[], int n_min, int n_max)
 {
         static const struct option options[] = { COMMON_OPTIONS };
 
@@ -45,66 +43,7 @@ static int parse_plain(Common *common, int argc, char *argv[], int n_min, int n_
         return 0;
 }
 
-/* ---- list, describe ---- */
-
-static bool show_row(const Json *parameters)
-{
-        const Json *runtime = json_get(parameters, "runtime");
-        char when[32];
-
-        format_time((uint64_t) integer_of(runtime, "createdAtUSec"), when);
-        return print("%s  %-8s  %s  %-12s  %-10s  %s\n", shown(text_of(parameters, "id")),
-                     shown(text_of(runtime, "state")), when, shown(text_of(runtime, "name")),
-                     shown(text_of(runtime, "profile")), shown(text_of(runtime, "workspace")));
-}
-
-static int show_list(const Common *common, SandboxdClient *client, bool has_all)
-{
-        bool has_more = true;
-
-        while (has_more) {
-                _cleanup_(sandboxd_reply_done) SandboxdReply reply = SANDBOXD_REPLY_INIT;
-                const char *state;
-                int r;
-
-                r = sandboxd_next(client, &reply);
-                if (r < 0)
-                        return fail_call(common, r);
-                if (reply.error)
-                        return fail_reply(&reply);
-                has_more = reply.has_more;
-                if (!text_of(reply.parameters, "id"))
-                        continue;
-                state = text_of(json_get(reply.parameters, "runtime"), "state");
-                if (!has_all && state && (str_equal(state, "exited") || str_equal(state, "failed")))
-                        continue;
-                if (!(common->has_json ? print_json(STDOUT_FILENO, reply.parameters)
-                                       : show_row(reply.parameters)))
-                        return EXIT_OURS;
-        }
-        return 0;
-}
-
-int verb_list(Common *common, int argc, char *argv[])
-{
-        static const struct option options[] = { { "all", no_argument, NULL, 'a' }, COMMON_OPTIONS };
-        _cleanup_(sandboxd_client_freep) SandboxdClient *client = NULL;
-        bool has_all = false;
-        int c, r;
-
-        while ((c = next_option(common, argc, argv, "a", options)) >= 0) {
-                if (c != 'a')
-                        return EXIT_OURS;
-                has_all = true;
-        }
-        r = ctl_connect(common, &client);
-        if (r != 0)
-                return r;
-        r = sandboxd_send(client, SESSION "List", NULL, SANDBOXD_MORE, NULL, 0);
-        if (r < 0)
-                return fail_call(common, r);
-        return show_list(common, client, has_all);
-}
+/* ---- describe ---- */
 
 /* JSON escapes control characters, but not those that turn text around. */
 static bool show_tree(const char *name, const Json *v)
@@ -179,7 +118,7 @@ int verb_status(Common *common, int argc, char *argv[])
         return show_members(reply.parameters);
 }
 
-/* ---- wait, signal, terminate, remove, prune ---- */
+/* ---- wait, signal, terminate, remove ---- */
 
 int verb_wait(Common *common, int argc, char *argv[])
 {
@@ -283,30 +222,4 @@ int verb_remove(Common *common, int argc, char *argv[])
             (status = new_parameters("id", argv[optind], &p)) != 0)
                 return status;
         return ctl_call(common, SESSION "Remove", p, &reply);
-}
-
-int verb_prune(Common *common, int argc, char *argv[])
-{
-        static const struct option options[] = { { "older", required_argument, NULL, 'o' }, COMMON_OPTIONS };
-        _cleanup_(sandboxd_reply_done) SandboxdReply reply = SANDBOXD_REPLY_INIT;
-        uint64_t older = 0;
-        Json *p = NULL;
-        int c, status;
-
-        while ((c = next_option(common, argc, argv, "", options)) >= 0) {
-                if (c != 'o')
-                        return EXIT_OURS;
-                if (parse_duration(optarg, &older) < 0 || older > INT64_MAX)
-                        return fail("%s: not a time; write for example 1h", optarg);
-        }
-        if (json_new_object(&p) < 0 || json_set_integer(p, "olderThanUSec", (int64_t) older) < 0) {
-                json_unref(p);
-                return out_of_memory(-ENOMEM);
-        }
-        status = ctl_call(common, SESSION "Prune", p, &reply);
-        if (status != 0)
-                return status;
-        if (common->has_json)
-                return print_json(STDOUT_FILENO, reply.parameters) ? 0 : EXIT_OURS;
-        return print("%lld\n", (long long) integer_of(reply.parameters, "removed")) ? 0 : EXIT_OURS;
 }

@@ -44,6 +44,7 @@ typedef struct AuditQuery AuditQuery;
 typedef enum SessionState {
         SESSION_STARTING = 0, /* the launcher works on it; has no id yet */
         SESSION_RUNNING,      /* commands may be started */
+        SESSION_FROZEN,       /* all processes stand, init too: nothing may be started */
         SESSION_STOPPING,     /* no further command; ends by itself */
         SESSION_EXITED,       /* over; kept for Describe() and Wait() */
         _SESSION_STATE_MAX,
@@ -63,6 +64,7 @@ typedef enum WaitKind {
         WAIT_SESSION, /* Wait() without a process */
         WAIT_PROCESS, /* Wait() with one */
         WAIT_TERMINATE,
+        WAIT_FREEZE, /* Freeze() or Thaw() */
         WAIT_QUERY,
 } WaitKind;
 
@@ -80,7 +82,8 @@ struct Process {
         bool wants_result;   /* that call asked for more */
         bool is_spawned;     /* the session was made for it and ends with it */
         bool has_pty;
-        bool is_killed; /* by us: reason says why */
+        bool is_killed;      /* by us: reason says why */
+        bool is_kill_passed; /* the launcher was asked, because init is frozen */
         bool is_signal;
         bool has_core;
         uint32_t status;
@@ -126,6 +129,8 @@ struct Session {
         PrivLink *init;
         uint64_t created_usec;
         uint64_t ended_usec;
+        uint64_t frozen_usec; /* while it is frozen */
+        uint32_t frozen_by;
         EndReason end_reason;
         uint32_t next_process;
         uint32_t n_processes;
@@ -150,7 +155,8 @@ struct Client {
         WaitKind wait;
         Id wait_session;
         uint32_t wait_process;
-        Id *wait_ids; /* WAIT_TERMINATE */
+        bool wait_frozen; /* WAIT_FREEZE: what it is to become */
+        Id *wait_ids;     /* WAIT_TERMINATE */
         size_t n_wait_ids;
         AuditQuery *query;
 };
@@ -205,6 +211,8 @@ int method_create(Client *c, const Json *parameters);
 int method_exec(Client *c, const Json *parameters);
 int method_wait(Client *c, const Json *parameters);
 int method_signal(Client *c, const Json *parameters);
+int method_freeze(Client *c, const Json *parameters);
+int method_thaw(Client *c, const Json *parameters);
 int method_terminate(Client *c, const Json *parameters);
 int method_list(Client *c, const Json *parameters);
 int method_describe(Client *c, const Json *parameters);

@@ -17,9 +17,7 @@
 #include "proto/base/log.h"
 #include "proto/base/str.h"
 
-#define START_DEADLINE_USEC (15 * USEC_PER_SEC)
-#define KILL_DEADLINE_USEC  (10 * USEC_PER_SEC)
-#define ARGUMENTS_MAX       4096U
+#define ARGUMENTS_MAX 4096U
 
 typedef enum StreamMode {
         STREAM_NULL = 0,
@@ -203,8 +201,6 @@ static int take_streams(Process *p, const Json *parameters, const Json *command,
         return 0;
 }
 
-static void on_process_timer(void *userdata);
-
 static int process_new(Session *s, const Json *parameters, const Json *command, const int *fds,
                        Process **ret)
 {
@@ -221,7 +217,7 @@ static int process_new(Session *s, const Json *parameters, const Json *command, 
         p->exec.process = p->number;
         if ((r = take_command_line(p, command)) < 0 || (r = take_strings(p, command)) < 0 ||
             (r = take_streams(p, parameters, command, fds)) < 0 ||
-            (r = loop_timer_new(s->api->loop, on_process_timer, p, &p->timer)) < 0)
+            (r = loop_timer_new(s->api->loop, process_on_timer, p, &p->timer)) < 0)
                 return r;
         *ret = TAKE_PTR(p);
         return 0;
@@ -238,18 +234,6 @@ static void forget_processes(Session *s)
         }
 }
 
-static Json *setup_failed(const char *step, int error, const char *message)
-{
-        Json *p = NULL;
-
-        if (json_new_object(&p) < 0)
-                return NULL;
-        if (json_set_string(p, "step", step) < 0 || json_set_string(p, "errnoName", error_name(error)) < 0 ||
-            json_set_string(p, "message", message) < 0)
-                return json_unref(p);
-        return p;
-}
-
 int session_exec(Session *s, Client *c, const Json *parameters, const Json *command, const int *fds)
 {
         _cleanup_(process_freep) Process *p = NULL;
@@ -261,7 +245,7 @@ int session_exec(Session *s, Client *c, const Json *parameters, const Json *comm
         }
         if (!s->init) {
                 client_error(c, SESSION_ERROR "SetupFailed",
-                             setup_failed("exec", -ESRCH, "the session is ending"));
+                             exec_setup_failed("exec", -ESRCH, "the session is ending"));
                 return 0;
         }
         r = process_new(s, parameters, command, fds, &p);
@@ -286,92 +270,6 @@ int session_exec(Session *s, Client *c, const Json *parameters, const Json *comm
         return 1;
 }
 
-/* ---- ends that are not the command's own ---- */
-
-static void process_ended(Process *p, EndReason reason)
-{
-        p->state = p->state == PROCESS_STARTING ? PROCESS_FAILED : PROCESS_EXITED;
-        p->reason = reason;
-        p->ended_usec = clock_realtime_usec();
-        loop_timer_stop(p->timer);
-}
-
-/* The command never ran: its caller is told why, and a session that was made for it goes. */
-static void process_failed(Process *p, const char *error, Json *take_parameters)
-{
-        Client *c = client_find(p->session->api, p->connection);
-        Session *s = p->session;
-
-        process_ended(p, END_SETUP_FAILED);
-        if (c && c->wait == WAIT_CREATE)
-                client_error(c, error, take_parameters);
-        else
-                json_unref(take_parameters);
-        p->connection = 0;
-        answer_process_end(p);
-        if (p->is_spawned)
-                session_end(s, END_SETUP_FAILED);
-        else
-                session_update_idle(s);
-}
-
-static void record_exit(Process *p)
-{
-        PrivRecordExit exit_row = {
-                .session = p->session->id,
-                .process = p->number,
-                .status = p->is_signal ? 128 + p->status : p->status,
-                .reason = p->reason,
-        };
-
-        if (p->session->api->audit)
-                (void) priv_link_send(p->session->api->audit, PRIV_RECORD_EXIT, &exit_row, sizeof(exit_row),
-                                      NULL, 0);
-}
-
-static void kill_group(const Process *p)
-{
-        PrivExecSignal m = { .process = p->number, .signal = SIGKILL, .scope = SIGNAL_KILL_GROUP };
-
-        if (p->session->init)
-                (void) priv_link_send(p->session->init, PRIV_EXEC_SIGNAL, &m, sizeof(m), NULL, 0);
-}
-
-/* Its process waits at the gate, which audit may still open. */
-static void record_failed(Process *p)
-{
-        p->record_token = 0;
-        kill_group(p);
-        process_failed(p, SESSION_ERROR "AuditUnavailable", NULL);
-}
-
-static void on_process_timer(void *userdata)
-{
-        Process *p = userdata;
-        Session *s = p->session;
-
-        if (p->state == PROCESS_STARTING && p->record_token != 0) {
-                record_failed(p);
-                return;
-        }
-        if (p->state == PROCESS_STARTING) {
-                process_failed(p, SESSION_ERROR "SetupFailed",
-                               setup_failed("exec", -ETIMEDOUT, "the session's init does not answer"));
-                session_end(s, END_SETUP_FAILED);
-                return;
-        }
-        if (p->is_killed || !s->init) {
-                /* init is frozen or worse: the launcher ends the whole. */
-                session_end(s, p->reason);
-                return;
-        }
-        p->is_killed = true;
-        p->reason = END_TIMEOUT;
-        kill_group(p);
-        if (loop_timer_set(p->timer, KILL_DEADLINE_USEC) < 0)
-                session_end(s, END_TIMEOUT);
-}
-
 /* ---- audit and init answer ---- */
 
 static Process *find_record(Api *api, uint64_t token)
@@ -392,7 +290,7 @@ int on_recorded(Api *api, const PrivRecorded *m)
         if (!p || p->state != PROCESS_STARTING)
                 return 0; /* its deadline was faster, or init */
         if (m->error != 0) {
-                record_failed(p);
+                process_record_failed(p);
                 return 0;
         }
         p->record_token = 0;
@@ -404,7 +302,7 @@ void processes_audit_lost(Api *api)
         LIST_FOREACH (s, &api->sessions, Session, link) {
                 LIST_FOREACH (p, &s->processes, Process, link) {
                         if (p->state == PROCESS_STARTING && p->record_token != 0)
-                                record_failed(p);
+                                process_record_failed(p);
                 }
         }
 }
@@ -421,19 +319,20 @@ static void start_failed(Process *p, const PrivExecStarted *m)
                 return;
         }
         if (m->stage == EXEC_STAGE_DIRECTORY) {
-                o = setup_failed("working-directory", m->error, "the working directory cannot be entered");
+                o = exec_setup_failed("working-directory", m->error,
+                                      "the working directory cannot be entered");
         } else if (is_execve && (m->error == -ENOENT || m->error == -ENOTDIR)) {
                 error = SESSION_ERROR "CommandNotFound";
         } else if (is_execve) {
                 error = SESSION_ERROR "NotExecutable";
         } else {
-                o = setup_failed("exec", m->error, "the command could not be started");
+                o = exec_setup_failed("exec", m->error, "the command could not be started");
         }
         if (!o && (json_new_object(&o) < 0 || json_set_string(o, "command", name) < 0))
                 o = json_unref(o);
         if (is_execve && o && m->error != -ENOENT && json_set_string(o, "message", error_name(m->error)) < 0)
                 o = json_unref(o);
-        record_exit(p);
+        process_record_exit(p);
         process_failed(p, error, o);
 }
 
@@ -506,7 +405,6 @@ static int on_exec_started(Session *s, Imsg *m)
 static int on_exec_exited(Session *s, const PrivExecExited *m)
 {
         Process *p = process_find(s, m->process);
-        EndReason reason;
 
         if (!p || p->state != PROCESS_RUNNING)
                 return 0;
@@ -515,16 +413,7 @@ static int on_exec_exited(Session *s, const PrivExecExited *m)
         p->is_signal = m->is_signal != 0;
         p->status = m->status;
         p->has_core = m->has_core != 0;
-        reason = p->is_killed ? p->reason : p->is_signal ? END_SIGNAL : END_EXITED;
-        process_ended(p, reason);
-        record_exit(p);
-        if (p->is_spawned) {
-                session_end(s, END_EXITED);
-                answer_process_end(p);
-                return 0;
-        }
-        answer_process_end(p);
-        session_update_idle(s);
+        process_finish(p, p->is_killed ? p->reason : p->is_signal ? END_SIGNAL : END_EXITED);
         return 0;
 }
 
@@ -548,23 +437,4 @@ void on_init_closed(void *owner, _unused_ PrivLink *link, int reason)
                 (void) log_warning(reason, "session %s: its init broke the protocol", s->id_text);
         s->init = priv_link_free(s->init);
         session_end(s, END_TERMINATED);
-}
-
-void processes_session_ended(Session *s)
-{
-        LIST_FOREACH (p, &s->processes, Process, link) {
-                if (process_has_ended(p))
-                        continue;
-                if (p->state == PROCESS_STARTING) {
-                        p->record_token = 0;
-                        process_failed(p, SESSION_ERROR "SetupFailed",
-                                       setup_failed("exec", -ESRCH, "the session has ended"));
-                        continue;
-                }
-                p->is_signal = true;
-                p->status = SIGKILL;
-                process_ended(p, p->is_killed ? p->reason : s->end_reason);
-                record_exit(p);
-                answer_process_end(p);
-        }
 }

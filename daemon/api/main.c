@@ -234,6 +234,10 @@ static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return session_on_adopt(api, m);
         if (m->type == PRIV_SESSION_CREATED)
                 return session_on_created(api, m);
+        if (m->type == PRIV_SESSION_FROZEN)
+                return session_on_frozen(api, m->body);
+        if (m->type == PRIV_SESSION_COMMAND_KILLED)
+                return on_command_killed(api, m->body);
         return m->type == PRIV_SESSION_ENDED ? session_on_ended(api, m->body) : -EPROTO;
 }
 

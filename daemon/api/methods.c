@@ -45,7 +45,7 @@ int method_get_interface_description(Client *c, const Json *parameters)
 
 static int set_features(Json *p)
 {
-        static const char *const features[] = { "exec", "pty", "audit-query", "policy-check" };
+        static const char *const features[] = { "exec", "pty", "audit-query", "policy-check", "freeze" };
         _cleanup_json_ Json *list = NULL;
         int r = json_new_array(&list);
 
@@ -109,6 +109,8 @@ static const struct {
         { "io.sandboxd.Session.Exec", method_exec },
         { "io.sandboxd.Session.Wait", method_wait },
         { "io.sandboxd.Session.Signal", method_signal },
+        { "io.sandboxd.Session.Freeze", method_freeze },
+        { "io.sandboxd.Session.Thaw", method_thaw },
         { "io.sandboxd.Session.Terminate", method_terminate },
         { "io.sandboxd.Session.List", method_list },
         { "io.sandboxd.Session.Describe", method_describe },

@@ -89,6 +89,18 @@ static int set_result(Json *o, const Session *s)
         return r < 0 ? r : json_set(o, "result", TAKE_PTR(result));
 }
 
+static int set_own_words(Json *o, const Session *s)
+{
+        const Json *labels = get_value(s->context, "labels");
+        int64_t n = 0;
+        int r;
+
+        LIST_FOREACH (p, &s->processes, Process, link)
+                n += p->state == PROCESS_RUNNING;
+        r = json_set_integer(o, "running", n);
+        return r < 0 || !labels || json_n(labels) == 0 ? r : json_set(o, "labels", json_keep(labels));
+}
+
 int session_runtime(const Session *s, bool is_full, Json **ret)
 {
         _cleanup_json_ Json *o = NULL;
@@ -104,8 +116,15 @@ int session_runtime(const Session *s, bool is_full, Json **ret)
                 return r;
         if (s->ended_usec > 0 && (r = json_set_integer(o, "endedAtUSec", (int64_t) s->ended_usec)) < 0)
                 return r;
+        if (s->state == SESSION_FROZEN &&
+            ((r = json_set_integer(o, "frozenByUid", s->frozen_by)) < 0 ||
+             (r = json_set_integer(o, "frozenAtUSec", (int64_t) s->frozen_usec)) < 0))
+                return r;
         if ((r = json_set_integer(o, "policyGeneration", 1)) < 0 ||
             (r = set_text(o, "policyDigest", s->digest)) < 0 || (r = set_result(o, s)) < 0)
+                return r;
+        r = set_own_words(o, s);
+        if (r < 0)
                 return r;
         if (s->knows_denials && (r = json_set_boolean(o, "hasDenials", s->has_denials)) < 0)
                 return r;

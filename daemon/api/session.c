@@ -16,10 +16,8 @@
 #define ADOPT_GRACE_USEC (30 * USEC_PER_SEC)
 
 static const char *const states[] = {
-        [SESSION_STARTING] = "starting",
-        [SESSION_RUNNING] = "running",
-        [SESSION_STOPPING] = "stopping",
-        [SESSION_EXITED] = "exited",
+        [SESSION_STARTING] = "starting", [SESSION_RUNNING] = "running", [SESSION_FROZEN] = "frozen",
+        [SESSION_STOPPING] = "stopping", [SESSION_EXITED] = "exited",
 };
 ASSERT_TABLE(states, _SESSION_STATE_MAX);
 
@@ -31,6 +29,11 @@ const char *session_state_to_string(const Session *s)
 bool session_has_ended(const Session *s)
 {
         return s->state == SESSION_EXITED;
+}
+
+bool session_is_live(const Session *s)
+{
+        return s->state == SESSION_RUNNING || s->state == SESSION_FROZEN;
 }
 
 int session_new(Api *api, Session **ret)
@@ -153,6 +156,7 @@ void session_end(Session *s, EndReason reason)
                 return;
         s->is_ending = true;
         s->state = SESSION_STOPPING;
+        answer_freeze_end(s);
         if (!s->has_end_reason)
                 s->end_reason = reason;
         s->has_end_reason = true;
@@ -178,17 +182,20 @@ static void on_grace_over(void *userdata)
 void session_terminate(Session *s, uint64_t grace_usec)
 {
         PrivExecSignal signal_all = { .signal = 15, .scope = SIGNAL_ALL };
+        /* What stands still cannot use the time, and is not let go on for its end. */
+        bool can_clean_up = s->state != SESSION_FROZEN && s->init && has_live_process(s);
 
         if (s->is_ending || s->state == SESSION_STARTING || session_has_ended(s))
                 return;
         if (!s->has_end_reason)
                 s->end_reason = END_TERMINATED;
         s->has_end_reason = true;
-        if (grace_usec == 0 || !s->init || !has_live_process(s)) {
+        if (grace_usec == 0 || !can_clean_up) {
                 session_end(s, END_TERMINATED);
                 return;
         }
         s->state = SESSION_STOPPING;
+        answer_freeze_end(s);
         (void) priv_link_send(s->init, PRIV_EXEC_SIGNAL, &signal_all, sizeof(signal_all), NULL, 0);
         s->grace_timer = loop_timer_free(s->grace_timer);
         if (loop_timer_new(s->api->loop, on_grace_over, s, &s->grace_timer) < 0 ||
@@ -214,7 +221,7 @@ void session_update_idle(Session *s)
                 session_end(s, s->end_reason);
                 return;
         }
-        if (s->idle_usec == 0 || s->state != SESSION_RUNNING)
+        if (s->idle_usec == 0 || !session_is_live(s))
                 return;
         if (!s->idle_timer && loop_timer_new(s->api->loop, on_idle_over, s, &s->idle_timer) < 0)
                 return;
@@ -470,6 +477,7 @@ int session_on_ended(Api *api, const PrivSessionEnd *end)
         count(s, false);
         s->state = SESSION_EXITED;
         count(s, true);
+        answer_freeze_end(s);
         s->ended_usec = clock_realtime_usec();
         stop_timers(s);
         s->init = priv_link_free(s->init);

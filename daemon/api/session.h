@@ -18,11 +18,23 @@ Session *session_find_token(Api *api, uint64_t token);
 
 bool session_has_ended(const Session *s);
 const char *session_state_to_string(const Session *s);
+/* Its processes are there and nobody has asked for their end. */
+bool session_is_live(const Session *s);
+
+/* session_methods.c. NULL: NoSuchSession, answered. */
+Session *session_find_or_answer(Client *c, const char *id);
+int session_answer_state(Client *c, const Session *s) _must_check_;
 
 /* The launcher's answers. */
 int session_on_created(Api *api, Imsg *m) _must_check_;
 int session_on_adopt(Api *api, Imsg *m) _must_check_;
 int session_on_ended(Api *api, const PrivSessionEnd *end) _must_check_;
+
+/* ---- freeze.c ---- */
+
+int session_on_frozen(Api *api, const PrivSessionFrozen *m) _must_check_;
+/* The session is ending: whoever waits for its freeze or thaw is told. */
+void answer_freeze_end(Session *s);
 
 /* Audit tells of the first. Once it is gone nobody knows. */
 void session_on_denied(Api *api, const PrivSessionRef *m);
@@ -64,6 +76,21 @@ void process_shorten_command_line(Process *p);
 int process_start(Process *p) _must_check_;
 void process_number_text(uint32_t number, char text[16]);
 
+/* ---- process_end.c ---- */
+
+#define START_DEADLINE_USEC (15 * USEC_PER_SEC)
+
+/* The command never ran: its caller is told why, and a session that was made for it goes. */
+void process_failed(Process *p, const char *error, Json *take_parameters);
+/* Its result is known. */
+void process_finish(Process *p, EndReason reason);
+void process_record_exit(Process *p);
+/* Its row is not committed, or nobody knows. */
+void process_record_failed(Process *p);
+void process_on_timer(void *userdata);
+/* The parameters of SetupFailed; NULL: no memory. */
+Json *exec_setup_failed(const char *step, int error, const char *message);
+
 /* exec.c: starts a command on behalf of a client, which waits on return 1 and is answered on 0; on return <
  * 0 the caller answers. fds are borrowed. */
 int session_exec(Session *s, Client *c, const Json *parameters, const Json *command,
@@ -75,6 +102,8 @@ int command_check(Client *c, const Json *parameters, const Json *command) _must_
 int on_recorded(Api *api, const PrivRecorded *m) _must_check_;
 /* Audit is gone: what waits for a row will not run. */
 void processes_audit_lost(Api *api);
+/* The launcher has killed what init, being frozen, could not. */
+int on_command_killed(Api *api, const PrivSessionCommand *m) _must_check_;
 int on_init_message(void *owner, PrivLink *link, Imsg *m) _must_check_;
 void on_init_closed(void *owner, PrivLink *link, int reason);
 /* The session is over: so are its commands. */

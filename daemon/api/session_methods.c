@@ -113,7 +113,7 @@ int method_spawn(Client *c, const Json *parameters)
 
 /* ---- finding ---- */
 
-static Session *find_or_answer(Client *c, const char *id)
+Session *session_find_or_answer(Client *c, const char *id)
 {
         Session *s = session_find(c->api, id);
 
@@ -122,7 +122,7 @@ static Session *find_or_answer(Client *c, const char *id)
         return s;
 }
 
-static int answer_state(Client *c, const Session *s)
+int session_answer_state(Client *c, const Session *s)
 {
         _cleanup_json_ Json *p = NULL;
         int r;
@@ -188,11 +188,11 @@ int method_exec(Client *c, const Json *parameters)
                 client_invalid(c, "requestId");
                 return 0;
         }
-        s = find_or_answer(c, get_string(parameters, "id"));
+        s = session_find_or_answer(c, get_string(parameters, "id"));
         if (!s)
                 return 0;
         if (s->state != SESSION_RUNNING || !s->init)
-                return answer_state(c, s);
+                return session_answer_state(c, s);
         r = session_exec(s, c, parameters, command, c->call.fds);
         return r < 0 ? r : 0;
 }
@@ -230,7 +230,7 @@ static int session_result(const Session *s, Json **ret)
 int method_wait(Client *c, const Json *parameters)
 {
         const char *number = get_string(parameters, "process");
-        Session *s = find_or_answer(c, get_string(parameters, "id"));
+        Session *s = session_find_or_answer(c, get_string(parameters, "id"));
         Process *p = NULL;
         Json *result = NULL;
         int r;
@@ -271,7 +271,7 @@ int method_signal(Client *c, const Json *parameters)
         bool is_all = scope && str_equal(scope, "all");
         int signal_number = signal_from_name(get_string(parameters, "signal"));
         PrivExecSignal m = { .scope = is_all ? SIGNAL_ALL : SIGNAL_LEADER };
-        Session *s = find_or_answer(c, get_string(parameters, "id"));
+        Session *s = session_find_or_answer(c, get_string(parameters, "id"));
         Process *p = NULL;
 
         if (!s)
@@ -285,10 +285,10 @@ int method_signal(Client *c, const Json *parameters)
                 if (!p && number)
                         return 0;
                 if (!p || p->state != PROCESS_RUNNING)
-                        return answer_state(c, s);
+                        return session_answer_state(c, s);
         }
-        if (!s->init)
-                return answer_state(c, s);
+        if (!s->init || s->state == SESSION_FROZEN)
+                return session_answer_state(c, s);
         m.process = p ? p->number : 0;
         m.signal = (uint32_t) signal_number;
         (void) priv_link_send(s->init, PRIV_EXEC_SIGNAL, &m, sizeof(m), NULL, 0);
@@ -361,18 +361,18 @@ int method_terminate(Client *c, const Json *parameters)
         }
         if (!id)
                 return terminate_many(c, grace_usec);
-        s = find_or_answer(c, id);
+        s = session_find_or_answer(c, id);
         return s ? terminate_one(c, s, grace_usec) : 0;
 }
 
 int method_remove(Client *c, const Json *parameters)
 {
-        Session *s = find_or_answer(c, get_string(parameters, "id"));
+        Session *s = session_find_or_answer(c, get_string(parameters, "id"));
 
         if (!s)
                 return 0;
         if (!session_has_ended(s))
-                return answer_state(c, s);
+                return session_answer_state(c, s);
         session_free(s);
         return answer_empty(c);
 }
@@ -456,7 +456,7 @@ int method_list(Client *c, const Json *parameters)
 
 int method_describe(Client *c, const Json *parameters)
 {
-        Session *s = find_or_answer(c, get_string(parameters, "id"));
+        Session *s = session_find_or_answer(c, get_string(parameters, "id"));
         _cleanup_json_ Json *p = NULL, *runtime = NULL;
         int r;
 

@@ -147,6 +147,18 @@ static int on_session_end(Audit *a, const PrivSessionEnd *e)
         return session_end(a, s, e->reason);
 }
 
+static int on_session_frozen(Audit *a, const PrivSessionFreeze *f)
+{
+        Session *s = session_find(a, &f->session);
+        Row row = ROW_INIT(AUDIT_KIND_SESSION, f->is_frozen ? "freeze" : "thaw");
+
+        if (!s || s->ended_usec > 0)
+                return 0;
+        if (s->policy)
+                row.policy = &s->policy_row;
+        return queue_report(a, &row, s, NULL);
+}
+
 static int on_egress_attach(Audit *a, Imsg *m)
 {
         const PrivSessionRef *ref = m->body;
@@ -247,6 +259,8 @@ static int on_launcher(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return on_egress_attach(a, m);
         if (m->type == PRIV_AUDIT_SESSION_END)
                 return on_session_end(a, m->body);
+        if (m->type == PRIV_AUDIT_SESSION_FROZEN)
+                return on_session_frozen(a, m->body);
         if (m->type == PRIV_AUDIT_REPORT)
                 return on_report(a, m->body);
         return -EPROTO;

@@ -48,6 +48,16 @@ int cgroup_give(int cgroup_fd, uint32_t uid, uint32_t gid) _must_check_;
 /* Takes the group back and kills all in it. */
 int cgroup_kill(int cgroup_fd) _must_check_;
 
+/* Stops all processes of a session's group where they are, or lets them go on; the kernel takes its time.
+ * uid and gid: to whom the group was given. */
+int cgroup_freeze(int cgroup_fd, bool is_frozen, uint32_t uid, uint32_t gid) _must_check_;
+
+/* 1: everything in the group stands still; 0: not, or not yet. */
+int cgroup_is_frozen(int cgroup_fd, uint32_t uid, uint32_t gid) _must_check_;
+
+/* Kills what is in one of the groups below. -ENOENT: there is no such group. */
+int cgroup_kill_child(int cgroup_fd, const char *name, uint32_t uid, uint32_t gid) _must_check_;
+
 /* 1 while a process is in the group or below, else 0. */
 int cgroup_is_populated(int cgroup_fd) _must_check_;
 

@@ -41,6 +41,12 @@ struct Session {
         NetworkNamespace network;
         PrivLink *init_link;
         LoopIo *init_io;
+        LoopTimer *freeze_timer; /* until the kernel has frozen or thawed all of it */
+        unsigned n_freeze_polls;
+        bool wants_frozen;
+        bool is_freezing;     /* what is wanted is not reached yet */
+        uint64_t frozen_usec; /* CLOCK_REALTIME; 0: is not frozen */
+        uint32_t frozen_by;
         LoopTimer *timer; /* of the start, of the wait for the group, of api's return */
         Worker *egress;
         RestartGuard egress_guard;
@@ -60,6 +66,14 @@ struct Session {
 /* From api: answers with SESSION_CREATED, now or later. < 0: api broke a rule. Takes the descriptors. */
 int session_create(User *u, Imsg *m) _must_check_;
 int session_terminate(User *u, const PrivSessionEnd *body) _must_check_;
+
+/* session_freeze.c: from api; < 0: it broke a rule */
+int session_freeze(User *u, const PrivSessionFreeze *body) _must_check_;
+int session_kill_command(User *u, const PrivSessionCommand *body) _must_check_;
+/* Tells api what the session is. */
+void session_send_frozen(const Session *s, int error);
+/* Its end: nobody asks any more. */
+void session_forget_freeze(Session *s);
 
 /* session_life.c */
 void session_fail(Session *s, int error, const char *step, const char *detail);

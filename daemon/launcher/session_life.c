@@ -30,6 +30,7 @@ static void session_free(Session *s)
         s->init_io = loop_io_free(s->init_io);
         s->init_link = priv_link_free(s->init_link);
         s->timer = loop_timer_free(s->timer);
+        session_forget_freeze(s);
         worker_retire(s->egress);
         s->plan_fd = fd_close(s->plan_fd);
         s->policy_fd = fd_close(s->policy_fd);
@@ -159,6 +160,7 @@ void session_stop(Session *s, EndReason reason)
                 s->reason = reason;
                 s->wants_egress = false;
                 loop_timer_stop(s->timer);
+                session_forget_freeze(s);
                 kill_all(s);
                 if (s->init_io)
                         (void) !loop_timer_set(s->timer, SESSION_KILL_USEC);
@@ -229,6 +231,8 @@ void sessions_adopt(User *u)
                         continue;
                 loop_timer_stop(s->timer);
                 user_send(u, PRIV_API_ADOPT, &s->answer, sizeof(s->answer), fds, 2);
+                if (s->frozen_usec > 0 && !s->is_freezing)
+                        session_send_frozen(s, 0);
                 if (!s->claims.is_detached)
                         (void) !loop_timer_set(s->timer, SESSION_API_RETURN_USEC);
         }

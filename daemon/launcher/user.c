@@ -210,6 +210,10 @@ static int on_api_message(void *owner, _unused_ Worker *w, Imsg *m)
                 return session_create(u, m);
         case PRIV_SESSION_TERMINATE:
                 return session_terminate(u, m->body);
+        case PRIV_SESSION_FREEZE:
+                return session_freeze(u, m->body);
+        case PRIV_SESSION_KILL_COMMAND:
+                return session_kill_command(u, m->body);
         case PRIV_SESSION_REFUSE:
                 return user_may_report(u) ? service_report_of_user(u->launcher, u->uid, m->body) : 0;
         default:

@@ -80,6 +80,7 @@ enum PolicyHas {
         HAS_RUNTIME = 1 << 10,
         HAS_TMP = 1 << 11,
         HAS_ASK_TIMEOUT = 1 << 12,
+        HAS_IDLE = 1 << 13,
 };
 
 struct Policy {

@@ -245,26 +245,33 @@ static int read_cpu(SchemaReader *x, const TextNode *n)
         return 0;
 }
 
-static int read_runtime(SchemaReader *x, const TextNode *n)
+static int read_limit_duration(SchemaReader *x, const TextNode *n, uint32_t has, uint64_t *to)
 {
         int r;
 
         r = schema_expect(x, n, TEXT_STRING);
         if (r <= 0)
                 return r;
-        if (parse_duration(n->string, &x->policy->limits.runtime_usec) < 0 ||
-            x->policy->limits.runtime_usec == 0)
+        if (parse_duration(n->string, to) < 0 || *to == 0 || *to > INT64_MAX)
                 return schema_fail(x, n, "expected a duration such as \"2h\"");
-        x->policy->has |= HAS_RUNTIME;
+        x->policy->has |= has;
         return 0;
 }
 
+static int read_runtime(SchemaReader *x, const TextNode *n)
+{
+        return read_limit_duration(x, n, HAS_RUNTIME, &x->policy->limits.runtime_usec);
+}
+
+static int read_idle(SchemaReader *x, const TextNode *n)
+{
+        return read_limit_duration(x, n, HAS_IDLE, &x->policy->limits.idle_usec);
+}
+
 static const KeyRule limit_rules[] = {
-        { "memory", read_memory, NULL },   { "swap", read_swap, NULL },
-        { "tasks", read_tasks, NULL },     { "cpu", read_cpu, NULL },
-        { "io", read_io, NULL },           { "files", read_files, NULL },
-        { "runtime", read_runtime, NULL }, { "idle", NULL, "limit the whole session with runtime" },
-        { "output", NULL, NULL },
+        { "memory", read_memory, NULL },   { "swap", read_swap, NULL }, { "tasks", read_tasks, NULL },
+        { "cpu", read_cpu, NULL },         { "io", read_io, NULL },     { "files", read_files, NULL },
+        { "runtime", read_runtime, NULL }, { "idle", read_idle, NULL }, { "output", NULL, NULL },
 };
 static const KeyTable limit_table = { limit_rules, ELEMENTSOF(limit_rules) };
 

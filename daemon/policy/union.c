@@ -51,6 +51,7 @@ static void merge_limits(Policy *to, const Policy *from, MergeMode mode)
                 { &l->io_bytes_per_sec, from->limits.io_bytes_per_sec, HAS_IO },
                 { &l->files, from->limits.files, HAS_FILES },
                 { &l->runtime_usec, from->limits.runtime_usec, HAS_RUNTIME },
+                { &l->idle_usec, from->limits.idle_usec, HAS_IDLE },
                 { &to->tmp_bytes, from->tmp_bytes, HAS_TMP },
                 { &to->ask_timeout_usec, from->ask_timeout_usec, HAS_ASK_TIMEOUT },
         };

@@ -317,6 +317,30 @@ typedef struct PrivSessionCreated {
         PrivSessionClaims claims;
 } PrivSessionCreated;
 
+/* Stop all processes of a session where they are, or let them go on. */
+typedef struct PrivSessionFreeze {
+        Id session;
+        uint32_t is_frozen; /* what it is to be */
+        uint32_t padding;
+} PrivSessionFreeze;
+
+/* What it is now, as the kernel says. error: it could not be changed. */
+typedef struct PrivSessionFrozen {
+        Id session;
+        int32_t error; /* 0 or negative errno */
+        uint32_t is_frozen;
+        uint32_t by_uid; /* who froze it */
+        uint32_t padding;
+        uint64_t since_usec; /* CLOCK_REALTIME; 0: it is not frozen */
+} PrivSessionFrozen;
+
+/* The end of one command where init cannot bring it about: its session is frozen. */
+typedef struct PrivSessionCommand {
+        Id session;
+        uint32_t process;
+        int32_t error; /* of the answer: 0 or negative errno */
+} PrivSessionCommand;
+
 /* ---- launcher <-> init ---- */
 
 typedef struct PrivInitStart {

@@ -45,7 +45,7 @@ static void test_errors(void **state)
                 { "{}", 1, 1, "" },
                 { "{ \"version\": 1, \"nonsense\": 1 }", 1, 29, "nonsense" },
                 { "{ \"version\": 1, \"git\": {} }", 1, 24, "git" },
-                { "{ \"version\": 1, /* c */\n // d\n \"limits\": { \"idle\": \"5m\" } }", 3, 22,
+                { "{ \"version\": 1, /* c */\n // d\n \"limits\": { \"idle\": \"0m\" } }", 3, 22,
                   "limits.idle" },
                 { "{ \"version\": 1, \"filesystem\": { \"root\": \"host\" } }", 1, 41, "filesystem.root" },
                 { "{ \"version\": 1, \"filesystem\": { \"read\": [\"/a\", \"b\"] } }", 1, 48,
@@ -120,7 +120,7 @@ static void test_depth(void **state)
         " { \"id\": \"p\", \"action\": \"allow\", \"host\": \"*.a.test\", \"ports\": [443, \"1-2\"], \"reason\": \"r\" }," \
         " { \"action\": \"deny\", \"cidr\": \"2001:db8::/32\", \"protocol\": \"http\","                                    \
         " \"expires\": \"2030-01-01T00:00:00Z\" }] }, \"limits\": { \"memory\": \"4G\", \"swap\": \"0\", \"tasks\": 512,"  \
-        " \"cpu\": \"200%\", \"io\": \"100M\", \"files\": 4096, \"runtime\": \"2h\" },"                                    \
+        " \"cpu\": \"200%\", \"io\": \"100M\", \"files\": 4096, \"runtime\": \"2h\", \"idle\": \"5m\" },"                  \
         " \"environment\": { \"pass\": [\"TERM\", \"LANG\"], \"set\": { \"CI\": \"1=2\" } }, \"ask\": { \"timeout\": \"25s\" } }"
 
 static void test_format(void **state)
@@ -138,6 +138,7 @@ static void test_format(void **state)
         assert_int_equal(policy_limits(again)->cpu_percent, 200);
         assert_true(policy_limits(again)->has_swap);
         assert_int_equal(policy_limits(again)->runtime_usec, 7200 * USEC_PER_SEC);
+        assert_int_equal(policy_limits(again)->idle_usec, 300 * USEC_PER_SEC);
         assert_string_equal(policy_set(again, 0), "CI=1=2");
 }
 
