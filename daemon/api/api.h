@@ -159,7 +159,18 @@ struct Client {
         Id *wait_ids;     /* WAIT_TERMINATE */
         size_t n_wait_ids;
         AuditQuery *query;
+        LoopTimer *output_timer; /* until the answer is read */
+        bool is_output_timed;
+        uint64_t n_sent;
+        size_t n_buffered;
 };
+
+/* Quotas that the worker counts by itself; the launcher writes the rows. */
+typedef enum ApiQuota {
+        API_QUOTA_SESSIONS = 0,
+        API_QUOTA_BUFFERS,
+        _API_QUOTA_MAX,
+} ApiQuota;
 
 struct Api {
         Loop *loop;
@@ -179,6 +190,10 @@ struct Api {
         size_t n_sessions; /* that have not ended */
         size_t n_ended;
         LoopTimer *retention_timer;
+        LoopTimer *quota_timer;
+        bool is_quota_timer_set;
+        uint64_t n_refused[_API_QUOTA_MAX];
+        size_t n_buffered; /* bytes that connections hold */
 };
 
 /* ---- server.c: connections ---- */
@@ -196,6 +211,17 @@ void client_error_string(Client *c, const char *error, const char *key, const ch
 void client_invalid(Client *c, const char *field);
 /* What a negative errno means to a client: no memory and the like. */
 void client_failure(Client *c, int r);
+
+/* ---- quota.c ---- */
+
+/* QuotaExceeded; limit < 0: not for the caller to know. */
+void client_quota_error(Client *c, const char *resource, int64_t limit);
+/* Counts a refusal for the log. */
+void quota_note(Api *api, ApiQuota q);
+int quota_client_new(Client *c) _must_check_;
+void quota_client_done(Client *c);
+/* After each change of a client's buffers; false: close it. */
+bool quota_client_is_within(Client *c);
 
 /* ---- methods: they answer now or later, and return 0, or negative errno for client_failure() ---- */
 

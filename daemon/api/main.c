@@ -15,6 +15,7 @@
 
 #define LAUNCHER_FD          3
 #define RETENTION_CHECK_USEC (60 * USEC_PER_SEC)
+#define API_MEMORY_MAX       (UINT64_C(1) << 30)
 #define BOOT_ID_PATH         "/proc/sys/kernel/random/boot_id"
 
 typedef struct Arguments {
@@ -141,7 +142,8 @@ static int confine(const Arguments *a, const char *state, const char *config_pol
                 .n_directories = ELEMENTSOF(directories),
                 .syscalls = syscalls,
                 .n_syscalls = ELEMENTSOF(syscalls),
-                .files_max = 4096,
+                .files_max = 16384,
+                .memory_max = API_MEMORY_MAX,
         };
 
         return geteuid() == 0 ? worker_confine(&spec) : 0;
@@ -287,6 +289,7 @@ static void api_done(Api *api)
         LIST_FOREACH (s, &api->sessions, Session, link)
                 session_free(s);
         api->retention_timer = loop_timer_free(api->retention_timer);
+        api->quota_timer = loop_timer_free(api->quota_timer);
         api->audit = priv_link_free(api->audit);
         if (api->loop)
                 api->loop = loop_free(api->loop);

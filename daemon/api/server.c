@@ -25,6 +25,7 @@ static void client_free_deferred(void *userdata)
         if (c->has_call)
                 conn_message_done(&c->call);
         c->timer = loop_timer_free(c->timer);
+        quota_client_done(c);
         c->conn = conn_free(c->conn);
         free(c->wait_ids);
         free(c);
@@ -40,6 +41,7 @@ void client_close(Client *c)
         list_unlink(&c->link);
         c->io = loop_io_free(c->io);
         loop_timer_stop(c->timer);
+        loop_timer_stop(c->output_timer);
         c->wait = WAIT_NONE;
         sessions_client_gone(c->api, c->peer.connection);
         (void) priv_link_send(c->api->launcher, PRIV_API_CLIENT_CLOSED, &closed, sizeof(closed), NULL, 0);
@@ -65,8 +67,12 @@ static void update_events(Client *c)
 
         if (c->is_closing)
                 return;
+        if (!quota_client_is_within(c)) {
+                client_close(c);
+                return;
+        }
         if (c->is_drained_close && !conn_has_call(c->conn) && !conn_wants_write(c->conn) &&
-            (c->peer.is_over_quota || !conn_has_message(c->conn))) {
+            (c->peer.over != PRIV_OVER_NONE || !conn_has_message(c->conn))) {
                 client_close(c);
                 return;
         }
@@ -172,15 +178,10 @@ void client_failure(Client *c, int r)
 
 static void refuse_over_quota(Client *c)
 {
-        _cleanup_json_ Json *p = NULL;
+        int64_t limit = c->api->start.settings.connections_per_user_max;
 
         c->is_drained_close = true;
-        if (json_new_object(&p) < 0 || json_set_string(p, "resource", "connections") < 0 ||
-            json_set_integer(p, "limit", c->api->start.settings.connections_per_user_max) < 0) {
-                client_close(c);
-                return;
-        }
-        client_error(c, SESSION_ERROR "QuotaExceeded", TAKE_PTR(p));
+        client_quota_error(c, "connections", c->peer.over == PRIV_OVER_OWN ? limit : -1);
 }
 
 /* 1: go on; 0: answered or closed. */
@@ -215,7 +216,7 @@ static void dispatch(Client *c)
 {
         int r;
 
-        if (c->peer.is_over_quota) {
+        if (c->peer.over != PRIV_OVER_NONE) {
                 refuse_over_quota(c);
                 return;
         }
@@ -325,6 +326,11 @@ int client_new(Api *api, const PrivClient *peer, int take_fd)
         r = conn_new(take_fd, /* is_server= */ true, &c->conn);
         if (r >= 0)
                 r = loop_timer_new(api->loop, on_timer, c, &c->timer);
+        if (r >= 0)
+                r = quota_client_new(c);
+        /* One that gets no more than an error must come for it soon. */
+        if (r >= 0 && peer->over != PRIV_OVER_NONE)
+                r = loop_timer_set(c->timer, PARTIAL_TIMEOUT_USEC);
         if (r >= 0)
                 r = loop_io_new(api->loop, conn_fd(c->conn), LOOP_READ, on_client_io, c, &c->io);
         if (r < 0) {

@@ -305,9 +305,10 @@ static int refusal_format(const Session *s, const PrivSessionCreated *m, const c
 
         if (m->error == -EDQUOT) {
                 *ret_error = SESSION_ERROR "QuotaExceeded";
-                r = json_set_string(p, "resource", "sessions");
-                return r < 0 ? r
-                             : json_set_integer(p, "limit", s->api->start.settings.sessions_per_user_max);
+                r = json_set_escaped(p, "resource", m->step, strlen(m->step));
+                if (r >= 0 && str_equal(m->step, "starts"))
+                        r = json_set_integer(p, "limit", s->api->start.settings.starts_per_second);
+                return r;
         }
         if (str_equal(m->step, "open-paths") && m->detail[0] == '/') {
                 *ret_error = SESSION_ERROR "PathRefused";

@@ -50,19 +50,6 @@ static int ask_launcher(Session *s, int plan_fd, int policy_fd)
         return priv_link_send(s->api->launcher, PRIV_SESSION_CREATE, &m, sizeof(m), fds, ELEMENTSOF(fds));
 }
 
-static int refuse_quota(Client *c, uint32_t limit)
-{
-        _cleanup_json_ Json *p = NULL;
-        int r;
-
-        r = json_new_object(&p);
-        if (r < 0 || (r = json_set_string(p, "resource", "sessions")) < 0 ||
-            (r = json_set_integer(p, "limit", limit)) < 0)
-                return r;
-        client_error(c, SESSION_ERROR "QuotaExceeded", TAKE_PTR(p));
-        return 0;
-}
-
 static int create(Client *c, const Json *parameters, bool is_spawn)
 {
         _cleanup_(session_freep) Session *s = NULL;
@@ -70,8 +57,12 @@ static int create(Client *c, const Json *parameters, bool is_spawn)
         uint32_t limit = c->api->start.settings.sessions_per_user_max;
         int r;
 
-        if (limit > 0 && c->api->n_sessions >= limit)
-                return refuse_quota(c, limit);
+        /* Root's are the launcher's to count. */
+        if (c->peer.uid != 0 && c->api->n_sessions >= limit) {
+                quota_note(c->api, API_QUOTA_SESSIONS);
+                client_quota_error(c, "sessions", limit);
+                return 0;
+        }
         if (!c->api->audit) {
                 client_error(c, SESSION_ERROR "AuditUnavailable", NULL);
                 return 0;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 #define READERS_MAX          64U
 #define READERS_PER_USER_MAX 16U /* who does not read their rows keeps nobody else from theirs */
 #define HELPERS              3U /* spares for one that somebody kills: after the store is open none can be made */
+#define HELPER_NICE          5
 #define STREAM_FDS \
         2U /* the writing end of the stream, and one whose closing tells that the reader is gone */
 
@@ -91,6 +93,8 @@ _noreturn_ static void run_helper(const char *directory, int fd)
         ReaderRequest request;
         int fds[STREAM_FDS];
 
+        /* Whoever asks for rows waits behind those who write them. */
+        (void) setpriority(PRIO_PROCESS, 0, HELPER_NICE);
         /* Nothing of the writer's stays open here, the launcher's channel least of all. */
         if (dup3(fd, 3, O_CLOEXEC) < 0 && fd != 3)
                 _exit(1);

@@ -6,6 +6,7 @@
 #include <linux/sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -76,6 +77,8 @@ static _noreturn_ void run_child(const SpawnSpec *spec)
 
         /* A session of its own: Ctrl-C at the launcher's terminal is the launcher's business. */
         (void) setsid();
+        /* Nobody inherits our own; what fails here leaves the child slower, not worse. */
+        (void) setpriority(PRIO_PROCESS, 0, spec->nice);
         if (move_fds(spec, &program_fd) && reset_signals() && drop_rights(spec))
                 (void) syscall(SYS_execveat, program_fd, "", spec->arguments,
                                spec->environment ? spec->environment : nothing, AT_EMPTY_PATH);

@@ -18,6 +18,7 @@ typedef struct SpawnSpec {
         int cgroup_fd;            /* the group it is born in; -EBADF: the launcher's */
         int null_fd;              /* /dev/null: standard input, and output where output_fd is not given */
         int output_fd;            /* -EBADF: none */
+        int nice;                 /* 0: as any process; less only as far as the launcher's own */
         const int *fds;           /* become 3, 4, … in this order; all others are closed */
         size_t n_fds;
         uint32_t uid; /* 0: stays root; else this uid and gid, no groups, no_new_privs */

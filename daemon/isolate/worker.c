@@ -69,6 +69,11 @@ static int limit_resources(const WorkerSpec *spec)
         r = set_limit(RLIMIT_CORE, 0);
         if (r >= 0)
                 r = set_limit(RLIMIT_NOFILE, spec->files_max);
+#if !defined(__SANITIZE_ADDRESS__)
+        /* A sanitizer maps all of the address space. */
+        if (r >= 0 && spec->memory_max > 0)
+                r = set_limit(RLIMIT_DATA, spec->memory_max);
+#endif
         if (r >= 0 && !spec->may_fork)
                 r = set_limit(RLIMIT_NPROC, 0);
         if (r >= 0 && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)

@@ -30,6 +30,7 @@ typedef struct WorkerSpec {
         bool may_open_inet_sockets; /* the dialer; the self-test proves the opposite for others */
         bool may_fork;              /* audit's readers */
         uint64_t files_max;         /* RLIMIT_NOFILE */
+        uint64_t memory_max;        /* RLIMIT_DATA, bytes; 0: no limit */
 } WorkerSpec;
 
 /* On error the worker exits: nothing has been read yet. Must run as root in its own mount namespace. */

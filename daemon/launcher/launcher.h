@@ -101,6 +101,11 @@ struct Launcher {
         Map users;    /* by uid */
         Map sessions; /* by id */
         uint64_t last_connection;
+        unsigned n_connections; /* this and the next three: of all users but root */
+        unsigned n_sessions;
+        unsigned n_workers_of_users;
+        unsigned n_identity_lookups;
+        unsigned sessions_by_fds; /* so many our descriptors are good for */
         int listen_fd;
         int reserve_fd;
         int runtime_fd;

@@ -18,7 +18,7 @@
 
 #define LISTEN_NAME        "io.sandboxd"
 #define LISTEN_LOCK        "lock"
-#define LISTEN_BACKLOG     128
+#define LISTEN_BACKLOG     1024
 #define LISTEN_BATCH       32U
 #define LISTEN_PAUSE_USEC  (100 * USEC_PER_MSEC)
 #define LISTEN_SOCKET_NAME "varlink"
@@ -151,12 +151,18 @@ static void shed_one(Launcher *l)
 static void serve_one(Launcher *l, int take_fd)
 {
         _cleanup_close_ int fd = take_fd;
+        uint32_t uid, over;
         Peer peer;
+        User *u;
 
         /* Whom the kernel does not name gets nothing, not even an answer. */
-        if (l->is_stopping || peer_read(l, fd, &peer) < 0)
+        if (l->is_stopping || peer_read_uid(fd, &uid) < 0)
                 return;
-        user_add_connection(l, &peer, TAKE_FD(fd));
+        /* First what is cheap: one process must not connect faster than we can turn it away. */
+        u = user_of_peer(l, uid);
+        if (!u || !quota_admit_connection(u, &over) || peer_read(l, fd, &peer) < 0)
+                return;
+        user_add_connection(u, &peer, over, TAKE_FD(fd));
 }
 
 static void on_connection(void *userdata, int listen_fd, _unused_ unsigned events)

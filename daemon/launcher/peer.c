@@ -97,6 +97,16 @@ static bool has_ended(int pidfd)
         return poll(&p, 1, 0) != 0;
 }
 
+int peer_read_uid(int socket_fd, uint32_t *ret_uid)
+{
+        Peer p = { 0 };
+        int r = read_credentials(socket_fd, &p);
+
+        if (r >= 0)
+                *ret_uid = p.uid;
+        return r;
+}
+
 int peer_read(const Launcher *l, int socket_fd, Peer *ret)
 {
         _cleanup_close_ int pidfd = -EBADF;

@@ -254,6 +254,15 @@ void service_report(Launcher *l, uint32_t kind, uint32_t uid, bool is_denial, co
         worker_send(l->audit, PRIV_AUDIT_REPORT, &body, sizeof(body), NULL, 0);
 }
 
+void service_report_limit(Launcher *l, uint32_t uid, const char *quota, const char *detail)
+{
+        PrivReport body = { .kind = AUDIT_KIND_LIMIT, .uid = uid, .is_denial = true, .action = "reached" };
+
+        if (str_copy(body.reason, sizeof(body.reason), quota) >= 0 &&
+            str_copy(body.detail, sizeof(body.detail), detail) >= 0)
+                worker_send(l->audit, PRIV_AUDIT_REPORT, &body, sizeof(body), NULL, 0);
+}
+
 int service_report_of_user(Launcher *l, uint32_t uid, const PrivReport *claim)
 {
         PrivReport body = *claim;
@@ -265,7 +274,7 @@ int service_report_of_user(Launcher *l, uint32_t uid, const PrivReport *claim)
                 return -EPROTO;
         body.uid = uid;
         body.is_denial = body.is_denial != 0;
-        body.padding = 0;
+        body.count = 0;
         worker_send(l->audit, PRIV_AUDIT_REPORT, &body, sizeof(body), NULL, 0);
         return 0;
 }

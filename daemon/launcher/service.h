@@ -21,5 +21,8 @@ uint64_t service_pause_pool(Launcher *l);
 void service_report(Launcher *l, uint32_t kind, uint32_t uid, bool is_denial, const char *action,
                     const char *detail);
 
+/* A user reached a quota; detail: JSON. */
+void service_report_limit(Launcher *l, uint32_t uid, const char *quota, const char *detail);
+
 /* The same, worded by a user's api worker: -EPROTO where it says what it may not. */
 int service_report_of_user(Launcher *l, uint32_t uid, const PrivReport *claim) _must_check_;

@@ -31,7 +31,7 @@ static void send_refusal(User *u, uint64_t token, int error, const char *step, c
 
         (void) !str_copy(body.step, sizeof(body.step), step);
         (void) !str_copy(body.detail, sizeof(body.detail), detail);
-        if (user_may_report(u))
+        if (error != -EDQUOT && quota_take_row(u))
                 service_report(u->launcher, AUDIT_KIND_SESSION, u->uid, /* is_denial= */ true, "refuse",
                                detail);
         user_send(u, PRIV_SESSION_CREATED, &body, sizeof(body), NULL, 0);
@@ -258,8 +258,7 @@ static Session *session_new(User *u)
                 return NULL;
         }
         take_over(s, b);
-        u->n_sessions++;
-        user_check_idle(u);
+        user_count_session(u, 1);
         return s;
 }
 
@@ -294,9 +293,6 @@ static const char *find_objection(const User *u, const Peer *caller, int *ret_er
                 return "the daemon is stopping";
         if (!service_is_up(l))
                 return "the audit writer or the dialer is not ready";
-        *ret_error = -EDQUOT;
-        if (u->n_sessions >= l->settings.sessions_per_user_max)
-                return "this user has as many sessions as the daemon's settings permit";
         *ret_error = -E2BIG;
         if (caller->has_too_many_groups)
                 return "the caller is in more groups than a session can have";
@@ -311,13 +307,18 @@ int session_create(User *u, Imsg *m)
 {
         const PrivSessionCreate *body = m->body;
         const Connection *c = user_find_connection(u, body->connection);
-        const char *objection;
+        const char *objection, *quota;
         Session *s;
         int error;
 
         if (!claims_are_sound(&body->claims) || !is_sealed_block(m->fds[0], PLAN_SIZE_MAX) ||
             !is_sealed_block(m->fds[1], LAUNCHER_BLOCK_MAX))
                 return -EPROTO;
+        quota = quota_take_start(u);
+        if (quota) {
+                send_refusal(u, body->token, -EDQUOT, quota, "");
+                return 0;
+        }
         /* It may have been closed while the message was under way: no fault of api's. */
         if (!c) {
                 send_refusal(u, body->token, -ENOTCONN, "connection", "the connection is gone");

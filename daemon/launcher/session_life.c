@@ -75,8 +75,7 @@ static void finish(void *userdata)
                 (void) log_warning(r, "cannot remove a control group, leaving it to the next start");
         (void) map_remove(&l->sessions, &s->id, sizeof(s->id));
         session_free(s);
-        u->n_sessions--;
-        user_check_idle(u);
+        user_count_session(u, -1);
         if (l->is_stopping && l->sessions.n == 0)
                 launcher_stop(l, 0);
 }

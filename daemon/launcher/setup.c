@@ -225,6 +225,8 @@ static void note_degraded(Kernel *k)
         }
 }
 
+#define SETUP_NICE (-10)
+
 static void raise_limits(void)
 {
         struct rlimit limit;
@@ -233,6 +235,9 @@ static void raise_limits(void)
                 limit.rlim_cur = limit.rlim_max;
                 (void) setrlimit(RLIMIT_NOFILE, &limit);
         }
+        /* Everybody waits for us and the log: a user who keeps the processors busy must not make others
+         * wait. */
+        (void) setpriority(PRIO_PROCESS, 0, SETUP_NICE);
 }
 
 int setup_kernel(const Config *config, Kernel *k)

@@ -9,6 +9,7 @@
 #include "daemon/launcher/launcher.h"
 #include "daemon/launcher/listen.h"
 #include "daemon/launcher/lookup.h"
+#include "daemon/launcher/quota.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/user.h"
@@ -169,6 +170,7 @@ int launcher_start(Launcher *l)
         Lookup *lookup;
         int r = 0;
 
+        quota_read_descriptors(l);
         for (size_t i = 0; i < ELEMENTSOF(numbers) && r >= 0; i++)
                 r = loop_signal_new(l->loop, numbers[i], on_signal, l, &l->signals[i]);
         if (r >= 0)

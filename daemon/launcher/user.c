@@ -22,17 +22,21 @@
 
 #define USER_IDLE_USEC (30 * USEC_PER_SEC)
 
-#define USER_REPORTS_PER_SEC 128U
+/* An unknown uid stays unknown for so long: many of them must not keep us starting children. */
+#define USER_REFUSED_USEC (10 * USEC_PER_SEC)
 
-/* So many beyond the quota are still answered by api with an error; more are closed at once. */
-#define USER_CONNECTIONS_BEYOND 16U
+/* A name service that is slow is asked for so many at once. */
+#define USER_LOOKUPS_MAX 16U
 
 static void user_advance(User *u);
+static void user_check_idle(User *u);
 
 static void connection_free(User *u, Connection *c)
 {
         list_unlink(&c->link);
         u->n_connections--;
+        if (u->uid != 0)
+                u->launcher->n_connections--;
         c->fd = fd_close(c->fd);
         free(c);
 }
@@ -43,11 +47,36 @@ static void drop_connections(User *u)
                 connection_free(u, c);
 }
 
+static void count_worker(User *u, bool is_there)
+{
+        if (u->uid == 0 || u->is_worker_counted == is_there)
+                return;
+        u->is_worker_counted = is_there;
+        if (is_there)
+                u->launcher->n_workers_of_users++;
+        else
+                u->launcher->n_workers_of_users--;
+}
+
+static void count_lookup(User *u, bool is_there)
+{
+        if (u->uid == 0 || u->is_looked_up == is_there)
+                return;
+        u->is_looked_up = is_there;
+        if (is_there)
+                u->launcher->n_identity_lookups++;
+        else
+                u->launcher->n_identity_lookups--;
+}
+
 static void user_free(User *u)
 {
         u->lookup = lookup_free(u->lookup);
+        count_lookup(u, false);
         u->timer = loop_timer_free(u->timer);
         worker_retire(u->api);
+        count_worker(u, false);
+        quota_done(u);
         drop_connections(u);
         u->spare_user_fd = fd_close(u->spare_user_fd);
         (void) map_remove(&u->launcher->users, &u->uid, sizeof(u->uid));
@@ -59,12 +88,22 @@ static bool is_idle(const User *u)
         return list_is_empty(&u->connections) && u->n_sessions == 0;
 }
 
-void user_check_idle(User *u)
+static void user_check_idle(User *u)
 {
         if (is_idle(u))
                 (void) !loop_timer_set(u->timer, USER_IDLE_USEC);
         else
                 loop_timer_stop(u->timer);
+}
+
+void user_count_session(User *u, int difference)
+{
+        Launcher *l = u->launcher;
+
+        u->n_sessions = (unsigned) ((int) u->n_sessions + difference);
+        if (u->uid != 0)
+                l->n_sessions = (unsigned) ((int) l->n_sessions + difference);
+        user_check_idle(u);
 }
 
 static void on_idle(void *userdata)
@@ -90,28 +129,6 @@ void user_send(User *u, PrivMessage type, const void *body, size_t size, const i
 {
         if (u->is_started)
                 worker_send(u->api, type, body, size, fds, n_fds);
-}
-
-bool user_may_report(User *u)
-{
-        ReportQuota *q = &u->reports;
-        uint64_t now = clock_monotonic_usec();
-        char text[PRIV_TEXT_SIZE];
-
-        if (now - q->since_usec >= USEC_PER_SEC) {
-                if (q->n_dropped > 0 &&
-                    str_printf(text, sizeof(text), "%u refusals have no row of their own", q->n_dropped) >=
-                                    0)
-                        service_report(u->launcher, AUDIT_KIND_LIMIT, u->uid, /* is_denial= */ true,
-                                       "refuse", text);
-                *q = (ReportQuota){ .since_usec = now };
-        }
-        if (q->n_rows < USER_REPORTS_PER_SEC) {
-                q->n_rows++;
-                return true;
-        }
-        q->n_dropped++;
-        return false;
 }
 
 static bool sees_all_rows(const User *u)
@@ -174,7 +191,7 @@ static void pass_connection(User *u, Connection *c)
                             .gid = c->peer.gid,
                             .is_admin = c->peer.is_admin,
                             .is_auditor = c->peer.is_auditor,
-                            .is_over_quota = c->is_over_quota };
+                            .over = c->over };
 
         user_send(u, PRIV_API_CLIENT, &body, sizeof(body), &c->fd, 1);
         c->fd = fd_close(c->fd);
@@ -196,6 +213,15 @@ static void on_client_closed(User *u, const PrivClientClosed *body)
         user_check_idle(u);
 }
 
+/* What api refused by itself: a start, which counts as one; or something beyond a quota. */
+static int on_refuse(User *u, const PrivReport *body)
+{
+        if (body->kind == AUDIT_KIND_LIMIT)
+                return PRIV_STRING_OK(body->reason) ? quota_note(u, body->reason, body->count) : -EPROTO;
+        quota_charge_start(u);
+        return quota_take_row(u) ? service_report_of_user(u->launcher, u->uid, body) : 0;
+}
+
 static int on_api_message(void *owner, _unused_ Worker *w, Imsg *m)
 {
         User *u = owner;
@@ -215,7 +241,7 @@ static int on_api_message(void *owner, _unused_ Worker *w, Imsg *m)
         case PRIV_SESSION_KILL_COMMAND:
                 return session_kill_command(u, m->body);
         case PRIV_SESSION_REFUSE:
-                return user_may_report(u) ? service_report_of_user(u->launcher, u->uid, m->body) : 0;
+                return on_refuse(u, m->body);
         default:
                 return -EPROTO;
         }
@@ -226,6 +252,7 @@ static void on_api_gone(void *owner, _unused_ Worker *w)
         User *u = owner;
 
         u->api = NULL;
+        count_worker(u, false);
         u->is_started = false;
         /* Their other ends died with the worker; those that it never got are served by the next one. */
         LIST_FOREACH (c, &u->connections, Connection, link) {
@@ -269,17 +296,29 @@ static int make_state_directory(const User *u)
         return 0;
 }
 
+static void refuse_all(User *u)
+{
+        drop_connections(u);
+        user_check_idle(u);
+}
+
 static void start_api(User *u)
 {
-        int r = make_state_directory(u);
+        int r;
 
+        if (!quota_may_have_worker(u)) {
+                refuse_all(u);
+                return;
+        }
+        r = make_state_directory(u);
         if (r >= 0)
                 r = worker_new(u->launcher, WORKER_API, u->uid, &api_events, u, &u->api);
         if (r < 0) {
                 (void) log_error(r, "cannot start the api worker of uid %u", u->uid);
-                drop_connections(u);
-                user_check_idle(u);
+                refuse_all(u);
+                return;
         }
+        count_worker(u, true);
 }
 
 static bool identity_is_sound(const User *u, const PrivIdentity *i)
@@ -288,19 +327,34 @@ static bool identity_is_sound(const User *u, const PrivIdentity *i)
                PRIV_STRING_OK(i->group) && PRIV_STRING_OK(i->home) && PRIV_STRING_OK(i->shell);
 }
 
+/* Somebody may have waited for its turn. */
+static void lookup_next(Launcher *l)
+{
+        size_t cursor = 0;
+
+        for (User *u = map_next(&l->users, &cursor); u; u = map_next(&l->users, &cursor)) {
+                if (!u->has_identity && !u->lookup && !list_is_empty(&u->connections)) {
+                        user_advance(u);
+                        return;
+                }
+        }
+}
+
 static void on_identity(void *userdata, int error, const void *data, size_t size)
 {
         User *u = userdata;
 
         u->lookup = NULL;
+        count_lookup(u, false);
+        lookup_next(u->launcher);
         if (error >= 0 && size == sizeof(u->identity)) {
                 memcpy(&u->identity, data, sizeof(u->identity));
                 u->has_identity = identity_is_sound(u, &u->identity);
         }
         if (!u->has_identity) {
                 (void) log_warning(0, "uid %u has no usable identity: its connections are closed", u->uid);
-                drop_connections(u);
-                user_check_idle(u);
+                u->refused_until_usec = clock_monotonic_usec() + USER_REFUSED_USEC;
+                refuse_all(u);
                 return;
         }
         user_advance(u);
@@ -311,15 +365,24 @@ static void start_lookup(User *u)
         char uid[16];
         int r;
 
+        if (clock_monotonic_usec() < u->refused_until_usec) {
+                refuse_all(u);
+                return;
+        }
+        /* Root never waits for others. */
+        if (u->uid != 0 && u->launcher->n_identity_lookups >= USER_LOOKUPS_MAX)
+                return;
+
         r = str_printf(uid, sizeof(uid), "%u", u->uid);
         if (r >= 0)
                 r = lookup_new(u->launcher, &(LookupQuestion){ "identity", uid, -EBADF }, on_identity, u,
                                &u->lookup);
         if (r < 0) {
                 (void) log_error(r, "cannot look up uid %u", u->uid);
-                drop_connections(u);
-                user_check_idle(u);
+                refuse_all(u);
+                return;
         }
+        count_lookup(u, true);
 }
 
 static void user_advance(User *u)
@@ -357,10 +420,13 @@ static int user_new(Launcher *l, uint32_t uid, User **ret)
                 return -ENOMEM;
         *u = (User){ .launcher = l, .uid = uid, .spare_user_fd = -EBADF };
         list_init(&u->connections);
-        r = loop_timer_new(l->loop, on_idle, u, &u->timer);
+        r = quota_init(u);
+        if (r >= 0)
+                r = loop_timer_new(l->loop, on_idle, u, &u->timer);
         if (r >= 0)
                 r = map_put(&l->users, &u->uid, sizeof(u->uid), u);
         if (r < 0) {
+                quota_done(u);
                 u->timer = loop_timer_free(u->timer);
                 free(u);
                 return r;
@@ -369,26 +435,31 @@ static int user_new(Launcher *l, uint32_t uid, User **ret)
         return 0;
 }
 
-void user_add_connection(Launcher *l, const Peer *peer, int take_fd)
+User *user_of_peer(Launcher *l, uint32_t uid)
+{
+        User *u = map_get(&l->users, &uid, sizeof(uid));
+
+        if (u || user_new(l, uid, &u) < 0)
+                return u;
+        /* Its connection may still be refused: then it goes again. */
+        user_check_idle(u);
+        return u;
+}
+
+void user_add_connection(User *u, const Peer *peer, uint32_t over, int take_fd)
 {
         _cleanup_close_ int fd = take_fd;
-        User *u = map_get(&l->users, &peer->uid, sizeof(peer->uid));
-        unsigned max = l->settings.connections_per_user_max;
-        Connection *c;
+        Connection *c = calloc(1, sizeof(*c));
 
-        if (!u && user_new(l, peer->uid, &u) < 0)
-                return;
-        if (u->n_connections >= max + USER_CONNECTIONS_BEYOND)
-                return;
-        c = calloc(1, sizeof(*c));
         if (!c)
                 return;
-        *c = (Connection){ .number = ++l->last_connection,
-                           .fd = TAKE_FD(fd),
-                           .is_over_quota = u->n_connections >= max,
-                           .peer = *peer };
+        *c = (Connection){
+                .number = ++u->launcher->last_connection, .fd = TAKE_FD(fd), .over = over, .peer = *peer
+        };
         list_append(&u->connections, &c->link);
         u->n_connections++;
+        if (u->uid != 0)
+                u->launcher->n_connections++;
         user_check_idle(u);
         user_advance(u);
 }

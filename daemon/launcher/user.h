@@ -4,22 +4,15 @@
 
 #include "daemon/launcher/launcher.h"
 #include "daemon/launcher/peer.h"
+#include "daemon/launcher/quota.h"
 
 typedef struct Connection {
         ListLink link;
         uint64_t number;
-        int fd; /* -EBADF once api has it */
-        bool is_over_quota;
+        int fd;        /* -EBADF once api has it */
+        uint32_t over; /* PrivOver */
         Peer peer;
 } Connection;
-
-/* Rows that a user's api worker causes without a session: so many at once and a second, then one row of each
- * second says how many more there were. The audit writer serves everybody. */
-typedef struct ReportQuota {
-        uint64_t since_usec; /* monotonic: begin of the second that is counted */
-        unsigned n_rows;
-        unsigned n_dropped;
-} ReportQuota;
 
 struct User {
         Launcher *launcher;
@@ -32,23 +25,28 @@ struct User {
         unsigned n_sessions;
         LoopTimer *timer; /* idle, or the wait before a restart */
         RestartGuard guard;
-        ReportQuota reports;
-        int spare_user_fd;  /* user namespace for the next session; each is used once */
-        uint32_t spare_gid; /* of the last session; 0: none yet, or nothing is prepared for root */
+        UserQuota quota;
+        int spare_user_fd;           /* user namespace for the next session; each is used once */
+        uint32_t spare_gid;          /* of the last session; 0: none yet, or nothing is prepared for root */
+        uint64_t refused_until_usec; /* monotonic: no second look for an identity before; 0: none failed */
         bool has_identity;
+        bool is_looked_up;
+        bool is_worker_counted;
         bool is_started; /* api has its API_START */
 };
 
-/* Takes the connection; one that cannot be served is closed. */
-void user_add_connection(Launcher *l, const Peer *peer, int take_fd);
+/* Whose quota a new connection is, by uid; NULL: too many users, or no memory. */
+User *user_of_peer(Launcher *l, uint32_t uid);
+
+/* Takes the connection, which quota_admit_connection() let in. */
+void user_add_connection(User *u, const Peer *peer, uint32_t over, int take_fd);
 
 /* The connection that api names, or NULL: it is not live. */
 const Connection *user_find_connection(const User *u, uint64_t number);
 
-/* After a change of n_sessions or of the api worker. */
-void user_check_idle(User *u);
-/* Counts a row that api causes; false: it is one too many. */
-bool user_may_report(User *u);
+/* A session more or less. */
+void user_count_session(User *u, int difference);
+
 void user_send(User *u, PrivMessage type, const void *body, size_t size, const int *fds, size_t n_fds);
 
 /* A new audit writer: a new channel to it for each api worker. */

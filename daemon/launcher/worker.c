@@ -17,6 +17,17 @@
 #define WORKER_ARGUMENTS_MAX 16U
 #define WORKER_NAMESPACES    (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS)
 
+/* Audit may have to check a whole segment of the log first. */
+#define WORKER_READY_USEC       (15 * USEC_PER_SEC)
+#define WORKER_AUDIT_READY_USEC (120 * USEC_PER_SEC)
+
+/* Messages a turn. A user's worker asks for sessions, each some milliseconds of work: one, then others. */
+#define WORKER_BATCH      64U
+#define WORKER_USER_BATCH 1U
+
+/* Those who work for all users come before what one user's processes do. */
+#define WORKER_SHARED_NICE (-10)
+
 struct Worker {
         Launcher *launcher;
         const WorkerEvents *events;
@@ -27,6 +38,7 @@ struct Worker {
         LoopIo *pidfd_io;
         int pidfd;
         pid_t pid;
+        LoopTimer *timer; /* of its first message */
         bool is_ready;
         bool is_dying;
 };
@@ -37,18 +49,22 @@ typedef struct KindInfo {
         PrivChannel channel;
         PrivMessage ready;
         uint64_t namespaces;
+        uint64_t ready_usec; /* a worker that has not said READY by then is killed */
+        unsigned batch;
+        int nice;
 } KindInfo;
 
 static const KindInfo kinds[] = {
         [WORKER_AUDIT] = { "sandboxd-audit", PROGRAM_AUDIT, CHANNEL_LAUNCHER_AUDIT, PRIV_AUDIT_READY,
-                           WORKER_NAMESPACES | CLONE_NEWNET },
+                           WORKER_NAMESPACES | CLONE_NEWNET, WORKER_AUDIT_READY_USEC, WORKER_BATCH,
+                           WORKER_SHARED_NICE },
         /* The way out: the only worker in the host's network. */
         [WORKER_DIALER] = { "sandboxd-dialer", PROGRAM_DIALER, CHANNEL_LAUNCHER_DIALER, PRIV_DIALER_READY,
-                            WORKER_NAMESPACES },
+                            WORKER_NAMESPACES, WORKER_READY_USEC, WORKER_BATCH, WORKER_SHARED_NICE },
         [WORKER_EGRESS] = { "sandboxd-egress", PROGRAM_EGRESS, CHANNEL_LAUNCHER_EGRESS, PRIV_EGRESS_READY,
-                            WORKER_NAMESPACES | CLONE_NEWNET },
+                            WORKER_NAMESPACES | CLONE_NEWNET, WORKER_READY_USEC, WORKER_BATCH, 0 },
         [WORKER_API] = { "sandboxd-api", PROGRAM_API, CHANNEL_LAUNCHER_API, PRIV_API_READY,
-                         WORKER_NAMESPACES | CLONE_NEWNET },
+                         WORKER_NAMESPACES | CLONE_NEWNET, WORKER_READY_USEC, WORKER_USER_BATCH, 0 },
 };
 ASSERT_TABLE(kinds, _WORKER_KIND_MAX);
 
@@ -88,6 +104,7 @@ static void free_deferred(void *userdata)
 
         list_unlink(&w->workers);
         w->pidfd_io = loop_io_free(w->pidfd_io);
+        w->timer = loop_timer_free(w->timer);
         w->link = priv_link_free(w->link);
         w->pidfd = fd_close(w->pidfd);
         free(w);
@@ -133,6 +150,7 @@ static int on_worker_message(void *owner, PrivLink *link, Imsg *m)
         if (w->is_ready)
                 return -EPROTO;
         w->is_ready = true;
+        w->timer = loop_timer_free(w->timer);
         priv_link_set_phase(link, PHASE_RUN);
         w->events->on_ready(w->owner, w, m);
         return 0;
@@ -145,6 +163,31 @@ static void on_worker_closed(void *owner, _unused_ PrivLink *link, int reason)
         if (w->owner && !w->is_dying && !w->launcher->is_stopping && reason != -EPIPE)
                 (void) log_error(reason, "%s[%d] broke the protocol", kinds[w->kind].name, (int) w->pid);
         end_process(w);
+}
+
+static void on_not_ready(void *userdata)
+{
+        Worker *w = userdata;
+        const KindInfo *kind = &kinds[w->kind];
+
+        if (w->is_ready || w->is_dying)
+                return;
+        (void) log_error(-ETIMEDOUT, "%s[%d] was not ready after %llu s: killed, another is started",
+                         kind->name, (int) w->pid, (unsigned long long) (kind->ready_usec / USEC_PER_SEC));
+        end_process(w);
+}
+
+static int watch(Worker *w)
+{
+        Loop *loop = w->launcher->loop;
+        int r;
+
+        priv_link_set_handler(w->link, on_worker_message, on_worker_closed, w);
+        priv_link_set_batch(w->link, kinds[w->kind].batch);
+        r = loop_timer_new(loop, on_not_ready, w, &w->timer);
+        if (r >= 0)
+                r = loop_timer_set(w->timer, kinds[w->kind].ready_usec);
+        return r < 0 ? r : loop_io_new(loop, w->pidfd, LOOP_READ, on_pidfd, w, &w->pidfd_io);
 }
 
 static void add(const char **arguments, size_t *n, const char *name, const char *value)
@@ -203,6 +246,7 @@ static int spawn_worker(Worker *w, uint32_t uid, int channel_fd)
                            .cgroup_fd = -EBADF,
                            .null_fd = w->launcher->kernel->null_fd,
                            .output_fd = -EBADF,
+                           .nice = kind->nice,
                            .fds = &channel_fd,
                            .n_fds = 1 };
 
@@ -225,10 +269,8 @@ int worker_new(Launcher *l, WorkerKind kind, uint32_t uid, const WorkerEvents *e
         pair[1] = fd_close(pair[1]);
         if (r >= 0)
                 r = priv_link_new(l->loop, TAKE_FD(pair[0]), kinds[kind].channel, ROLE_LAUNCHER, &w->link);
-        if (r >= 0) {
-                priv_link_set_handler(w->link, on_worker_message, on_worker_closed, w);
-                r = loop_io_new(l->loop, w->pidfd, LOOP_READ, on_pidfd, w, &w->pidfd_io);
-        }
+        if (r >= 0)
+                r = watch(w);
         if (r < 0) {
                 (void) fd_close(pair[0]);
                 spawn_reap(TAKE_FD(w->pidfd));

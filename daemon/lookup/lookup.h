@@ -10,6 +10,17 @@ int lookup_identity(uint32_t uid, PrivIdentity *ret) _must_check_;
 /* -ENOENT: an account is missing; *ret_missing (static) is its name. */
 int lookup_workers(PrivWorkerIds *ret, const char **ret_missing) _must_check_;
 
+/* A question to the name services, with the place for its answer. */
+typedef struct LookupCall {
+        int (*ask)(const struct LookupCall *call);
+        void *answer;
+        size_t size;
+        uint32_t uid;
+} LookupCall;
+
+/* Asks, and where no answer comes in time asks the machine's own files. What ask() returns. */
+int lookup_within(const LookupCall *call) _must_check_;
+
 /* The servers of a resolv.conf text; lines that say nothing of use are skipped. */
 void lookup_servers(const char *text, size_t size, PrivResolver *ret);
 /* A hosts text as canonical lines "ADDRESS NAME". */

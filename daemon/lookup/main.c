@@ -48,30 +48,41 @@ static int answer(const void *data, size_t size)
         return r < 0 ? log_error(r, "cannot write the answer") : 0;
 }
 
+static int ask_identity(const LookupCall *call)
+{
+        return lookup_identity(call->uid, call->answer);
+}
+
+static int ask_workers(const LookupCall *call)
+{
+        const char *missing = "";
+        int r = lookup_workers(call->answer, &missing);
+
+        return r < 0 ? log_error(r, "cannot find the account %s; the package creates it", missing) : 0;
+}
+
 static int run_identity(const char *argument)
 {
-        PrivIdentity identity;
-        uint32_t uid;
+        PrivIdentity identity = { 0 };
+        uint32_t uid = 0;
         int r;
 
         r = argument ? parse_u32(argument, &uid) : -EINVAL;
         if (r < 0)
                 return log_error(r, "identity: expected a uid");
-        r = lookup_identity(uid, &identity);
+        r = lookup_within(&(LookupCall){
+                        .ask = ask_identity, .answer = &identity, .size = sizeof(identity), .uid = uid });
         return r < 0 ? log_error(r, "cannot look up uid %u", uid) : answer(&identity, sizeof(identity));
 }
 
 static int run_workers(const char *argument)
 {
-        const char *missing = "";
-        PrivWorkerIds ids;
+        PrivWorkerIds ids = { 0 };
         int r;
 
         (void) argument;
-        r = lookup_workers(&ids, &missing);
-        if (r < 0)
-                return log_error(r, "cannot find the account %s; the package creates it", missing);
-        return answer(&ids, sizeof(ids));
+        r = lookup_within(&(LookupCall){ .ask = ask_workers, .answer = &ids, .size = sizeof(ids) });
+        return r < 0 ? r : answer(&ids, sizeof(ids));
 }
 
 static void print_diagnostics(PolicyDiagnostics *d)

@@ -16,6 +16,7 @@ struct PrivLink {
         void *owner;
         unsigned n_users; /* callbacks on the stack and deferred calls: free() waits for them */
         int reason;
+        unsigned batch;
         bool is_reading;
         bool is_closed;
         bool is_freed;
@@ -58,7 +59,7 @@ static void close_deferred(void *userdata)
 
 static void read_messages(PrivLink *l)
 {
-        for (unsigned i = 0; i < LINK_BATCH && !l->is_closed && !l->is_freed && l->is_reading; i++) {
+        for (unsigned i = 0; i < l->batch && !l->is_closed && !l->is_freed && l->is_reading; i++) {
                 _cleanup_imsg_ Imsg m = { .n_fds = 0 };
                 int r = imsg_receive(&l->channel, &m);
 
@@ -99,7 +100,7 @@ int priv_link_new(Loop *loop, int take_fd, PrivChannel channel, PrivRole role, P
                 (void) fd_close(take_fd);
                 return -ENOMEM;
         }
-        *l = (PrivLink){ .loop = loop, .is_reading = true };
+        *l = (PrivLink){ .loop = loop, .batch = LINK_BATCH, .is_reading = true };
         r = imsg_channel_init(&l->channel, take_fd, channel, role);
         if (r < 0) {
                 free(l);
@@ -137,6 +138,11 @@ PrivLink *priv_link_free(PrivLink *l)
 void priv_link_set_phase(PrivLink *l, PrivPhase phase)
 {
         l->channel.phase = phase;
+}
+
+void priv_link_set_batch(PrivLink *l, unsigned n)
+{
+        l->batch = n;
 }
 
 int priv_link_set_reading(PrivLink *l, bool on)

@@ -28,6 +28,9 @@ DEFINE_CLEANUP(PrivLink *, priv_link_free)
 
 void priv_link_set_phase(PrivLink *l, PrivPhase phase);
 
+/* How many messages a turn are read: few where each is much work, so that others get their turn. */
+void priv_link_set_batch(PrivLink *l, unsigned n);
+
 /* Stops or resumes reading: back-pressure. */
 int priv_link_set_reading(PrivLink *l, bool on) _must_check_;
 

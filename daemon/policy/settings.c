@@ -15,8 +15,16 @@ void policy_settings_default(PrivSettings *ret)
 {
         *ret = (PrivSettings){
                 .ask_timeout_usec = 25 * USEC_PER_SEC,
-                .connections_per_user_max = 256,
+                .connections_max = 512,
+                .connections_per_user_max = 64,
+                .connects_per_second = 500,
+                .sessions_max = 4096,
                 .sessions_per_user_max = 256,
+                .starts_per_second = 250,
+                .users_max = 256,
+                .rows_per_second = 20000,
+                .rows_share_percent = 25,
+                .buffer_per_user_bytes = UINT64_C(32) << 20,
                 .root_session_uid = ROOT_SESSION_UID,
                 .audit_segment_bytes_max = UINT64_C(256) << 20,
                 .audit_retention_bytes = UINT64_C(4) << 30,
@@ -95,19 +103,35 @@ static int read_number(SchemaReader *x, const TextNode *n, int64_t min, int64_t 
         return 0;
 }
 
-static int read_connections(SchemaReader *x, const TextNode *n)
-{
-        return read_number(x, n, 1, 65536, &x->policy->settings.connections_per_user_max);
-}
+#define READ_LIMIT(name, min, max)                                                 \
+        static int read_##name(SchemaReader *x, const TextNode *n)                 \
+        {                                                                          \
+                return read_number(x, n, (min), (max), &x->policy->settings.name); \
+        }
 
-static int read_sessions(SchemaReader *x, const TextNode *n)
-{
-        return read_number(x, n, 1, 65536, &x->policy->settings.sessions_per_user_max);
-}
+READ_LIMIT(connections_max, 1, 16384)
+READ_LIMIT(connections_per_user_max, 1, 16384)
+READ_LIMIT(connects_per_second, 1, 100000)
+READ_LIMIT(sessions_max, 1, 65536)
+READ_LIMIT(sessions_per_user_max, 1, 65536)
+READ_LIMIT(starts_per_second, 1, 10000)
+READ_LIMIT(users_max, 1, 4000)
+READ_LIMIT(rows_per_second, 1, 1000000)
+READ_LIMIT(rows_share_percent, 1, 100)
+
+static int read_buffer(SchemaReader *x, const TextNode *n);
 
 static const KeyRule limit_rules[] = {
-        { "connections_per_user", read_connections, NULL },
-        { "sessions_per_user", read_sessions, NULL },
+        { "connections", read_connections_max, NULL },
+        { "connections_per_user", read_connections_per_user_max, NULL },
+        { "connects_per_second", read_connects_per_second, NULL },
+        { "sessions", read_sessions_max, NULL },
+        { "sessions_per_user", read_sessions_per_user_max, NULL },
+        { "starts_per_second", read_starts_per_second, NULL },
+        { "users", read_users_max, NULL },
+        { "rows_per_second", read_rows_per_second, NULL },
+        { "rows_share", read_rows_share_percent, NULL },
+        { "buffer_per_user", read_buffer, NULL },
 };
 static const KeyTable limit_table = { limit_rules, ELEMENTSOF(limit_rules) };
 
@@ -167,6 +191,12 @@ static int read_size(SchemaReader *x, const TextNode *n, uint64_t min, uint64_t 
                                    (unsigned long long) min);
         *to = bytes;
         return 0;
+}
+
+/* One message and one answer of the largest size must fit. */
+static int read_buffer(SchemaReader *x, const TextNode *n)
+{
+        return read_size(x, n, 2U << 20, &x->policy->settings.buffer_per_user_bytes);
 }
 
 static int read_segment(SchemaReader *x, const TextNode *n)

@@ -193,7 +193,7 @@ typedef struct PrivReport {
         uint32_t kind; /* AuditKind: session, policy, limit or admin */
         uint32_t uid;
         uint32_t is_denial; /* verdict deny instead of none */
-        uint32_t padding;
+        uint32_t count;     /* from api, of kind limit: refusals since the last one; else 0 */
         char action[16];
         char reason[PRIV_TEXT_SIZE];
         char detail[PRIV_TEXT_SIZE * 2];
@@ -236,10 +236,20 @@ typedef struct PrivIdentity {
 /* Daemon settings, compiled by a child from CONFIG/sandboxd.json. */
 typedef struct PrivSettings {
         uint64_t ask_timeout_usec;
+        uint32_t connections_max; /* of all users but root, as the other totals; root's own number is at most
+                                     this */
         uint32_t connections_per_user_max;
+        uint32_t connects_per_second; /* of one user */
+        uint32_t sessions_max;
         uint32_t sessions_per_user_max;
-        uint32_t root_session_uid; /* the uid that sessions of root run as; never 0 */
+        uint32_t starts_per_second;  /* of one user, failed ones too */
+        uint32_t users_max;          /* who have a worker at the same time */
+        uint32_t rows_per_second;    /* of one user in the log */
+        uint32_t rows_share_percent; /* of the log, that one user's rows may take in a day */
+        uint32_t root_session_uid;   /* the uid that sessions of root run as; never 0 */
         uint32_t n_servers;
+        uint32_t padding;
+        uint64_t buffer_per_user_bytes; /* what a user's connections may have unread and unsent */
         PrivServer servers[PRIV_RESOLVERS_MAX];
         uint64_t audit_segment_bytes_max;
         uint64_t audit_retention_bytes;
@@ -266,6 +276,12 @@ enum PrivController {
         CONTROLLER_IO = 1 << 3,
 };
 
+enum PrivOver {
+        PRIV_OVER_NONE = 0,
+        PRIV_OVER_OWN, /* beyond the user's quota */
+        PRIV_OVER_ALL, /* all users together have too many */
+};
+
 /* fds: the connection. */
 typedef struct PrivClient {
         uint64_t connection;
@@ -274,7 +290,7 @@ typedef struct PrivClient {
         uint32_t gid;
         uint32_t is_admin;
         uint32_t is_auditor;
-        uint32_t is_over_quota; /* answer the first call with QuotaExceeded, then close */
+        uint32_t over; /* PrivOver; but for none: answer the first call with QuotaExceeded, then close */
 } PrivClient;
 
 typedef struct PrivClientClosed {

@@ -98,5 +98,9 @@ Buf *conn_input(Conn *c);
 /* ---- output ---- */
 
 bool conn_wants_write(const Conn *c);
+/* Bytes ever sent. */
+uint64_t conn_n_sent(const Conn *c);
+/* Bytes of memory that input and output take; empty buffers are given back. */
+size_t conn_memory(Conn *c);
 /* Sends what it can. 0, or -EPIPE and the like. */
 int conn_write(Conn *c) _must_check_;

@@ -232,6 +232,20 @@ static ssize_t send_bytes(int fd, char *data, size_t size, const FdGroup *g)
         return n;
 }
 
+uint64_t conn_n_sent(const Conn *c)
+{
+        return c->n_sent;
+}
+
+size_t conn_memory(Conn *c)
+{
+        if (buf_size(&c->input) == 0)
+                buf_done(&c->input);
+        if (buf_size(&c->output) == 0)
+                buf_done(&c->output);
+        return c->input.room + c->output.room;
+}
+
 int conn_write(Conn *c)
 {
         while (buf_size(&c->output) > 0) {

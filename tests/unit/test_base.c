@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include "proto/base/bucket.h"
 #include "proto/base/buf.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -315,6 +316,33 @@ static void ids_and_errors(void **state _unused_)
         assert_string_equal(error_name(-ENOENT), "ENOENT");
 }
 
+/* Whatever is asked for when: never more than the burst and what time has paid for, and never less. */
+static void bucket_follows_a_model(void **state _unused_)
+{
+        BucketRate rate = bucket_rate(100, USEC_PER_SEC, 400);
+        uint64_t now = 5 * USEC_PER_SEC, n = 0;
+        Bucket b = { 0 };
+
+        for (unsigned i = 0; i < 5000; i++) {
+                n += bucket_take(&b, &rate, 1, now);
+                now += 1000;
+                assert_true(n <= 400 + (i + 1) / 10 + 1);
+        }
+        assert_true(n >= 400 + 499);
+        assert_false(bucket_take(&b, &rate, 2, now));
+        assert_false(bucket_take(&b, &rate, UINT64_MAX, now));
+        /* After a pause all of it is there, and no more. */
+        now += 100 * USEC_PER_SEC;
+        assert_false(bucket_take(&b, &rate, 401, now));
+        assert_true(bucket_take(&b, &rate, 400, now));
+        /* A debt has an end. */
+        for (unsigned i = 0; i < 10; i++)
+                bucket_charge(&b, &rate, UINT64_MAX / 2, now);
+        assert_false(bucket_take(&b, &rate, 1, now + 3 * USEC_PER_SEC));
+        assert_true(bucket_take(&b, &rate, 1, now + 5 * USEC_PER_SEC));
+        assert_true(bucket_rate(UINT64_MAX, 1, 1).cost_nsec == 1 && bucket_rate(0, 1, 1).cost_nsec > 0);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -332,6 +360,7 @@ int main(void)
                 cmocka_unit_test(stdio_is_no_socket),
                 cmocka_unit_test(reads_to_the_limit),
                 cmocka_unit_test(ids_and_errors),
+                cmocka_unit_test(bucket_follows_a_model),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

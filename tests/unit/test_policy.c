@@ -492,6 +492,7 @@ static void test_settings(void **state)
         assert_int_equal(s.servers[2].port, 53);
         assert_int_equal(s.servers[3].address.family, 6);
         assert_int_equal(s.sessions_per_user_max, 9);
+        assert_int_equal(s.connections_per_user_max, 64);
         assert_int_equal(s.root_session_uid, 1879048192);
 }
 

@@ -1,0 +1,174 @@
+"""Quotas of one user, and the reserve of root: properties D10, D15, D39, D46, D49."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import machine
+
+INFO = b'{"method":"org.varlink.service.GetInfo"}\0'
+
+# Runs as a user: opens connections, says how they fared, and holds them until its input ends.
+HOLD = """
+import json, socket, sys
+path, n, says = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+held, answers = [], []
+for _ in range(n):
+    s = socket.socket(socket.AF_UNIX); s.settimeout(20)
+    s.connect(path)
+    held.append(s)
+for s in held:
+    if not says:
+        continue
+    data = b""
+    try:
+        s.sendall(says.encode() + b"\\0")
+        while not data.endswith(b"\\0"):
+            more = s.recv(65536)
+            if not more: break
+            data += more
+    except OSError: pass
+    answers.append(json.loads(data[:-1]) if data.endswith(b"\\0") else None)
+print(json.dumps(answers), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def holder(instance, user, n, says=INFO[:-1].decode()):
+    """n connections of a user, and what each was answered; None: closed."""
+    child = user.popen(["/usr/bin/python3", "-c", HOLD, instance.socket, str(n), says], stdin=subprocess.PIPE,
+                       stdout=subprocess.PIPE)
+    try:
+        yield json.loads(child.stdout.readline())
+    finally:
+        child.communicate(b"")
+
+
+@contextlib.contextmanager
+def daemon(settings, **limits):
+    with machine.Instance(settings={**settings, "limits": limits}) as running:
+        yield running
+        assert running.process.poll() is None, running.log_text()[-3000:]
+
+
+def refused(instance, user, resource):
+    """How many refusals the log counts, and in how many rows."""
+    rows = instance.rows(0, kind="limit", action="reached", uid=user.uid, reason=resource)
+    assert all(row["verdict"] == "deny" for row in rows)
+    return sum(json.loads(row["detail"])["refused"] for row in rows), len(rows)
+
+
+def test_d15_connections_of_one_user(settings, alice, bob, root):
+    """The 65th gets an error, many more are closed; another user and root are served; counted, not written."""
+    with daemon(settings) as instance:
+        start = time.monotonic()
+        with holder(instance, alice, 400) as answers:
+            good = [a for a in answers if a and "vendor" in a["parameters"]]
+            over = [a for a in answers if a and a.get("error") == "io.sandboxd.Session.QuotaExceeded"]
+            assert len(good) == 64
+            assert over and all(a["parameters"] == {"resource": "connections", "limit": 64} for a in over)
+            assert len(over) <= 64 and len(good) + len(over) < 400
+            for user in (bob, root):
+                assert "vendor" in instance.call(user, "org.varlink.service.GetInfo")[0]["parameters"]
+            done = instance.ctl(alice, "list")
+            assert done.returncode == 125 and "connections" in done.stderr and done.stderr.count("\n") == 1
+        assert machine.eventually(lambda: refused(instance, alice, "connections")[0] >= 336)
+        assert refused(instance, alice, "connections")[1] <= time.monotonic() - start + 2
+        assert machine.eventually(lambda: instance.ctl(alice, "list").returncode == 0)
+
+
+def test_d15_all_connections_taken(settings, alice, bob, root):
+    """Users together have everything: root connects, lists and ends; another user hears why not."""
+    with daemon(settings, connections=40, connections_per_user=30) as instance:
+        session = instance.create(root)
+        with holder(instance, alice, 30), holder(instance, bob, 10):
+            with machine.test_user("c") as carol:
+                answer = instance.call(carol, "org.varlink.service.GetInfo")[0]
+                assert answer == {"error": "io.sandboxd.Session.QuotaExceeded", "parameters": {"resource": "connections"}}
+            assert session in instance.ctl(root, "list").stdout
+            assert instance.ctl(root, "terminate", session).returncode == 0
+            assert instance.sh(root, "echo fine").stdout == "fine\n"
+
+
+def test_d15_sessions_of_one_user(settings, alice, bob, root):
+    with daemon(settings, sessions_per_user=3, sessions=5) as instance:
+        mine = [instance.create(alice) for _ in range(3)]
+        done = instance.ctl(alice, "create", cwd=alice.workspace())
+        assert done.returncode == 125 and "sessions" in done.stderr
+        answer = instance.call(alice, "io.sandboxd.Session.Create", {"context": {"workspace": alice.workspace()}})[0]
+        assert answer["error"].endswith("QuotaExceeded") and answer["parameters"] == {"resource": "sessions", "limit": 3}
+        theirs = [instance.create(bob) for _ in range(2)]
+        # All together have as many as may be: not for root.
+        answer = instance.call(bob, "io.sandboxd.Session.Create", {"context": {"workspace": bob.workspace()}})[0]
+        assert answer["error"].endswith("QuotaExceeded") and answer["parameters"] == {"resource": "sessions"}
+        assert instance.sh(root, "echo fine").stdout == "fine\n"
+        assert machine.eventually(lambda: refused(instance, alice, "sessions")[0] == 2)
+        assert machine.eventually(lambda: refused(instance, bob, "sessions")[0] == 1)
+        assert instance.ctl(alice, "terminate", mine[0]).returncode == 0
+        assert instance.sh(alice, "echo again").stdout == "again\n"
+        assert len(theirs) == 2
+
+
+def test_d49_failed_starts_count(settings, alice, bob):
+    """A loop of starts that fail uses up the rate; a start that would work is then refused, others' are not."""
+    with daemon(settings, starts_per_second=1) as instance:
+        work = alice.workspace()
+        bad = {"context": {"workspace": work, "profile": "no-such-profile"}}
+        for _ in range(12):
+            answer = instance.call(alice, "io.sandboxd.Session.Create", bad)[0]
+            assert "error" in answer
+        answer = instance.call(alice, "io.sandboxd.Session.Create", {"context": {"workspace": work}})[0]
+        assert answer == {"error": "io.sandboxd.Session.QuotaExceeded", "parameters": {"resource": "starts", "limit": 1}}
+        done = instance.sh(alice, "echo no")
+        assert done.returncode == 125 and "starts" in done.stderr
+        assert instance.sh(bob, "echo fine").stdout == "fine\n"
+        assert machine.eventually(lambda: refused(instance, alice, "starts")[0] >= 2)
+        assert refused(instance, bob, "starts") == (0, 0)
+        # It is a rate.
+        assert machine.eventually(lambda: instance.sh(alice, "echo again").stdout == "again\n", 30, 1)
+
+
+def test_d15_connects_have_a_rate(settings, alice, bob):
+    storm = ("import socket, sys\n"
+             "lost = 0\n"
+             "for _ in range(400):\n"
+             " s = socket.socket(socket.AF_UNIX); s.settimeout(5)\n"
+             " try:\n"
+             "  s.connect(sys.argv[1]); s.sendall(b'{\"method\":\"org.varlink.service.GetInfo\"}\\0')\n"
+             "  lost += not s.recv(10)\n"
+             " except OSError: lost += 1\n"
+             " s.close()\n"
+             "print(lost)\n")
+    with daemon(settings, connects_per_second=10) as instance:
+        lost = int(alice.run(["/usr/bin/python3", "-c", storm, instance.socket]).stdout)
+        assert 0 < lost < 400
+        assert "vendor" in instance.call(bob, "org.varlink.service.GetInfo")[0]["parameters"]
+        assert machine.eventually(lambda: refused(instance, alice, "connects")[0] == lost)
+        assert machine.eventually(lambda: instance.ctl(alice, "list").returncode == 0, 10, 0.5)
+
+
+@pytest.mark.parametrize("text, words", [
+    ({"connections": 0}, "connections"), ({"connections_per_user": 1 << 40}, "connections_per_user"),
+    ({"rows_share": 101}, "rows_share"), ({"buffer_per_user": "1"}, "buffer_per_user"), ({"session": 1}, "session"),
+    ({"starts_per_second": "7"}, "starts_per_second"), ({"users": -1}, "users")])
+def test_settings_are_read_strictly(text, words):
+    broken = machine.Instance(settings={"limits": text})
+    try:
+        with pytest.raises(AssertionError) as e:
+            broken.start()
+        assert words in str(e.value)
+    finally:
+        broken.remove()
+
+
+def test_limits_are_reported(settings, alice):
+    with daemon(settings, connections_per_user=7, sessions_per_user=9) as instance:
+        found = instance.call(alice, "io.sandboxd.Manager.Describe")[0]["parameters"]
+        assert (found["connectionsPerUserMax"], found["sessionsPerUserMax"]) == (7, 9)
