@@ -631,6 +631,8 @@ static void test_exec_rows(_unused_ void **state)
         say(&w.api, PRIV_RECORD_EXEC, &x, sizeof(x), gate[1]);
         expect(&w.api, PRIV_RECORDED, &m);
         ASSERT_EQ(((const PrivRecorded *) m.body)->error, -ENOENT);
+        /* Its end closes after the answer. */
+        ASSERT_EQ(poll(&(struct pollfd){ .fd = gate[0], .events = POLLIN }, 1, WAIT_MSEC), 1);
         ASSERT_EQ(read(gate[0], go, sizeof(go)), 0);
         (void) fd_close(gate[0]);
         say(&w.launcher, PRIV_AUDIT_SESSION_END, &end, sizeof(end), -EBADF);
