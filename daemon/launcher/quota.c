@@ -18,8 +18,12 @@
 #define QUOTA_RESERVED_PARTS 4U    /* of few descriptors so many parts are not for sessions: one */
 
 static const char *const names[] = {
-        [QUOTA_CONNECTIONS] = "connections", [QUOTA_CONNECTS] = "connects", [QUOTA_SESSIONS] = "sessions",
-        [QUOTA_STARTS] = "starts",           [QUOTA_ROWS] = "rows",         [QUOTA_BUFFERS] = "buffers",
+        [QUOTA_CONNECTIONS] = "connections",
+        [QUOTA_CONNECTS] = "connects",
+        [QUOTA_SESSIONS] = "sessions",
+        [QUOTA_STARTS] = "starts",
+        [QUOTA_ROWS] = "rows",
+        [QUOTA_BUFFERS] = "buffers",
         [QUOTA_USERS] = "users",
 };
 ASSERT_TABLE(names, _QUOTA_MAX);

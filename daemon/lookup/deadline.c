@@ -91,8 +91,10 @@ int lookup_within(const LookupCall *call)
 
         if (r != -ETIMEDOUT)
                 return r;
-        (void) log_warning(0, "the name service did not answer within %llu s: going by /etc/passwd and /etc/group",
-                           (unsigned long long) (NSS_DEADLINE_USEC / USEC_PER_SEC));
+        (void) log_warning(
+                        0,
+                        "the name service did not answer within %llu s: going by /etc/passwd and /etc/group",
+                        (unsigned long long) (NSS_DEADLINE_USEC / USEC_PER_SEC));
         for (size_t i = 0; i < ELEMENTSOF(databases); i++) {
                 if (__nss_configure_lookup(databases[i], "files") < 0)
                         return neg_errno();

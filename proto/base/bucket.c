@@ -21,7 +21,8 @@ bool bucket_take(Bucket *b, const BucketRate *rate, uint64_t n, uint64_t now_use
 {
         uint64_t now_nsec = now_usec * NSEC_PER_USEC, begin = begin_of(b, now_nsec);
 
-        if (begin - now_nsec > rate->room_nsec || n > (rate->room_nsec - (begin - now_nsec)) / rate->cost_nsec)
+        if (begin - now_nsec > rate->room_nsec ||
+            n > (rate->room_nsec - (begin - now_nsec)) / rate->cost_nsec)
                 return false;
         b->paid_nsec = begin + n * rate->cost_nsec;
         return true;
