@@ -125,12 +125,15 @@ void process_finish(Process *p, EndReason reason)
         Session *s = p->session;
 
         process_ended(p, reason);
-        process_record_exit(p);
-        if (p->is_spawned)
-                session_end(s, END_EXITED);
-        answer_process_end(p);
         if (!p->is_spawned)
+                answer_process_end(p); /* first: somebody waits for it */
+        process_record_exit(p);
+        if (!p->is_spawned) {
                 session_update_idle(s);
+                return;
+        }
+        session_end(s, END_EXITED);
+        answer_process_end(p);
 }
 
 int on_command_killed(Api *api, const PrivSessionCommand *m)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sqlite3.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -15,14 +16,16 @@
 /* How many virtual machine instructions pass between two looks at the clock. */
 #define PROGRESS_STEPS 10000
 
-/* Written once, overwritten from then on: a commit that does not grow the file waits for less. */
-#define LOG_RESERVE_BYTES (UINT64_C(4) << 20)
+/* Written once, overwritten from then on: a commit that does not grow the file waits for less. Those of two
+ * segments fit into the 8 MiB that every process may lock. */
+#define LOG_RESERVE_BYTES (UINT64_C(15) << 18)
 #define LOG_FREE_BYTES    (UINT64_C(64) << 20)
 
 struct Sql {
         sqlite3 *db;
         uint64_t deadline_usec;
         int wal_pages;
+        void *log_map; /* of LOG_RESERVE_BYTES; never read */
 };
 
 struct SqlStatement {
@@ -141,6 +144,8 @@ Sql *sql_close(Sql *s)
         if (!s)
                 return NULL;
         (void) sqlite3_close_v2(s->db);
+        if (s->log_map)
+                (void) munmap(s->log_map, LOG_RESERVE_BYTES);
         free(s);
         return NULL;
 }
@@ -183,7 +188,22 @@ static int extend(int fd, uint64_t from, uint64_t to)
         return fsync(fd) < 0 ? neg_errno() : 0;
 }
 
-void sql_reserve_log(const Sql *s)
+/* Keeps the file's pages in memory: frames do not begin where pages do, so writing to a page that is not
+ * there reads it first, while somebody waits for the commit. */
+static int lock_log(Sql *s, int fd)
+{
+        void *map;
+
+        if (s->log_map)
+                return 0;
+        map = mmap(NULL, LOG_RESERVE_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+        if (map == MAP_FAILED)
+                return neg_errno();
+        s->log_map = map;
+        return mlock(map, LOG_RESERVE_BYTES) < 0 ? neg_errno() : 0;
+}
+
+void sql_reserve_log(Sql *s)
 {
         const char *path = sqlite3_filename_wal(sqlite3_db_filename(s->db, "main"));
         _cleanup_close_ int fd = -EBADF;
@@ -192,13 +212,15 @@ void sql_reserve_log(const Sql *s)
         int r;
 
         /* No lock of SQLite's lies on this file: closing it gives none up. */
-        fd = open(path, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
         if (fd < 0 || fstat(fd, &st) < 0 || fstatfs(fd, &fs) < 0)
                 return;
-        if ((uint64_t) st.st_size >= LOG_RESERVE_BYTES ||
+        if ((uint64_t) st.st_size < LOG_RESERVE_BYTES &&
             (uint64_t) fs.f_bavail < LOG_FREE_BYTES / (uint64_t) fs.f_bsize)
                 return;
         r = extend(fd, (uint64_t) st.st_size, LOG_RESERVE_BYTES);
+        if (r >= 0)
+                r = lock_log(s, fd);
         if (r < 0)
                 (void) log_warning(r,
                                    "the log of the audit store cannot be made ahead, commits take longer");

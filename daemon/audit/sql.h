@@ -38,9 +38,9 @@ bool sql_in_transaction(const Sql *s);
 /* Pages in the write-ahead log after the last commit. */
 int sql_wal_pages(const Sql *s);
 
-/* Makes the log's file some megabytes long where there is room; commits then overwrite. Failing costs only
- * time. */
-void sql_reserve_log(const Sql *s);
+/* Makes the log's file some megabytes long where there is room, and keeps them in memory; commits then
+ * overwrite. Failing costs only time. */
+void sql_reserve_log(Sql *s);
 
 /* Moves the log into the database; the last time it is cut to nothing, else its file is used again. -EBUSY:
  * a reader is in the way. */

@@ -9,7 +9,7 @@
 #include "proto/base/error.h"
 #include "proto/base/log.h"
 
-#define WAL_PAGES_MAX 2048 /* of 4 KiB: cut beyond it */
+#define WAL_PAGES_MAX 920 /* of 4 KiB, what sql_reserve_log() makes: cut beyond it */
 #define DAY_USEC      (UINT64_C(86400) * USEC_PER_SEC)
 #define RETRY_USEC    (10 * USEC_PER_SEC)
 #define SALT_SIZE     16U
