@@ -290,7 +290,7 @@ int on_recorded(Api *api, const PrivRecorded *m)
         if (!p || p->state != PROCESS_STARTING)
                 return 0; /* its deadline was faster, or init */
         if (m->error != 0) {
-                process_record_failed(p);
+                process_record_failed(p, m->error);
                 return 0;
         }
         p->record_token = 0;
@@ -302,7 +302,7 @@ void processes_audit_lost(Api *api)
         LIST_FOREACH (s, &api->sessions, Session, link) {
                 LIST_FOREACH (p, &s->processes, Process, link) {
                         if (p->state == PROCESS_STARTING && p->record_token != 0)
-                                process_record_failed(p);
+                                process_record_failed(p, -EPIPE);
                 }
         }
 }
@@ -314,6 +314,9 @@ static void start_failed(Process *p, const PrivExecStarted *m)
         const char *error = SESSION_ERROR "SetupFailed";
         Json *o = NULL;
 
+        /* Audit says why, before it closes the gate: that may be read after this. */
+        if (m->stage == EXEC_STAGE_GATE && p->record_token != 0 && p->session->api->audit)
+                return;
         if (m->stage == EXEC_STAGE_GATE) {
                 process_failed(p, SESSION_ERROR "AuditUnavailable", NULL);
                 return;

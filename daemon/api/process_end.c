@@ -70,10 +70,17 @@ static void kill_group(const Process *p)
 }
 
 /* Its process waits at the gate, which audit may still open. */
-void process_record_failed(Process *p)
+void process_record_failed(Process *p, int error)
 {
+        Json *o = NULL;
+
         p->record_token = 0;
         kill_group(p);
+        if (error == -EDQUOT && json_new_object(&o) >= 0 && json_set_string(o, "resource", "rows") >= 0) {
+                process_failed(p, SESSION_ERROR "QuotaExceeded", o);
+                return;
+        }
+        json_unref(o);
         process_failed(p, SESSION_ERROR "AuditUnavailable", NULL);
 }
 
@@ -106,7 +113,7 @@ void process_on_timer(void *userdata)
         Session *s = p->session;
 
         if (p->state == PROCESS_STARTING && p->record_token != 0) {
-                process_record_failed(p);
+                process_record_failed(p, -ETIMEDOUT);
         } else if (p->state == PROCESS_STARTING && s->state == SESSION_FROZEN) {
                 /* init answers when it may go on. */
                 if (loop_timer_set(p->timer, START_DEADLINE_USEC) < 0)

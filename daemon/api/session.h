@@ -86,7 +86,7 @@ void process_failed(Process *p, const char *error, Json *take_parameters);
 void process_finish(Process *p, EndReason reason);
 void process_record_exit(Process *p);
 /* Its row is not committed, or nobody knows. */
-void process_record_failed(Process *p);
+void process_record_failed(Process *p, int error);
 void process_on_timer(void *userdata);
 /* The parameters of SetupFailed; NULL: no memory. */
 Json *exec_setup_failed(const char *step, int error, const char *message);

@@ -1,4 +1,5 @@
 #include "daemon/audit/queue.h"
+#include "daemon/audit/quota.h"
 #include "daemon/audit/readers.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -94,6 +95,8 @@ static int serve(Audit *a, const AuditSpec *spec, int take_launcher_fd)
         if (r >= 0)
                 r = loop_timer_new(a->loop, on_retry, a, &a->retry);
         if (r >= 0)
+                r = quotas_new(a, &spec->quota, spec->store.retention_bytes, &a->quotas);
+        if (r >= 0)
                 r = store_open(&spec->store, &a->store, &was_damaged);
         if (r < 0)
                 return log_error(r, "The audit store cannot be opened");
@@ -144,6 +147,7 @@ static void audit_done(Audit *a)
         a->retry = loop_timer_free(a->retry);
         a->sweep = loop_timer_free(a->sweep);
         a->readers = readers_free(a->readers);
+        a->quotas = quotas_free(a->quotas);
         a->store = store_close(a->store);
         a->loop = loop_free(a->loop);
 }

@@ -21,6 +21,7 @@
 
 typedef struct Audit Audit;
 typedef struct Readers Readers;
+typedef struct Quotas Quotas;
 
 typedef struct Session {
         Id id;
@@ -74,6 +75,7 @@ struct Audit {
         Loop *loop;
         Store *store;
         Readers *readers;
+        Quotas *quotas;
         PrivLink *launcher;
         PrivLink *dialer;
         Map sessions;
@@ -97,8 +99,15 @@ struct Audit {
         bool is_failing;
 };
 
+/* 0: none. */
+typedef struct QuotaSpec {
+        uint32_t rows_per_second;
+        uint32_t share_percent;
+} QuotaSpec;
+
 typedef struct AuditSpec {
         StoreSpec store;
+        QuotaSpec quota;
         int launcher_fd;        /* taken */
         uint64_t leftover_usec; /* how long the launcher has to name sessions of the last run that live on */
 } AuditSpec;

@@ -6,6 +6,7 @@
  */
 
 #include "daemon/audit/queue.h"
+#include "daemon/audit/quota.h"
 #include "proto/base/clock.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
@@ -133,6 +134,29 @@ static void fill_row(Pending *p, const PrivDecide *d)
                                         .size = d->n_path };
 }
 
+/* Before anybody in the session can know: its end comes later. */
+static void tell_api(const Egress *e)
+{
+        PrivSessionRef ref = { .session = e->session->id };
+
+        if (e->session->has_denials)
+                return;
+        e->session->has_denials = true;
+        LIST_FOREACH (api, &e->audit->apis, Api, link) {
+                if (api->uid == e->session->row.uid)
+                        (void) priv_link_send(api->channel, PRIV_DENIED, &ref, sizeof(ref), NULL, 0);
+        }
+}
+
+/* Counted, but without a row of its own. */
+static void refuse_beyond_quota(Egress *e, const PrivDecide *d)
+{
+        PrivVerdict v = { .request = d->request, .verdict = VERDICT_DENY, .reason = REASON_LIMIT };
+
+        tell_api(e);
+        (void) priv_link_send(e->channel, PRIV_VERDICT, &v, sizeof(v), NULL, 0);
+}
+
 static int on_decide(Egress *e, const PrivDecide *d, size_t size)
 {
         Row row = ROW_INIT(d->entry == ENTRY_DNS ? AUDIT_KIND_DNS : AUDIT_KIND_NET, action_of(d));
@@ -144,6 +168,10 @@ static int on_decide(Egress *e, const PrivDecide *d, size_t size)
                 return r;
         if (e->n_undecided >= UNDECIDED_MAX)
                 return -EPROTO;
+        if (!quota_take(e->audit, e->session->row.uid, size - sizeof(*d))) {
+                refuse_beyond_quota(e, d);
+                return 0;
+        }
         r = pending_new(PENDING_DECISION, &row, e->session, size + 4, &p);
         if (r < 0)
                 return r;
@@ -221,20 +249,6 @@ static void copy_cut(char *to, size_t size, const char *from)
                 n--;
         memcpy(to, from, n);
         to[n] = '\0';
-}
-
-/* Before anybody in the session can know: its end comes later. */
-static void tell_api(const Egress *e)
-{
-        PrivSessionRef ref = { .session = e->session->id };
-
-        if (e->session->has_denials)
-                return;
-        e->session->has_denials = true;
-        LIST_FOREACH (api, &e->audit->apis, Api, link) {
-                if (api->uid == e->session->row.uid)
-                        (void) priv_link_send(api->channel, PRIV_DENIED, &ref, sizeof(ref), NULL, 0);
-        }
 }
 
 static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reason, uint64_t sequence)

@@ -1,6 +1,9 @@
 /* What the launcher says: who exists, and the rows that only it can write. */
 
+#include <errno.h>
+
 #include "daemon/audit/queue.h"
+#include "daemon/audit/quota.h"
 #include "proto/base/clock.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
@@ -56,6 +59,11 @@ static int open_session(Audit *a, const PrivSessionOpen *o, int policy_fd)
         r = session_new(a, o, policy_fd, &s);
         if (r < 0)
                 return r;
+        /* Each segment of the log that has rows of it keeps its policy's text. */
+        if (!o->is_known && !quota_take(a, o->uid, sizeof(o->claims.name) + strlen(s->policy_row.text))) {
+                session_drop(a, s);
+                return -EDQUOT;
+        }
         row.is_start = true;
         row.policy = &s->policy_row;
         r = pending_new(PENDING_START, &row, s, 0, &p);
@@ -76,7 +84,8 @@ static int on_session_open(Audit *a, Imsg *m)
         if (r == -EPROTO)
                 return r;
         if (r < 0) {
-                (void) log_warning(r, "A session cannot be opened");
+                if (r != -EDQUOT)
+                        (void) log_warning(r, "A session cannot be opened");
                 answer_open(a, &o->session, r, 0);
         }
         return 0;
@@ -123,6 +132,7 @@ int session_end(Audit *a, Session *s, uint32_t reason)
 
         if (s->ended_usec > 0)
                 return 0;
+        quota_charge(a, s->row.uid, 0);
         row.reason = end_reason_to_string(reason);
         if (s->policy)
                 row.policy = &s->policy_row;
@@ -240,6 +250,9 @@ static int on_report(Audit *a, const PrivReport *rep)
         if (!PRIV_STRING_OK(rep->action) || !PRIV_STRING_OK(rep->reason) || !PRIV_STRING_OK(rep->detail) ||
             rep->action[0] == '\0' || rep->is_denial > 1)
                 return -EPROTO;
+        /* What says how much was refused is one row a second already. */
+        if (rep->is_denial && rep->kind != AUDIT_KIND_LIMIT && !quota_take(a, rep->uid, sizeof(rep->detail)))
+                return 0;
         row.uid = rep->uid;
         row.verdict = rep->is_denial ? VERDICT_DENY : -1;
         return queue_texts(a, rep, &row);

@@ -27,6 +27,7 @@ typedef struct Arguments {
         uint32_t gid;
         uint64_t segment_bytes_max;
         uint64_t retention_bytes;
+        QuotaSpec quota;
 } Arguments;
 
 /* SQLite on files with a mapped index, a loop, channels, and processes that read. */
@@ -125,6 +126,8 @@ static int parse_arguments(int argc, char **argv, Arguments *ret)
                 { "gid", required_argument, NULL, 'g' },
                 { "segment-bytes", required_argument, NULL, 'b' },
                 { "retention-bytes", required_argument, NULL, 'r' },
+                { "rows-per-second", required_argument, NULL, 'q' },
+                { "rows-share", required_argument, NULL, 'p' },
                 { 0 },
         };
         Arguments a = { .uid = UINT32_MAX, .gid = UINT32_MAX, .segment_bytes_max = SEGMENT_BYTES_MAX };
@@ -141,12 +144,18 @@ static int parse_arguments(int argc, char **argv, Arguments *ret)
                         r = parse_u64(optarg, &a.segment_bytes_max);
                 else if (c == 'r')
                         r = parse_u64(optarg, &a.retention_bytes);
+                else if (c == 'q')
+                        r = parse_u32(optarg, &a.quota.rows_per_second);
+                else if (c == 'p')
+                        r = parse_u32(optarg, &a.quota.share_percent);
                 else
                         r = -EINVAL;
         }
         if (r < 0 || optind < argc || !a.state_dir || a.state_dir[0] != '/' || a.uid == 0 || a.gid == 0)
-                return log_error(-EINVAL, "usage: sandboxd-audit --state-dir /DIR --uid N --gid N"
-                                          " [--segment-bytes N] [--retention-bytes N]");
+                return log_error(
+                                -EINVAL,
+                                "usage: sandboxd-audit --state-dir /DIR --uid N --gid N"
+                                " [--segment-bytes N] [--retention-bytes N] [--rows-per-second N] [--rows-share N]");
         *ret = a;
         return 0;
 }
@@ -259,6 +268,7 @@ int main(int argc, char **argv)
                 return 2;
         spec.store.segment_bytes_max = a.segment_bytes_max;
         spec.store.retention_bytes = a.retention_bytes;
+        spec.quota = a.quota;
         read_line("/etc/machine-id", machine_id, sizeof(machine_id));
         read_line("/proc/sys/kernel/random/boot_id", boot_id, sizeof(boot_id));
         r = str_printf(directory, sizeof(directory), "%s/audit", a.state_dir);

@@ -6,6 +6,7 @@
 
 #include "daemon/audit/queue.h"
 
+#include "daemon/audit/quota.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -135,6 +136,7 @@ int queue_close(Audit *a, Connection *c, const PrivDialClosed *closed, CloseReas
                 row.sent_bytes = (int64_t) closed->sent_bytes;
                 row.received_bytes = (int64_t) closed->received_bytes;
         }
+        quota_charge(a, c->session->row.uid, 0);
         r = queue_report(a, &row, c->session, NULL);
         if (r < 0)
                 return r;

@@ -215,7 +215,9 @@ static bool may_start(const Readers *r, uint32_t uid)
 
         LIST_FOREACH (x, &r->running, const Running, link)
                 n += x->uid == uid;
-        return n < READERS_PER_USER_MAX && r->n_running < READERS_MAX;
+        /* Some are always left for root. */
+        return n < READERS_PER_USER_MAX &&
+               r->n_running < READERS_MAX + (uid == 0 ? READERS_PER_USER_MAX : 0);
 }
 
 int readers_start(Readers *r, Loop *loop, const ReaderRequest *request, int *ret_fd)

@@ -1,8 +1,10 @@
 /* What the api workers say: rows of their users' commands, and questions about rows. */
 
+#include <errno.h>
 #include <sys/socket.h>
 
 #include "daemon/audit/queue.h"
+#include "daemon/audit/quota.h"
 #include "daemon/audit/readers.h"
 #include "proto/base/buf.h"
 #include "proto/base/fd.h"
@@ -91,6 +93,11 @@ static int on_record_exec(Api *api, const PrivRecordExec *x, size_t size, int *t
                 answer(api, PRIV_RECORDED, &no, -EBADF);
                 return 0;
         }
+        if (!quota_take(api->audit, api->uid, n)) {
+                no.error = -EDQUOT;
+                answer(api, PRIV_RECORDED, &no, -EBADF);
+                return 0;
+        }
         r = pending_new(PENDING_EXEC, &row, s, n + 1, &p);
         if (r < 0)
                 return r;
@@ -116,6 +123,7 @@ static int on_record_exit(Api *api, const PrivRecordExit *x)
                 log_info("The exit of a command in a session that is not known");
                 return 0;
         }
+        quota_charge(api->audit, api->uid, 0);
         row.process = x->process;
         row.status = x->status;
         row.reason = end_reason_to_string(x->reason);

@@ -179,7 +179,9 @@ void session_fail(Session *s, int error, const char *step, const char *detail)
         if (s->state != SESSION_STARTING)
                 return;
         id_format(&s->id, id);
-        (void) log_warning(error, "session %s of uid %u failed at %s (%s)", id, s->user->uid, step, detail);
+        if (error != -EDQUOT)
+                (void) log_warning(error, "session %s of uid %u failed at %s (%s)", id, s->user->uid, step,
+                                   detail);
         s->answer.error = error < 0 ? error : -EPROTO;
         (void) !str_copy(s->answer.step, sizeof(s->answer.step), step);
         (void) !str_copy(s->answer.detail, sizeof(s->answer.detail), detail);
@@ -209,7 +211,8 @@ void sessions_on_recorded(Launcher *l, const PrivSessionOpened *body)
                 if (s->state == SESSION_RUNNING)
                         session_stop(s, END_TERMINATED);
                 else
-                        session_fail(s, body->error < 0 ? body->error : -EIO, "audit",
+                        session_fail(s, body->error < 0 ? body->error : -EIO,
+                                     body->error == -EDQUOT ? "rows" : "audit",
                                      "the start could not be recorded");
                 return;
         }

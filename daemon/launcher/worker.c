@@ -14,7 +14,7 @@
 #include "proto/base/log.h"
 #include "proto/base/str.h"
 
-#define WORKER_ARGUMENTS_MAX 16U
+#define WORKER_ARGUMENTS_MAX 32U
 #define WORKER_NAMESPACES    (CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS)
 
 /* Audit may have to check a whole segment of the log first. */
@@ -200,13 +200,18 @@ static void add(const char **arguments, size_t *n, const char *name, const char 
 }
 
 /* Of audit: how large its files get, and when the oldest go. The texts live as long as the arguments. */
-static int add_sizes(const char **arguments, size_t *n, const PrivSettings *s, char texts[2][24])
+static int add_sizes(const char **arguments, size_t *n, const PrivSettings *s, char texts[4][24])
 {
         if (str_printf(texts[0], 24, "%llu", (unsigned long long) s->audit_segment_bytes_max) < 0 ||
             str_printf(texts[1], 24, "%llu", (unsigned long long) s->audit_retention_bytes) < 0)
                 return -EINVAL;
         add(arguments, n, "--segment-bytes", texts[0]);
         add(arguments, n, "--retention-bytes", texts[1]);
+        if (str_printf(texts[2], 24, "%u", s->rows_per_second) < 0 ||
+            str_printf(texts[3], 24, "%u", s->rows_share_percent) < 0)
+                return -EINVAL;
+        add(arguments, n, "--rows-per-second", texts[2]);
+        add(arguments, n, "--rows-share", texts[3]);
         return 0;
 }
 
@@ -217,7 +222,7 @@ static int spawn_worker(Worker *w, uint32_t uid, int channel_fd)
         const KindInfo *kind = &kinds[w->kind];
         const Config *config = w->launcher->config;
         const char *arguments[WORKER_ARGUMENTS_MAX + 1];
-        char texts[3][16], sizes[2][24];
+        char texts[3][16], sizes[4][24];
         uint32_t worker_uid, worker_gid;
         size_t n = 0;
 

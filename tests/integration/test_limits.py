@@ -154,6 +154,54 @@ def test_d15_connects_have_a_rate(settings, alice, bob):
         assert machine.eventually(lambda: instance.ctl(alice, "list").returncode == 0, 10, 0.5)
 
 
+def test_d15_rows_have_a_rate(settings, alice, bob, root):
+    """Commands beyond the rate are refused, never run unrecorded; others' are not; one row a second counts them."""
+    with daemon(settings, rows_per_second=3) as instance:
+        mine, theirs, roots = (instance.create(user) for user in (alice, bob, root))
+        work = alice.workspace()
+        results = []
+        start = time.monotonic()
+        for i in range(40):
+            done = instance.ctl(alice, "exec", mine, "--", "echo", "ran", cwd=work)
+            assert (done.returncode, done.stdout) == (0, "ran\n") or (done.returncode == 125 and done.stdout == "" and
+                                                                      "rows" in done.stderr), done
+            results.append(done.returncode)
+        assert 5 < results.count(0) < 40 + 3 * (time.monotonic() - start)
+        lost = results.count(125)
+        assert lost > 0
+        for user, session in ((bob, theirs), (root, roots)):
+            assert instance.ctl(user, "exec", session, "--", "echo", "fine").stdout == "fine\n"
+        assert machine.eventually(lambda: refused(instance, alice, "rows")[0] == lost), refused(instance, alice, "rows")
+        assert refused(instance, alice, "rows")[1] <= time.monotonic() - start + 2
+        assert refused(instance, bob, "rows") == (0, 0)
+        ran = instance.rows(0, kind="session", action="exec", session=mine)
+        assert len(ran) == results.count(0)
+
+
+def test_d15_rows_have_a_share(settings, alice, bob, profile, web):
+    """One user's rows take a part of the log and no more: then requests are denied without one each."""
+    with machine.Instance(settings={**settings, "limits": {"rows_share": 3}, "audit": {"retention_size": "4M"}}) as instance:
+        url = f"http://allowed.test:{web.server_port}/"
+        script = f"for i in $(seq 400); do curl -s -o /dev/null -w '%{{http_code}}\\n' {url}; done"
+        done = instance.sh(alice, script, options=("-p", profile), timeout=240)
+        codes = done.stdout.split()
+        assert "200" in codes and codes[-1] == "403" and codes.count("200") < 400, (codes[-3:], done)
+        asked = len(instance.rows(0, kind="net", uid=alice.uid))
+        assert asked < 400
+        assert instance.sh(alice, "true").returncode == 125
+        assert instance.sh(bob, f"curl -s {url}", options=("-p", profile)).stdout == "hello from the test server\n"
+        assert machine.eventually(lambda: refused(instance, alice, "rows")[0] > codes.count("403"))
+
+
+def test_d49_starts_whose_rows_are_beyond_the_quota(settings, alice, bob):
+    with daemon(settings, rows_per_second=1) as instance:
+        for _ in range(30):
+            done = instance.sh(alice, "true")
+        assert done.returncode == 125 and "rows" in done.stderr, done
+        assert instance.sh(bob, "echo fine").stdout == "fine\n"
+        assert not [p for p in instance.workers("sandbox-init") if machine.children_of(p)[1:]]
+
+
 @pytest.mark.parametrize("text, words", [
     ({"connections": 0}, "connections"), ({"connections_per_user": 1 << 40}, "connections_per_user"),
     ({"rows_share": 101}, "rows_share"), ({"buffer_per_user": "1"}, "buffer_per_user"), ({"session": 1}, "session"),

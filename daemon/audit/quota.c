@@ -1,0 +1,172 @@
+#include "daemon/audit/quota.h"
+
+#include <errno.h>
+
+#include "daemon/audit/queue.h"
+#include "proto/base/clock.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+#define USEC_PER_DAY  (UINT64_C(86400) * USEC_PER_SEC)
+#define BURST_SECONDS 10U
+#define ROW_BYTES     384U /* a row and what indexes it, without its texts */
+#define UNIT_BYTES    64U  /* what shares are counted in */
+#define PERCENT       100U
+
+typedef struct Usage {
+        Quotas *quotas;
+        uint32_t uid;
+        Bucket rows;
+        Bucket units;
+        uint64_t n_refused;
+        uint64_t since_usec; /* CLOCK_MONOTONIC: of the last row that says so */
+} Usage;
+
+struct Quotas {
+        Audit *audit;
+        BucketRate rows;
+        BucketRate units;
+        bool has_rows;
+        bool has_units;
+        Map usages; /* by uid */
+        LoopTimer *timer;
+        bool is_timer_set;
+};
+
+/* ---- rows about refusals ---- */
+
+static void write_row(Usage *u, uint64_t now)
+{
+        Row row = ROW_INIT(AUDIT_KIND_LIMIT, "reached");
+        char detail[PRIV_TEXT_SIZE];
+
+        row.uid = u->uid;
+        row.verdict = VERDICT_DENY;
+        row.reason = "rows";
+        if (str_printf(detail, sizeof(detail), "{\"refused\":%llu}", (unsigned long long) u->n_refused) <
+                            0 ||
+            queue_report(u->quotas->audit, &row, NULL, detail) < 0)
+                return;
+        u->n_refused = 0;
+        u->since_usec = now;
+}
+
+static void write_due(Quotas *q)
+{
+        uint64_t now = clock_monotonic_usec();
+        bool is_left = false;
+        size_t cursor = 0;
+        Usage *u;
+
+        while ((u = map_next(&q->usages, &cursor))) {
+                if (u->n_refused > 0 && (u->since_usec == 0 || now - u->since_usec >= USEC_PER_SEC))
+                        write_row(u, now);
+                is_left = is_left || u->n_refused > 0;
+        }
+        if (is_left && !q->is_timer_set)
+                q->is_timer_set = loop_timer_set(q->timer, USEC_PER_SEC) >= 0;
+}
+
+static void on_second(void *userdata)
+{
+        Quotas *q = userdata;
+
+        q->is_timer_set = false;
+        write_due(q);
+}
+
+/* ---- usage ---- */
+
+static Usage *usage_of(Quotas *q, uint32_t uid)
+{
+        Usage *u = map_get(&q->usages, &uid, sizeof(uid));
+
+        if (u)
+                return u;
+        u = calloc(1, sizeof(*u));
+        if (!u)
+                return NULL;
+        *u = (Usage){ .quotas = q, .uid = uid };
+        if (map_put(&q->usages, &u->uid, sizeof(u->uid), u) < 0) {
+                free(u);
+                return NULL;
+        }
+        return u;
+}
+
+static uint64_t units_of(size_t size)
+{
+        return (size + ROW_BYTES) / UNIT_BYTES;
+}
+
+bool quota_take(Audit *a, uint32_t uid, size_t size)
+{
+        Quotas *q = a->quotas;
+        uint64_t now = clock_monotonic_usec();
+        Usage *u;
+
+        if (uid == 0 || !q)
+                return true;
+        u = usage_of(q, uid);
+        if (!u)
+                return false;
+        if ((!q->has_units || bucket_take(&u->units, &q->units, units_of(size), now)) &&
+            (!q->has_rows || bucket_take(&u->rows, &q->rows, 1, now)))
+                return true;
+        u->n_refused++;
+        if (!q->is_timer_set)
+                write_due(q);
+        return false;
+}
+
+void quota_charge(Audit *a, uint32_t uid, size_t size)
+{
+        Quotas *q = a->quotas;
+        uint64_t now = clock_monotonic_usec();
+        Usage *u = uid == 0 || !q ? NULL : usage_of(q, uid);
+
+        if (!u)
+                return;
+        if (q->has_units)
+                bucket_charge(&u->units, &q->units, units_of(size), now);
+        if (q->has_rows)
+                bucket_charge(&u->rows, &q->rows, 1, now);
+}
+
+int quotas_new(Audit *a, const QuotaSpec *spec, uint64_t retention_bytes, Quotas **ret)
+{
+        uint64_t units = retention_bytes / PERCENT * spec->share_percent / UNIT_BYTES;
+        Quotas *q = calloc(1, sizeof(*q));
+        int r;
+
+        if (!q)
+                return -ENOMEM;
+        *q = (Quotas){ .audit = a,
+                       .rows = bucket_rate(spec->rows_per_second, USEC_PER_SEC,
+                                           (uint64_t) spec->rows_per_second * BURST_SECONDS),
+                       .units = bucket_rate(units, USEC_PER_DAY, units),
+                       .has_rows = spec->rows_per_second > 0,
+                       .has_units = units > 0 };
+        r = loop_timer_new(a->loop, on_second, q, &q->timer);
+        if (r < 0) {
+                free(q);
+                return r;
+        }
+        *ret = q;
+        return 0;
+}
+
+Quotas *quotas_free(Quotas *q)
+{
+        size_t cursor = 0;
+        Usage *u;
+
+        if (!q)
+                return NULL;
+        while ((u = map_next(&q->usages, &cursor)))
+                free(u);
+        map_done(&q->usages);
+        q->timer = loop_timer_free(q->timer);
+        free(q);
+        return NULL;
+}
