@@ -6,6 +6,9 @@
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 
+#define SIGN_ROWS 1000U
+#define SIGN_USEC USEC_PER_SEC
+
 static int on_leftover(void *userdata, const StoreLeftover *l)
 {
         Audit *a = userdata;
@@ -50,13 +53,47 @@ static void mark_ended(Audit *a)
                         s->ended_usec = clock_monotonic_usec();
 }
 
-static int commit_first_rows(Audit *a, bool was_damaged)
+static void sign(Audit *a)
 {
+        int r = store_sign(a->store);
+
+        if (r < 0 && !a->is_sign_failing)
+                (void) log_warning(r, "No checkpoint can be written, rows stay unsigned until one can");
+        a->is_sign_failing = r < 0;
+}
+
+static void on_sign(void *userdata)
+{
+        Audit *a = userdata;
+
+        a->is_sign_set = false;
+        sign(a);
+        if (a->is_sign_failing)
+                audit_sign_soon(a);
+}
+
+void audit_sign_soon(Audit *a)
+{
+        if (store_unsigned(a->store) >= SIGN_ROWS && !a->is_sign_failing)
+                sign(a);
+        if (store_unsigned(a->store) == 0 || a->is_sign_set || !a->sign)
+                return;
+        a->is_sign_set = loop_timer_set(a->sign, SIGN_USEC) >= 0;
+        if (!a->is_sign_set)
+                (void) log_warning(-EIO, "No timer for the next checkpoint, ignoring");
+}
+
+static int commit_first_rows(Audit *a, StoreGap why)
+{
+        static const char *const gaps[] = { [STORE_GAP_NONE] = NULL,
+                                            [STORE_GAP_DAMAGED] = "damaged-segment",
+                                            [STORE_GAP_MISSING] = "missing-rows",
+                                            [STORE_GAP_KEY] = "key-replaced" };
         Row gap = ROW_INIT(AUDIT_KIND_ADMIN, "gap"), start = ROW_INIT(AUDIT_KIND_ADMIN, "start");
         int r = 0;
 
-        gap.reason = "damaged-segment";
-        if (was_damaged)
+        gap.reason = gaps[why];
+        if (why != STORE_GAP_NONE)
                 r = queue_report(a, &gap, NULL, NULL);
         if (r >= 0)
                 r = queue_report(a, &start, NULL, NULL);
@@ -88,7 +125,7 @@ static int say_ready(Audit *a)
 static int serve(Audit *a, const AuditSpec *spec, int take_launcher_fd)
 {
         _cleanup_close_ int launcher_fd = take_launcher_fd;
-        bool was_damaged;
+        StoreGap gap;
         int r;
 
         r = loop_new(&a->loop);
@@ -97,10 +134,12 @@ static int serve(Audit *a, const AuditSpec *spec, int take_launcher_fd)
         if (r >= 0)
                 r = quotas_new(a, &spec->quota, spec->store.retention_bytes, &a->quotas);
         if (r >= 0)
-                r = store_open(&spec->store, &a->store, &was_damaged);
+                r = loop_timer_new(a->loop, on_sign, a, &a->sign);
+        if (r >= 0)
+                r = store_open(&spec->store, &a->store, &gap);
         if (r < 0)
                 return log_error(r, "The audit store cannot be opened");
-        r = commit_first_rows(a, was_damaged);
+        r = commit_first_rows(a, gap);
         if (r < 0)
                 return log_error(r, "The first rows cannot be written");
         r = launcher_attach(a, TAKE_FD(launcher_fd));
@@ -121,6 +160,7 @@ static void stop(Audit *a)
 
         if (queue_report(a, &row, NULL, NULL) >= 0)
                 queue_commit(a);
+        sign(a);
 }
 
 static void audit_done(Audit *a)
@@ -146,6 +186,7 @@ static void audit_done(Audit *a)
         a->launcher = priv_link_free(a->launcher);
         a->retry = loop_timer_free(a->retry);
         a->sweep = loop_timer_free(a->sweep);
+        a->sign = loop_timer_free(a->sign);
         a->readers = readers_free(a->readers);
         a->quotas = quotas_free(a->quotas);
         a->store = store_close(a->store);

@@ -90,7 +90,10 @@ struct Audit {
         uint64_t n_egresses; /* ever attached: numbers them */
         LoopTimer *retry;
         LoopTimer *sweep;
+        LoopTimer *sign;
         bool is_sweep_set;
+        bool is_sign_set;
+        bool is_sign_failing;
         uint64_t started_usec; /* CLOCK_MONOTONIC */
         uint64_t n_lost;       /* rows dropped, and decisions denied without a row, since the last gap row */
         uint64_t lost_first_usec;
@@ -116,8 +119,14 @@ typedef struct AuditSpec {
  * channel closes. readers: taken. */
 int audit_run(const AuditSpec *spec, Readers *take_readers) _must_check_;
 
+/* After a commit: a checkpoint, at once when there are many new rows, else within a second. */
+void audit_sign_soon(Audit *a);
+
 /* session.c. The reference that comes back is the table's; *claims have been checked. */
 int session_new(Audit *a, const PrivSessionOpen *open, int policy_fd, Session **ret) _must_check_;
+/* A session of the last run that the launcher kept; its row stays as it is. */
+int session_new_known(Audit *a, const RowSession *row, const PrivSessionOpen *open, int policy_fd,
+                      Session **ret) _must_check_;
 int session_new_leftover(Audit *a, const RowSession *row, Session **ret) _must_check_;
 Session *session_find(Audit *a, const Id *id);
 Session *session_ref(Session *s);

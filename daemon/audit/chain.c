@@ -186,8 +186,6 @@ static void add_decision(Chain *c, const Row *row, const uint8_t *private_hash)
         add_number(c, row->refers_to);
         add_text(c, row->reason);
         add_bytes(c, (RowBytes){ .data = private_hash, .size = DIGEST_SIZE });
-        if (row->is_start && row->session)
-                add_session(c, row->session);
 }
 
 int chain_row(Chain *c, const Row *row, const uint8_t previous[DIGEST_SIZE], const uint8_t *private_hash,
@@ -200,5 +198,7 @@ int chain_row(Chain *c, const Row *row, const uint8_t previous[DIGEST_SIZE], con
                 add_close(c, row);
         else
                 add_decision(c, row, private_hash);
+        if (row->has_session_columns)
+                add_session(c, row->session);
         return end(c, ret);
 }

@@ -29,19 +29,19 @@ void start_release(Audit *a, Pending *p, int error)
 /* A session that the last run began and the launcher kept: its rows go on. */
 static int readopt(Audit *a, const PrivSessionOpen *o, int policy_fd, Session *old)
 {
-        uint64_t started_usec = old->row.started_usec;
         Session *s;
         int r;
 
         (void) map_remove(&a->sessions, &old->id, sizeof(old->id));
-        r = session_new(a, o, policy_fd, &s);
+        /* Whose it is, the launcher knows, not a file. */
+        r = old->row.uid == o->uid ? session_new_known(a, &old->row, o, policy_fd, &s)
+                                   : session_new(a, o, policy_fd, &s);
         if (r < 0) {
                 /* It is ours to end still. */
                 if (map_put(&a->sessions, &old->id, sizeof(old->id), old) < 0)
                         (void) session_unref(old);
                 return r;
         }
-        s->row.started_usec = started_usec;
         (void) session_unref(old);
         answer_open(a, &s->id, 0, 0);
         return 0;
@@ -64,7 +64,6 @@ static int open_session(Audit *a, const PrivSessionOpen *o, int policy_fd)
                 session_drop(a, s);
                 return -EDQUOT;
         }
-        row.is_start = true;
         row.policy = &s->policy_row;
         r = pending_new(PENDING_START, &row, s, 0, &p);
         if (r < 0) {

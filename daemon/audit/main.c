@@ -7,6 +7,7 @@
 
 #include "daemon/audit/audit.h"
 #include "daemon/audit/chain.h"
+#include "daemon/audit/checkpoint.h"
 #include "daemon/audit/readers.h"
 #include "daemon/isolate/worker.h"
 #include "proto/base/clock.h"
@@ -219,14 +220,28 @@ static int confine(const Arguments *a, const char *directory)
 /* What the libraries load on first use must be there before the file system goes. */
 static int warm_up(void)
 {
+        static const uint8_t no_secret[KEY_SIZE];
+        _cleanup_(signing_key_freep) SigningKey *key = NULL;
         _cleanup_(chain_freep) Chain *chain = NULL;
-        uint8_t digest[DIGEST_SIZE];
+        uint8_t digest[DIGEST_SIZE], public_key[KEY_SIZE];
+        char id[KEY_ID_SIZE];
+        Checkpoint c = { .sequence = 1 };
         int r;
 
         r = chain_new(&chain);
-        if (r < 0)
-                return r;
-        return chain_digest(chain, "", 0, digest);
+        if (r >= 0)
+                r = chain_digest(chain, "", 0, digest);
+        if (r >= 0)
+                r = signing_key_new(no_secret, &key);
+        if (r >= 0)
+                r = signing_key_public(key, public_key);
+        if (r >= 0)
+                r = key_id(public_key, id);
+        if (r >= 0)
+                r = checkpoint_sign(key, &c);
+        if (r >= 0)
+                r = checkpoint_verify(&c, public_key) == 1 ? 0 : -EIO;
+        return r;
 }
 
 static int prepare(const Arguments *a, const char *directory, Readers **ret)

@@ -404,6 +404,7 @@ void queue_commit(void *audit)
         else {
                 release_batch(a, batch);
                 report_gap(a);
+                audit_sign_soon(a);
                 r = store_maintain(a->store);
                 if (r > 0) {
                         enter_sessions(a);

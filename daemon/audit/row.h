@@ -65,7 +65,7 @@ typedef struct Row {
         const char *action;
         int64_t verdict;
         uint32_t uid;
-        bool is_start; /* the session's columns are hashed with it */
+        bool has_session_columns; /* hashed with it: the first row of a segment that names the session */
         int64_t process;
         const RowPolicy *policy;
         RowRule rule;

@@ -148,7 +148,7 @@ static int write_header(Segment *s, const SegmentHeader *h)
 
         r = sql_prepare(s->sql,
                         "INSERT INTO segment(n,machine_id,boot_id,opened_us,first_seq,prev_head,pubkey)"
-                        " VALUES(?1,?2,?3,?4,?5,?6,x'')",
+                        " VALUES(?1,?2,?3,?4,?5,?6,?7)",
                         &t);
         if (r < 0)
                 return r;
@@ -158,6 +158,7 @@ static int write_header(Segment *s, const SegmentHeader *h)
         sql_bind_integer(t, 4, (int64_t) s->opened_usec);
         sql_bind_integer(t, 5, (int64_t) h->first_sequence);
         sql_bind_blob(t, 6, h->previous, DIGEST_SIZE);
+        sql_bind_blob(t, 7, h->public_key, KEY_SIZE);
         return sql_run(t);
 }
 
@@ -175,8 +176,8 @@ static int fill_new(Segment *s, const char *path, const SegmentHeader *h, Chain 
         if (r >= 0)
                 r = sql_execute(s->sql, "COMMIT");
         if (r >= 0)
-                r = chain_genesis(chain, h->machine_id, h->number, h->previous, (RowBytes){ .data = "" },
-                                  s->genesis);
+                r = chain_genesis(chain, h->machine_id, h->number, h->previous,
+                                  (RowBytes){ .data = h->public_key, .size = KEY_SIZE }, s->genesis);
         if (r >= 0)
                 sql_reserve_log(s->sql);
         return r;
@@ -223,6 +224,8 @@ int segment_create(const char *directory, const SegmentHeader *header, Chain *ch
         s->opened_usec = clock_realtime_usec();
         s->first_sequence = header->first_sequence;
         s->head_sequence = header->first_sequence - 1;
+        s->has_public_key = true;
+        memcpy(s->public_key, header->public_key, KEY_SIZE);
         r = fill_new(s, path, header, chain);
         if (r < 0) {
                 s = segment_close(s);
@@ -266,8 +269,11 @@ static int read_header(Segment *s, Chain *chain)
                 return r < 0 ? r : -EBADMSG;
         previous = sql_blob(t, 4, &n_previous);
         key = sql_blob(t, 5, &n_key);
-        if (!previous || n_previous != DIGEST_SIZE || !key || !sql_text(t, 0) || sql_integer(t, 2) < 1)
+        if (!previous || n_previous != DIGEST_SIZE || !key || (n_key != 0 && n_key != KEY_SIZE) ||
+            !sql_text(t, 0) || sql_integer(t, 2) < 1)
                 return -EBADMSG;
+        s->has_public_key = n_key == KEY_SIZE;
+        memcpy(s->public_key, key, n_key);
         s->opened_usec = (uint64_t) sql_integer(t, 1);
         s->first_sequence = (uint64_t) sql_integer(t, 2);
         s->is_closed = !sql_is_null(t, 3);
@@ -301,6 +307,20 @@ static int read_head(Segment *s)
         return 0;
 }
 
+static int read_signed(Segment *s)
+{
+        _cleanup_(sql_finalizep) SqlStatement *t = NULL;
+        int r;
+
+        r = sql_prepare(s->sql, "SELECT max(upto_seq) FROM checkpoint", &t);
+        if (r < 0)
+                return -EBADMSG;
+        r = sql_step(t);
+        if (r > 0 && sql_integer(t, 0) > 0)
+                s->signed_sequence = (uint64_t) sql_integer(t, 0);
+        return r < 0 ? r : 0;
+}
+
 int segment_open(const char *directory, uint64_t number, SqlMode mode, Chain *chain, Segment **ret)
 {
         _cleanup_(segment_closep) Segment *s = calloc(1, sizeof(*s));
@@ -321,6 +341,8 @@ int segment_open(const char *directory, uint64_t number, SqlMode mode, Chain *ch
                 r = read_header(s, chain);
         if (r >= 0)
                 r = read_head(s);
+        if (r >= 0)
+                r = read_signed(s);
         if (r < 0)
                 return r;
         if (mode == SQL_WRITE)
@@ -332,6 +354,48 @@ int segment_open(const char *directory, uint64_t number, SqlMode mode, Chain *ch
 int segment_check(Segment *s)
 {
         return sql_check(s->sql);
+}
+
+static int same_table(SqlStatement *ours, SqlStatement *theirs, const char *name)
+{
+        const char *a, *b;
+        int r;
+
+        sql_bind_text(ours, 1, name);
+        sql_bind_text(theirs, 1, name);
+        r = sql_step(ours);
+        if (r <= 0)
+                return r < 0 ? r : -EIO;
+        r = sql_step(theirs);
+        if (r > 0) {
+                a = sql_text(ours, 0);
+                b = sql_text(theirs, 0);
+                r = a && b && str_equal(a, b);
+                sql_reset(theirs);
+        }
+        sql_reset(ours);
+        return r == 0 ? -EBADMSG : MIN_OF(r, 0);
+}
+
+int segment_check_tables(Segment *s)
+{
+        static const char text[] = "SELECT sql FROM sqlite_master WHERE type='table' AND name=?1";
+        static const char *const names[] = { "segment", "policy", "rule", "session", "host",
+                                             "exe",     "decision", "priv", "flow", "checkpoint" };
+        _cleanup_(sql_finalizep) SqlStatement *ours = NULL, *theirs = NULL;
+        _cleanup_(sql_closep) Sql *sample = NULL;
+        int r;
+
+        r = sql_open(":memory:", SQL_CREATE, &sample);
+        if (r >= 0)
+                r = sql_execute(sample, schema);
+        if (r >= 0)
+                r = sql_prepare(sample, text, &ours);
+        if (r >= 0)
+                r = sql_prepare(s->sql, text, &theirs);
+        for (size_t i = 0; i < ELEMENTSOF(names) && r >= 0; i++)
+                r = same_table(ours, theirs, names[i]);
+        return r;
 }
 
 Segment *segment_close(Segment *s)
@@ -368,6 +432,24 @@ int segment_prune(const char *directory, uint64_t size_bytes_max, uint64_t newes
         }
         *ret_n = n_gone;
         return 0;
+}
+
+int segment_add_checkpoint(Segment *s, const Checkpoint *c, const char *id_of_key)
+{
+        _cleanup_(sql_finalizep) SqlStatement *t = NULL;
+        int r;
+
+        r = sql_prepare(s->sql,
+                        "INSERT OR IGNORE INTO checkpoint(upto_seq,ts_us,head,key_id,sig) VALUES(?1,?2,?3,?4,?5)",
+                        &t);
+        if (r < 0)
+                return r;
+        sql_bind_integer(t, 1, (int64_t) c->sequence);
+        sql_bind_integer(t, 2, (int64_t) c->realtime_usec);
+        sql_bind_blob(t, 3, c->head, sizeof(c->head));
+        sql_bind_text(t, 4, id_of_key);
+        sql_bind_blob(t, 5, c->signature, sizeof(c->signature));
+        return sql_run(t);
 }
 
 int segment_finish(Segment *s)

@@ -6,6 +6,7 @@
  */
 
 #include "daemon/audit/chain.h"
+#include "daemon/audit/checkpoint.h"
 #include "daemon/audit/sql.h"
 
 typedef struct Segment {
@@ -16,6 +17,9 @@ typedef struct Segment {
         uint64_t head_sequence; /* first_sequence - 1 while it is empty */
         uint8_t genesis[DIGEST_SIZE];
         uint8_t head[DIGEST_SIZE];
+        uint64_t signed_sequence; /* of its last checkpoint; 0: none */
+        uint8_t public_key[KEY_SIZE];
+        bool has_public_key; /* segments from before there were keys have none */
         bool is_closed;
 } Segment;
 
@@ -23,6 +27,7 @@ typedef struct SegmentHeader {
         uint64_t number;
         uint64_t first_sequence;
         const uint8_t *previous;
+        const uint8_t *public_key;
         const char *machine_id;
         const char *boot_id;
 } SegmentHeader;
@@ -39,6 +44,9 @@ int segment_create(const char *directory, const SegmentHeader *header, Chain *ch
 int segment_open(const char *directory, uint64_t number, SqlMode mode, Chain *chain,
                  Segment **ret) _must_check_;
 int segment_check(Segment *s) _must_check_;
+
+/* -EBADMSG: one of the tables that rows are read from was made anew, otherwise than segment_create() does. */
+int segment_check_tables(Segment *s) _must_check_;
 Segment *segment_close(Segment *s);
 DEFINE_CLEANUP(Segment *, segment_close)
 
@@ -46,6 +54,9 @@ DEFINE_CLEANUP(Segment *, segment_close)
  * *ret_n: how many. */
 int segment_prune(const char *directory, uint64_t size_bytes_max, uint64_t newest,
                   size_t *ret_n) _must_check_;
+
+/* In a transaction of its own. */
+int segment_add_checkpoint(Segment *s, const Checkpoint *c, const char *id_of_key) _must_check_;
 
 /* Writes down that nothing follows in this file. */
 int segment_finish(Segment *s) _must_check_;

@@ -124,7 +124,6 @@ static int check_open(const PrivSessionOpen *o)
 
 int session_new(Audit *a, const PrivSessionOpen *o, int policy_fd, Session **ret)
 {
-        _cleanup_(session_unrefp) Session *s = NULL;
         RowSession row = { .uid = o->uid,
                            .user = o->user,
                            .name = o->claims.name,
@@ -135,11 +134,19 @@ int session_new(Audit *a, const PrivSessionOpen *o, int policy_fd, Session **ret
                            .cgroup = o->cgroup,
                            .degraded = o->degraded,
                            .started_usec = clock_realtime_usec() };
+
+        return session_new_known(a, &row, o, policy_fd, ret);
+}
+
+int session_new_known(Audit *a, const RowSession *row, const PrivSessionOpen *o, int policy_fd,
+                      Session **ret)
+{
+        _cleanup_(session_unrefp) Session *s = NULL;
         int r;
 
         r = check_open(o);
         if (r >= 0)
-                r = session_alloc(&o->session, &row, &s);
+                r = session_alloc(&o->session, row, &s);
         if (r >= 0)
                 r = open_policy(s, policy_fd);
         if (r >= 0)

@@ -237,13 +237,13 @@ int sql_checkpoint(Sql *s, bool is_last)
         return 0;
 }
 
-int sql_check(Sql *s)
+static int check(Sql *s, const char *pragma)
 {
         _cleanup_(sql_finalizep) SqlStatement *t = NULL;
         const char *text;
         int r;
 
-        r = sql_prepare(s, "PRAGMA quick_check(1)", &t);
+        r = sql_prepare(s, pragma, &t);
         if (r < 0)
                 return r;
         r = sql_step(t);
@@ -253,6 +253,16 @@ int sql_check(Sql *s)
         if (!text || sqlite3_stricmp(text, "ok") != 0)
                 return -EBADMSG;
         return 0;
+}
+
+int sql_check(Sql *s)
+{
+        return check(s, "PRAGMA quick_check(1)");
+}
+
+int sql_check_all(Sql *s)
+{
+        return check(s, "PRAGMA integrity_check(1)");
 }
 
 int sql_prepare(Sql *s, const char *text, SqlStatement **ret)

@@ -49,6 +49,9 @@ int sql_checkpoint(Sql *s, bool is_last) _must_check_;
 /* quick_check: -EBADMSG where it finds something. */
 int sql_check(Sql *s) _must_check_;
 
+/* The same with indexes and constraints (integrity_check): takes seconds for a full segment. */
+int sql_check_all(Sql *s) _must_check_;
+
 int sql_prepare(Sql *s, const char *text, SqlStatement **ret) _must_check_;
 SqlStatement *sql_finalize(SqlStatement *t);
 DEFINE_CLEANUP(SqlStatement *, sql_finalize)

@@ -3,8 +3,10 @@
 #include <errno.h>
 #include <sys/random.h>
 
+#include "daemon/audit/dictionary.h"
 #include "daemon/audit/leftover.h"
 #include "daemon/audit/segment.h"
+#include "daemon/audit/signer.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
@@ -18,16 +20,6 @@ enum StoreStatement {
         INSERT_DECISION = 0,
         INSERT_CLOSE,
         INSERT_PRIVATE,
-        FIND_SESSION,
-        INSERT_SESSION,
-        FIND_POLICY,
-        INSERT_POLICY,
-        FIND_RULE,
-        INSERT_RULE,
-        FIND_HOST,
-        INSERT_HOST,
-        FIND_EXECUTABLE,
-        INSERT_EXECUTABLE,
         _STORE_STATEMENT_MAX,
 };
 
@@ -41,36 +33,17 @@ static const char *const statements[] = {
                         "INSERT INTO flow(seq,ts_us,conn_seq,session_id,ip,port,dur_us,bytes_up,bytes_dn,reason,hash)"
                         " VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)",
         [INSERT_PRIVATE] = "INSERT INTO priv(seq,salt,path,raw,detail) VALUES(?1,?2,?3,?4,?5)",
-        [FIND_SESSION] = "SELECT session_id FROM session WHERE id=?1",
-        [INSERT_SESSION] =
-                        "INSERT INTO session(id,uid,user,name,profile,agent,agent_session,workspace,cgroup,"
-                        "degraded,started_us) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)",
-        [FIND_POLICY] = "SELECT policy_id FROM policy WHERE sha256=?1",
-        [INSERT_POLICY] =
-                        "INSERT INTO policy(sha256,loaded_us,name,source,by_uid,body) VALUES(?1,?2,?3,?4,?5,?6)",
-        [FIND_RULE] = "SELECT rule_id FROM rule WHERE layer=?1 AND name=?2 AND text=?3",
-        [INSERT_RULE] = "INSERT INTO rule(layer,name,text) VALUES(?1,?2,?3)",
-        [FIND_HOST] = "SELECT host_id FROM host WHERE name=?1",
-        [INSERT_HOST] = "INSERT INTO host(name,first_us,first_session) VALUES(?1,?2,?3)",
-        [FIND_EXECUTABLE] = "SELECT exe_id FROM exe WHERE path=?1 AND sha256 IS ?2",
-        [INSERT_EXECUTABLE] = "INSERT INTO exe(path,sha256) VALUES(?1,?2)",
 };
 ASSERT_TABLE(statements, _STORE_STATEMENT_MAX);
-
-/* The dictionary numbers of one row; -1 where it has none. */
-typedef struct RowIds {
-        int64_t session;
-        int64_t policy;
-        int64_t rule;
-        int64_t host;
-        int64_t executable;
-} RowIds;
 
 struct Store {
         StoreSpec spec;
         Chain *chain;
+        Signer *signer;
         Segment *segment;
+        Dictionary *dictionary; /* of the segment, as are the statements */
         SqlStatement *statements[_STORE_STATEMENT_MAX];
+        uint64_t signed_sequence; /* rows up to here have a checkpoint */
         uint64_t committed_sequence;
         uint8_t committed_head[DIGEST_SIZE];
         uint64_t rotate_after_usec; /* of CLOCK_MONOTONIC: not at once again where it failed */
@@ -81,6 +54,7 @@ static void drop_statements(Store *s)
 {
         for (size_t i = 0; i < ELEMENTSOF(s->statements); i++)
                 s->statements[i] = sql_finalize(s->statements[i]);
+        s->dictionary = dictionary_close(s->dictionary);
 }
 
 static int prepare_statements(Sql *sql, SqlStatement **t)
@@ -98,9 +72,12 @@ static int prepare_statements(Sql *sql, SqlStatement **t)
 static int use_segment(Store *s, Segment *segment)
 {
         SqlStatement *fresh[_STORE_STATEMENT_MAX] = { NULL };
+        Dictionary *dictionary = NULL;
         int r;
 
         r = prepare_statements(segment->sql, fresh);
+        if (r >= 0)
+                r = dictionary_open(segment->sql, &dictionary);
         if (r < 0) {
                 for (size_t i = 0; i < ELEMENTSOF(fresh); i++)
                         (void) sql_finalize(fresh[i]);
@@ -109,9 +86,11 @@ static int use_segment(Store *s, Segment *segment)
         drop_statements(s);
         s->segment = segment_close(s->segment);
         s->segment = segment;
+        s->dictionary = dictionary;
         memcpy(s->statements, fresh, sizeof(fresh));
         s->committed_sequence = segment->head_sequence;
         memcpy(s->committed_head, segment->head, DIGEST_SIZE);
+        s->signed_sequence = MAX_OF(segment->signed_sequence, segment->first_sequence - 1);
         s->checkpoint_pages = WAL_PAGES_MAX;
         return 0;
 }
@@ -122,6 +101,7 @@ static int new_segment(Store *s, uint64_t number, uint64_t first_sequence, const
         SegmentHeader header = { .number = number,
                                  .first_sequence = first_sequence,
                                  .previous = previous,
+                                 .public_key = signer_public_key(s->signer),
                                  .machine_id = s->spec.machine_id,
                                  .boot_id = s->spec.boot_id };
         int r;
@@ -135,12 +115,19 @@ static int new_segment(Store *s, uint64_t number, uint64_t first_sequence, const
         return r;
 }
 
+/* The newest checkpoint of the file, if it is one of ours. */
+static bool last_signed(const Store *s, Checkpoint *ret)
+{
+        return signer_last(s->signer, ret) > 0 && checkpoint_verify(ret, signer_public_key(s->signer)) > 0;
+}
+
 /* The segment cannot be trusted to the end: what can still be read of its head, else that of the one before.
  */
 static int replace_damaged(Store *s, const uint64_t *numbers, size_t n)
 {
         uint8_t head[DIGEST_SIZE] = { 0 };
         uint64_t sequence = 0;
+        Checkpoint last;
         int r;
 
         for (size_t i = n; i > 0 && sequence == 0; i--) {
@@ -156,10 +143,53 @@ static int replace_damaged(Store *s, const uint64_t *numbers, size_t n)
         r = segment_set_aside(s->spec.directory, numbers[n - 1]);
         if (r < 0)
                 return r;
+        /* No number is used twice. */
+        if (last_signed(s, &last))
+                sequence = MAX_OF(sequence, last.sequence);
         return new_segment(s, numbers[n - 1] + 1, sequence + 1, head);
 }
 
-static int open_newest(Store *s, bool *ret_was_damaged)
+/* Does the segment end before what was signed, or otherwise? */
+static bool lacks_rows(const Store *s, const Segment *g, uint64_t *ret_sequence)
+{
+        Checkpoint last;
+
+        if (!last_signed(s, &last) || last.sequence < g->head_sequence)
+                return false;
+        /* The head of an empty segment is no row's hash. */
+        if (last.sequence == g->head_sequence &&
+            (g->head_sequence < g->first_sequence || memcmp(last.head, g->head, DIGEST_SIZE) == 0))
+                return false;
+        *ret_sequence = last.sequence;
+        return true;
+}
+
+/* A sound segment goes on, unless something about it wants another one to begin. */
+static int continue_segment(Store *s, Segment **segment, StoreGap *ret_gap)
+{
+        const Segment *g = *segment;
+        const uint8_t *key = signer_public_key(s->signer);
+        uint64_t sequence = g->head_sequence;
+        int r;
+
+        if (lacks_rows(s, g, &sequence)) {
+                (void) log_error(-EBADMSG, "The audit ends with row %llu, a checkpoint says %llu:"
+                                           " rows are missing, see `sandboxctl audit verify`",
+                                 (unsigned long long) g->head_sequence, (unsigned long long) sequence);
+                *ret_gap = STORE_GAP_MISSING;
+        } else if (g->has_public_key && memcmp(g->public_key, key, KEY_SIZE) != 0) {
+                (void) log_error(-EBADMSG, "The audit's signing key is another than before");
+                *ret_gap = STORE_GAP_KEY;
+        } else if (g->has_public_key && !g->is_closed) {
+                r = use_segment(s, *segment);
+                if (r >= 0)
+                        *segment = NULL;
+                return r;
+        }
+        return new_segment(s, g->number + 1, sequence + 1, g->head);
+}
+
+static int open_newest(Store *s, StoreGap *ret_gap)
 {
         _cleanup_(segment_closep) Segment *segment = NULL;
         _cleanup_free_ uint64_t *numbers = NULL;
@@ -167,7 +197,6 @@ static int open_newest(Store *s, bool *ret_was_damaged)
         size_t n;
         int r;
 
-        *ret_was_damaged = false;
         r = segment_list(s->spec.directory, &numbers, &n);
         if (r < 0)
                 return r;
@@ -178,22 +207,16 @@ static int open_newest(Store *s, bool *ret_was_damaged)
                 r = segment_check(segment);
         if (r == -EBADMSG) {
                 segment = segment_close(segment);
-                *ret_was_damaged = true;
+                *ret_gap = STORE_GAP_DAMAGED;
                 return replace_damaged(s, numbers, n);
         }
-        if (r < 0)
-                return r;
-        if (segment->is_closed)
-                return new_segment(s, segment->number + 1, segment->head_sequence + 1, segment->head);
-        r = use_segment(s, segment);
-        if (r >= 0)
-                segment = NULL;
-        return r;
+        return r < 0 ? r : continue_segment(s, &segment, ret_gap);
 }
 
-int store_open(const StoreSpec *spec, Store **ret, bool *ret_was_damaged)
+int store_open(const StoreSpec *spec, Store **ret, StoreGap *ret_gap)
 {
         _cleanup_(store_closep) Store *s = calloc(1, sizeof(*s));
+        StoreGap gap = STORE_GAP_NONE;
         int r;
 
         if (!s)
@@ -201,10 +224,13 @@ int store_open(const StoreSpec *spec, Store **ret, bool *ret_was_damaged)
         s->spec = *spec;
         r = chain_new(&s->chain);
         if (r >= 0)
-                r = open_newest(s, ret_was_damaged);
+                r = signer_open(spec->directory, &s->signer);
+        if (r >= 0)
+                r = open_newest(s, &gap);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(s);
+        *ret_gap = gap;
         return 0;
 }
 
@@ -214,6 +240,7 @@ Store *store_close(Store *s)
                 return NULL;
         drop_statements(s);
         s->segment = segment_close(s->segment);
+        s->signer = signer_close(s->signer);
         s->chain = chain_free(s->chain);
         free(s);
         return NULL;
@@ -236,6 +263,7 @@ void store_rollback(Store *s)
                 (void) log_warning(-EIO, "The audit transaction cannot be rolled back, ignoring");
         s->segment->head_sequence = s->committed_sequence;
         memcpy(s->segment->head, s->committed_head, DIGEST_SIZE);
+        dictionary_rollback(s->dictionary, s->committed_sequence);
 }
 
 int store_begin(Store *s)
@@ -259,105 +287,11 @@ int store_commit(Store *s)
         return 0;
 }
 
-/* Runs the look-up; where it finds nothing, the insertion. Both are bound already. */
-static int find_or_insert(SqlStatement *find, SqlStatement *insert, int64_t *ret_id, bool *ret_is_new)
-{
-        int r;
-
-        *ret_is_new = false;
-        r = sql_step(find);
-        if (r < 0)
-                return r;
-        if (r > 0) {
-                *ret_id = sql_integer(find, 0);
-                sql_reset(find);
-                return 0;
-        }
-        r = sql_run(insert);
-        if (r < 0)
-                return r;
-        *ret_id = sql_last_id(insert);
-        *ret_is_new = true;
-        return 0;
-}
-
-static int session_id(Store *s, const RowSession *session, int64_t *ret)
-{
-        SqlStatement *find = s->statements[FIND_SESSION], *t = s->statements[INSERT_SESSION];
-        size_t n_workspace = session->workspace ? strlen(session->workspace) : 0;
-        bool is_new;
-
-        sql_bind_text(find, 1, session->id);
-        sql_bind_text(t, 1, session->id);
-        sql_bind_integer(t, 2, session->uid);
-        sql_bind_text(t, 3, session->user);
-        sql_bind_text(t, 4, session->name);
-        sql_bind_text(t, 5, session->profile);
-        sql_bind_text(t, 6, session->agent);
-        sql_bind_text(t, 7, session->agent_session);
-        sql_bind_blob(t, 8, session->workspace, n_workspace);
-        sql_bind_text(t, 9, session->cgroup);
-        sql_bind_text(t, 10, session->degraded);
-        sql_bind_integer(t, 11, (int64_t) session->started_usec);
-        return find_or_insert(find, t, ret, &is_new);
-}
-
 int store_enter_session(Store *s, const RowSession *session)
 {
         int64_t id;
 
-        return session_id(s, session, &id);
-}
-
-static int policy_id(Store *s, const RowPolicy *policy, int64_t *ret, bool *ret_is_new)
-{
-        SqlStatement *find = s->statements[FIND_POLICY], *t = s->statements[INSERT_POLICY];
-
-        sql_bind_blob(find, 1, policy->digest, DIGEST_SIZE);
-        sql_bind_blob(t, 1, policy->digest, DIGEST_SIZE);
-        sql_bind_integer(t, 2, (int64_t) clock_realtime_usec());
-        sql_bind_text(t, 3, policy->name);
-        sql_bind_text(t, 4, policy->source);
-        sql_bind_number(t, 5, policy->by_uid);
-        sql_bind_text(t, 6, policy->text);
-        return find_or_insert(find, t, ret, ret_is_new);
-}
-
-static int rule_id(Store *s, const RowRule *rule, int64_t *ret)
-{
-        SqlStatement *pair[] = { s->statements[FIND_RULE], s->statements[INSERT_RULE] };
-        bool is_new;
-
-        for (size_t i = 0; i < ELEMENTSOF(pair); i++) {
-                sql_bind_text(pair[i], 1, rule->layer);
-                sql_bind_text(pair[i], 2, rule->name);
-                sql_bind_text(pair[i], 3, rule->text);
-        }
-        return find_or_insert(pair[0], pair[1], ret, &is_new);
-}
-
-static int host_id(Store *s, const char *host, int64_t session, int64_t *ret)
-{
-        SqlStatement *find = s->statements[FIND_HOST], *t = s->statements[INSERT_HOST];
-        bool is_new;
-
-        sql_bind_text(find, 1, host);
-        sql_bind_text(t, 1, host);
-        sql_bind_integer(t, 2, (int64_t) clock_realtime_usec());
-        sql_bind_number(t, 3, session);
-        return find_or_insert(find, t, ret, &is_new);
-}
-
-static int executable_id(Store *s, const Row *row, int64_t *ret)
-{
-        SqlStatement *pair[] = { s->statements[FIND_EXECUTABLE], s->statements[INSERT_EXECUTABLE] };
-        bool is_new;
-
-        for (size_t i = 0; i < ELEMENTSOF(pair); i++) {
-                sql_bind_blob(pair[i], 1, row->executable.data, row->executable.size);
-                sql_bind_blob(pair[i], 2, row->executable_digest.data, row->executable_digest.size);
-        }
-        return find_or_insert(pair[0], pair[1], ret, &is_new);
+        return dictionary_enter_session(s->dictionary, session, &id);
 }
 
 static void bind_address(SqlStatement *t, int i, const PrivAddress *a)
@@ -447,6 +381,12 @@ static int append_resolved(Store *s, Row *row, const RowIds *ids)
                         return r;
                 hash_of_private = private_hash;
         }
+        row->has_session_columns = false;
+        if (row->session) {
+                r = dictionary_is_first(s->dictionary, ids->session, &row->has_session_columns);
+                if (r < 0)
+                        return r;
+        }
         r = chain_row(s->chain, row, s->segment->head, hash_of_private, row->hash);
         if (r >= 0)
                 r = row->is_close ? insert_close(s, row, ids)
@@ -457,49 +397,58 @@ static int append_resolved(Store *s, Row *row, const RowIds *ids)
                 return r;
         s->segment->head_sequence = row->sequence;
         memcpy(s->segment->head, row->hash, DIGEST_SIZE);
+        dictionary_mark(s->dictionary, ids->session, row->sequence);
         return 0;
 }
 
 static int append_load(Store *s, const RowPolicy *policy, int64_t id)
 {
         Row load = ROW_INIT(AUDIT_KIND_POLICY, "load");
-        RowIds ids = { .session = -1, .policy = id, .rule = -1, .host = -1, .executable = -1 };
+        RowIds ids = ROW_IDS_NONE;
 
+        ids.policy = id;
         load.policy = policy;
         load.uid = policy->by_uid < 0 ? 0 : (uint32_t) policy->by_uid;
         return append_resolved(s, &load, &ids);
 }
 
-static int resolve(Store *s, const Row *row, RowIds *ids)
-{
-        bool is_new;
-        int r = 0;
-
-        if (row->session)
-                r = session_id(s, row->session, &ids->session);
-        if (r >= 0 && row->policy) {
-                r = policy_id(s, row->policy, &ids->policy, &is_new);
-                if (r >= 0 && is_new)
-                        r = append_load(s, row->policy, ids->policy);
-        }
-        if (r >= 0 && row->rule.name)
-                r = rule_id(s, &row->rule, &ids->rule);
-        if (r >= 0 && row->host)
-                r = host_id(s, row->host, ids->session, &ids->host);
-        if (r >= 0 && row->executable.data)
-                r = executable_id(s, row, &ids->executable);
-        return r;
-}
-
 int store_append(Store *s, Row *row)
 {
-        RowIds ids = { .session = -1, .policy = -1, .rule = -1, .host = -1, .executable = -1 };
+        RowIds ids = ROW_IDS_NONE;
+        bool is_new_policy;
         int r;
 
-        r = resolve(s, row, &ids);
+        r = dictionary_resolve(s->dictionary, row, &ids, &is_new_policy);
+        if (r >= 0 && is_new_policy)
+                r = append_load(s, row->policy, ids.policy);
         if (r < 0)
                 return r;
         return append_resolved(s, row, &ids);
+}
+
+uint64_t store_unsigned(const Store *s)
+{
+        return s->segment->head_sequence - s->signed_sequence;
+}
+
+int store_sign(Store *s)
+{
+        Checkpoint c = { .sequence = s->segment->head_sequence, .realtime_usec = clock_realtime_usec() };
+        int r;
+
+        if (c.sequence == s->signed_sequence)
+                return 0;
+        memcpy(c.head, s->segment->head, sizeof(c.head));
+        r = signer_sign(s->signer, &c);
+        if (r >= 0)
+                r = segment_add_checkpoint(s->segment, &c, signer_key_id(s->signer));
+        /* Not before: the file must never know more than the database. */
+        if (r >= 0)
+                r = signer_append(s->signer, &c);
+        if (r < 0)
+                return r;
+        s->signed_sequence = c.sequence;
+        return 0;
 }
 
 static bool is_rotation_due(const Store *s, uint64_t size_bytes)
@@ -534,14 +483,17 @@ static int rotate(Store *s)
         Segment *old = s->segment;
         int r;
 
-        drop_statements(s);
+        r = store_sign(s);
+        if (r < 0)
+                (void) log_warning(r, "Segment %llu ends without a checkpoint, ignoring",
+                                   (unsigned long long) old->number);
         s->segment = NULL;
         r = new_segment(s, old->number + 1, old->head_sequence + 1, old->head);
         if (r < 0) {
                 s->rotate_after_usec = clock_monotonic_usec() + RETRY_USEC;
                 s->segment = old;
                 (void) log_warning(r, "A new audit segment cannot be made, the old one goes on");
-                return prepare_statements(old->sql, s->statements);
+                return 0;
         }
         r = segment_finish(old);
         if (r >= 0)

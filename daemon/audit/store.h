@@ -17,9 +17,17 @@ typedef struct StoreSpec {
         uint64_t retention_bytes; /* 0: nothing is ever removed */
 } StoreSpec;
 
-/* Opens the newest segment, or makes one. A damaged one is set aside, and a new one follows:
- * *ret_was_damaged. */
-int store_open(const StoreSpec *spec, Store **ret, bool *ret_was_damaged) _must_check_;
+/* Why the rows of the last run are not followed as they should be. */
+typedef enum StoreGap {
+        STORE_GAP_NONE = 0,
+        STORE_GAP_DAMAGED, /* the newest segment was set aside */
+        STORE_GAP_MISSING, /* it lacks rows that a checkpoint names */
+        STORE_GAP_KEY,     /* it was signed with another key */
+} StoreGap;
+
+/* Opens the newest segment, or makes one; in case of a gap always a new one. Makes the signing key on the
+ * first start. */
+int store_open(const StoreSpec *spec, Store **ret, StoreGap *ret_gap) _must_check_;
 Store *store_close(Store *s);
 DEFINE_CLEANUP(Store *, store_close)
 
@@ -35,6 +43,12 @@ int store_append(Store *s, Row *row) _must_check_;
 int store_enter_session(Store *s, const RowSession *session) _must_check_;
 int store_commit(Store *s) _must_check_;
 void store_rollback(Store *s);
+
+/* Committed rows without a checkpoint. */
+uint64_t store_unsigned(const Store *s);
+
+/* Between transactions: signs the head, if it is not signed, into the database and the file. */
+int store_sign(Store *s) _must_check_;
 
 /* Between transactions: cuts the write-ahead log, goes on to a new segment by size or day. 1: it did; the
  * sessions that live are to be entered again. */

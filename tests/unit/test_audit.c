@@ -165,6 +165,7 @@ static const char *audit_path(const World *w)
 
 static void world_done(World *w)
 {
+        static const char *const others[] = { "key", "key.pub", "checkpoints" };
         char command[PRIV_PATH_SIZE];
         uint64_t *numbers = NULL;
         size_t n = 0;
@@ -182,6 +183,10 @@ static void world_done(World *w)
                                 (void) unlink(command);
                         }
         free(numbers);
+        for (size_t i = 0; i < ELEMENTSOF(others); i++) {
+                ASSERT_OK(str_printf(command, sizeof(command), "%s/%s", audit_path(w), others[i]));
+                (void) unlink(command);
+        }
         (void) rmdir(audit_path(w));
         (void) rmdir(w->directory);
 }
@@ -323,7 +328,7 @@ static void assert_chain(World *w, uint64_t n_min)
 {
         Verification v;
 
-        ASSERT_OK(verify_directory(audit_path(w), &v));
+        ASSERT_OK(verify_directory(audit_path(w), &(VerifySpec){ .from = 0 }, &v));
         if (v.bad_sequence > 0)
                 fprintf(stderr, "row %llu: %s\n", (unsigned long long) v.bad_sequence, v.message);
         ASSERT_EQ(v.bad_sequence, 0);
@@ -719,7 +724,7 @@ static void test_change_is_found(_unused_ void **state)
         ASSERT_OK(sql_execute(s->sql, "UPDATE host SET name='other.test'"));
         (void) segment_close(s);
         (void) chain_free(chain);
-        ASSERT_OK(verify_directory(audit_path(&w), &v));
+        ASSERT_OK(verify_directory(audit_path(&w), &(VerifySpec){ .from = 0 }, &v));
         ASSERT_TRUE(v.bad_sequence > 0);
         world_done(&w);
 }
