@@ -239,8 +239,11 @@ int verb_audit(Common *common, int argc, char *argv[])
                 optind = 0;
                 return log_verb(common, argc - 1, argv + 1);
         }
-        if (argc >= 2 &&
-            (str_equal(argv[1], "verify") || str_equal(argv[1], "stats") || str_equal(argv[1], "export")))
+        if (argc >= 2 && str_equal(argv[1], "verify")) {
+                optind = 0;
+                return verify_verb(common, argc - 1, argv + 1);
+        }
+        if (argc >= 2 && (str_equal(argv[1], "stats") || str_equal(argv[1], "export")))
                 return fail("audit %s is not available in this version", argv[1]);
-        return fail("which part? `sandboxctl audit log`");
+        return fail("which part? `sandboxctl audit log` or `sandboxctl audit verify`");
 }

@@ -43,6 +43,8 @@ int verb_terminate(Common *common, int argc, char *argv[]);
 int verb_remove(Common *common, int argc, char *argv[]);
 int verb_prune(Common *common, int argc, char *argv[]);
 int verb_audit(Common *common, int argc, char *argv[]);
+/* A part of audit. */
+int verify_verb(Common *common, int argc, char *argv[]);
 int verb_policy(Common *common, int argc, char *argv[]);
 int verb_status(Common *common, int argc, char *argv[]);
 

@@ -96,16 +96,24 @@ static const struct {
         { "remove", "usage: sandboxctl remove ID\n\nForgets a session that has ended.\n\n" COMMON_TEXT },
         { "prune", "usage: sandboxctl prune [--older T]\n\nForgets all of your sessions that have "
                    "ended.\n\n" COMMON_TEXT },
-        { "audit", "usage: sandboxctl audit log [OPTION…]\n\nWhat was decided, oldest first.\n\n"
-                   "  --session ID         id or name\n"
-                   "  --since T            2026-11-21, 2026-11-21T10:00:00Z, or 10m for ten minutes ago\n"
-                   "  --until T\n"
-                   "  --decision D         allow, deny, ask\n"
-                   "  --kind K             session, net, dns, policy, admin, …\n"
-                   "  --host H             NAME, *.NAME or an address\n"
-                   "  --user U\n"
-                   "  --rule R\n"
-                   "  -n N                 the newest N\n" COMMON_TEXT },
+        { "audit",
+          "usage: sandboxctl audit log [OPTION…]\n"
+          "       sandboxctl audit verify [OPTION…]\n\n"
+          "log: what was decided, oldest first. verify: whether the rows are still those that were\n"
+          "written; status 1: they are not. For root and the group sandboxd-auditors.\n\n"
+          "  --session ID         id or name\n"
+          "  --since T            2026-11-21, 2026-11-21T10:00:00Z, or 10m for ten minutes ago\n"
+          "  --until T\n"
+          "  --decision D         allow, deny, ask\n"
+          "  --kind K             session, net, dns, policy, admin, …\n"
+          "  --host H             NAME, *.NAME or an address\n"
+          "  --user U\n"
+          "  --rule R\n"
+          "  -n N                 the newest N\n\n"
+          "of verify:\n"
+          "  --head SEQ:HASH      a row that was kept elsewhere: the log must hold it still\n"
+          "  --pubkey HEX         the key to trust, instead of the one that the log names\n"
+          "  --from N, --to N     these rows only\n" COMMON_TEXT },
         { "policy",
           "usage: sandboxctl policy list\n"
           "       sandboxctl policy show [--effective] NAME\n"

@@ -195,6 +195,7 @@ static const ErrorText error_texts[] = {
         { AUDIT "LogUnavailable", NULL, "the audit log cannot be read", EXIT_OURS },
         { "org.varlink.service.InvalidParameter", "parameter", "the daemon does not accept the value of %s",
           EXIT_OURS },
+        { AUDIT "NoSuchSequence", NULL, "the log begins later: what is older was retired", EXIT_OURS },
         { "org.varlink.service.PermissionDenied", NULL, "permission denied", EXIT_OURS },
         { "org.varlink.service.MethodNotImplemented", "method",
           "%s is not available in this version of the daemon", EXIT_OURS },

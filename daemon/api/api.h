@@ -250,11 +250,18 @@ int method_policy_check(Client *c, const Json *parameters);
 int method_policy_validate(Client *c, const Json *parameters);
 int method_policy_describe(Client *c, const Json *parameters);
 int method_audit_query(Client *c, const Json *parameters);
+int method_audit_verify(Client *c, const Json *parameters);
 
 /* ---- query.c ---- */
 
 int on_query_started(Api *api, Imsg *m) _must_check_;
 AuditQuery *audit_query_free(AuditQuery *q);
+/* A call that audit answers with a stream: *ret_token names it. verdict: room for that of a verification
+ * (taken), or NULL: rows. */
+int audit_query_new(Client *c, AuditVerification *take_verdict, uint64_t *ret_token) _must_check_;
+/* verify.c: the frames of a verification. 1: one was taken; 0: more bytes are needed. */
+int verification_take(Client *c, Buf *input, AuditVerification *verdict) _must_check_;
+void verification_finish(Client *c, const AuditVerification *verdict);
 /* The client's output has drained: go on. */
 void audit_query_resume(AuditQuery *q);
 void audit_queries_fail(Api *api);

@@ -122,6 +122,7 @@ static const struct {
         { "io.sandboxd.Policy.Validate", method_policy_validate },
         { "io.sandboxd.Policy.Describe", method_policy_describe },
         { "io.sandboxd.Audit.Query", method_audit_query },
+        { "io.sandboxd.Audit.Verify", method_audit_verify },
 };
 
 Method method_find(const char *full_name)

@@ -18,6 +18,7 @@ struct AuditQuery {
         int fd;
         LoopIo *io;
         Buf input;
+        AuditVerification *verdict; /* NULL: rows */
 };
 
 static void log_unavailable(Client *c, const char *message)
@@ -32,6 +33,7 @@ AuditQuery *audit_query_free(AuditQuery *q)
         q->io = loop_io_free(q->io);
         q->fd = fd_close(q->fd);
         buf_done(&q->input);
+        free(q->verdict);
         free(q);
         return NULL;
 }
@@ -224,8 +226,15 @@ static void finish(Client *c)
         _cleanup_json_ Json *p = NULL;
         bool is_whole = buf_size(&c->query->input) == 0;
 
-        if (!is_whole) {
+        if (!is_whole || (c->query->verdict && !c->query->verdict->is_last)) {
                 query_fail(c, "the reader of the log ended early");
+                return;
+        }
+        if (c->query->verdict) {
+                AuditVerification verdict = *c->query->verdict;
+
+                c->query = audit_query_free(c->query);
+                verification_finish(c, &verdict);
                 return;
         }
         c->query = audit_query_free(c->query);
@@ -260,7 +269,7 @@ static void on_pipe(void *userdata, int fd, _unused_ unsigned events)
         }
         buf_commit(&q->input, (size_t) n);
         do
-                r = send_record(q);
+                r = q->verdict ? verification_take(c, &q->input, q->verdict) : send_record(q);
         while (r > 0 && !c->is_closing);
         if (c->is_closing)
                 return;
@@ -370,6 +379,25 @@ static int take_filters(const Json *parameters, PrivQuery *q, const char **ret_f
                          &q->decisions);
 }
 
+int audit_query_new(Client *c, AuditVerification *take_verdict, uint64_t *ret_token)
+{
+        AuditQuery *q = calloc(1, sizeof(*q));
+
+        if (!q) {
+                free(take_verdict);
+                return -ENOMEM;
+        }
+        *q = (AuditQuery){ .client = c,
+                           .token = ++c->api->next_token,
+                           .fd = -EBADF,
+                           .verdict = take_verdict,
+                           .input = BUF_INIT(AUDIT_RECORD_MAX + QUERY_CHUNK) };
+        c->query = q;
+        c->wait = WAIT_QUERY;
+        *ret_token = q->token;
+        return 0;
+}
+
 int method_audit_query(Client *c, const Json *parameters)
 {
         const Json *uid = get_value(parameters, "uid");
@@ -377,7 +405,7 @@ int method_audit_query(Client *c, const Json *parameters)
         PrivQuery m = { .uid = uid ? json_integer(uid) : -1,
                         .has_all_users = c->peer.is_auditor && !is_own };
         const char *field = "follow";
-        AuditQuery *q;
+        int r;
 
         if (get_boolean(parameters, "follow") || take_filters(parameters, &m, &field) < 0) {
                 client_invalid(c, field);
@@ -387,14 +415,9 @@ int method_audit_query(Client *c, const Json *parameters)
                 log_unavailable(c, "the audit writer is being restarted");
                 return 0;
         }
-        q = calloc(1, sizeof(*q));
-        if (!q)
-                return -ENOMEM;
-        *q = (AuditQuery){ .client = c, .token = ++c->api->next_token, .fd = -EBADF };
-        q->input = BUF_INIT(AUDIT_RECORD_MAX + QUERY_CHUNK);
-        m.token = q->token;
-        c->query = q;
-        c->wait = WAIT_QUERY;
+        r = audit_query_new(c, NULL, &m.token);
+        if (r < 0)
+                return r;
         (void) priv_link_send(c->api->audit, PRIV_QUERY, &m, sizeof(m), NULL, 0);
         return 0;
 }

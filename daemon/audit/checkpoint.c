@@ -92,8 +92,8 @@ int checkpoint_verify(const Checkpoint *c, const uint8_t public_key[KEY_SIZE])
         int r;
 
         r = format_message(c, text);
-        if (r >= 0 && (!context || (key && EVP_DigestVerifyInit_ex(context, NULL, NULL, NULL, NULL, key,
-                                                                   NULL) != 1)))
+        if (r >= 0 &&
+            (!context || (key && EVP_DigestVerifyInit_ex(context, NULL, NULL, NULL, NULL, key, NULL) != 1)))
                 r = -ENOMEM;
         /* Bytes that are no point of the curve are no key, and sign nothing. */
         if (r >= 0)

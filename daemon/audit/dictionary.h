@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * The dictionaries of one segment: sessions, policies, rules, hosts, programs, each entered once and named by
- * a number in the rows. Also which row was the first in the segment to name a session: that one's hash
+ * The dictionaries of one segment: sessions, policies, rules, hosts, programs, each entered once and named
+ * by a number in the rows. Also which row was the first in the segment to name a session: that one's hash
  * covers all columns of the session, so that each segment vouches for its own dictionary.
  */
 

@@ -48,6 +48,7 @@ Pending *pending_free(Pending *p)
         (void) session_unref(p->session);
         (void) fd_close(p->gate_fd);
         free(p->query);
+        free(p->verify);
         free(p);
         return NULL;
 }

@@ -27,8 +27,9 @@ typedef struct Pending {
         bool allows_tls;
         DecisionReason reason;
         const char *rule_reason;
-        PrivQuery *query; /* owned */
-        int gate_fd;      /* likewise; PENDING_EXEC */
+        PrivQuery *query;   /* owned */
+        PrivVerify *verify; /* owned; instead of a query */
+        int gate_fd;        /* likewise; PENDING_EXEC */
         size_t used;
         size_t room;
         char tail[]; /* what the row points to */

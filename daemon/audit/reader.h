@@ -5,3 +5,6 @@
 /* In a process of its own: writes what the query asks for to the pipe, oldest first. On error it leaves the
  * stream within a record. */
 int reader_run(const char *directory, const ReaderRequest *request, int out_fd) _must_check_;
+
+/* Likewise: frames of AuditVerification, the last one the verdict. */
+int verifier_run(const char *directory, const PrivVerify *request, int out_fd) _must_check_;

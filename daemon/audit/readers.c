@@ -87,6 +87,12 @@ static int send_request(int fd, const ReaderRequest *request, const int fds[STRE
         return 0;
 }
 
+static int run(const char *directory, const ReaderRequest *request, int out_fd)
+{
+        return request->is_verify ? verifier_run(directory, &request->verify, out_fd)
+                                  : reader_run(directory, request, out_fd);
+}
+
 _noreturn_ static void run_helper(const char *directory, int fd)
 {
         struct sigaction ignore = { .sa_handler = SIG_IGN, .sa_flags = SA_NOCLDWAIT };
@@ -106,7 +112,7 @@ _noreturn_ static void run_helper(const char *directory, int fd)
 
                 if (pid == 0) {
                         (void) fd_close(3);
-                        _exit(reader_run(directory, &request, fds[0]) < 0 ? 1 : 0);
+                        _exit(run(directory, &request, fds[0]) < 0 ? 1 : 0);
                 }
                 fd_close_many(fds, STREAM_FDS);
         }

@@ -13,6 +13,8 @@ typedef struct Readers Readers;
 
 typedef struct ReaderRequest {
         PrivQuery query;
+        PrivVerify verify; /* instead of the query */
+        bool is_verify;
         uint32_t uid;      /* whose rows */
         uint32_t sees_all; /* everybody's */
 } ReaderRequest;

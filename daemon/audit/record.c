@@ -44,16 +44,29 @@ void record_release(Pending *p, int error)
         answer(p->api, PRIV_RECORDED, &r, -EBADF);
 }
 
+static void start(Audit *a, Api *api, const ReaderRequest *request, uint64_t token)
+{
+        PrivRecorded r = { .token = token, .sequence = store_head(a->store) };
+        _cleanup_close_ int fd = -EBADF;
+
+        r.error = readers_start(a->readers, a->loop, request, &fd);
+        answer(api, PRIV_QUERY_STARTED, &r, fd);
+}
+
 static void start_reader(Audit *a, Api *api, const PrivQuery *q)
 {
         ReaderRequest request = { .query = *q,
                                   .uid = api->uid,
                                   .sees_all = api->sees_all && q->has_all_users };
-        PrivRecorded r = { .token = q->token, .sequence = store_head(a->store) };
-        _cleanup_close_ int fd = -EBADF;
 
-        r.error = readers_start(a->readers, a->loop, &request, &fd);
-        answer(api, PRIV_QUERY_STARTED, &r, fd);
+        start(a, api, &request, q->token);
+}
+
+static void start_verifier(Audit *a, Api *api, const PrivVerify *v)
+{
+        ReaderRequest request = { .verify = *v, .is_verify = true, .uid = api->uid };
+
+        start(a, api, &request, v->token);
 }
 
 void read_release(Audit *a, Pending *p, int error)
@@ -64,6 +77,8 @@ void read_release(Audit *a, Pending *p, int error)
                 return;
         if (error < 0)
                 answer(p->api, PRIV_QUERY_STARTED, &r, -EBADF);
+        else if (p->verify)
+                start_verifier(a, p->api, p->verify);
         else
                 start_reader(a, p->api, p->query);
 }
@@ -213,6 +228,47 @@ static int on_query(Api *api, const PrivQuery *q)
         return 0;
 }
 
+/* That somebody verifies is a row, before it happens. */
+static int queue_verify(Api *api, const PrivVerify *v)
+{
+        Row row = ROW_INIT(AUDIT_KIND_ADMIN, "verify");
+        char detail[PRIV_TEXT_SIZE];
+        Pending *p;
+        int r;
+
+        r = str_printf(detail, sizeof(detail), "{\"from\":%llu,\"to\":%llu,\"head\":%llu,\"hasKey\":%s}",
+                       (unsigned long long) v->from, (unsigned long long) v->to,
+                       (unsigned long long) v->head_sequence, v->has_key ? "true" : "false");
+        if (r >= 0)
+                r = pending_new(PENDING_READ, &row, NULL, strlen(detail) + 1, &p);
+        if (r < 0)
+                return r;
+        p->verify = malloc(sizeof(*v));
+        if (!p->verify) {
+                (void) pending_free(p);
+                return -ENOMEM;
+        }
+        *p->verify = *v;
+        p->row.uid = api->uid;
+        p->row.detail = pending_put(p, detail, strlen(detail));
+        p->api = api;
+        p->request = v->token;
+        queue_put(api->audit, p);
+        return 0;
+}
+
+static int on_verify(Api *api, const PrivVerify *v)
+{
+        PrivRecorded no = { .token = v->token, .error = -EPERM };
+
+        if (v->from > INT64_MAX || v->to > INT64_MAX || v->head_sequence > INT64_MAX || v->has_key > 1)
+                return -EPROTO;
+        if (api->sees_all)
+                return queue_verify(api, v);
+        answer(api, PRIV_QUERY_STARTED, &no, -EBADF);
+        return 0;
+}
+
 static int on_api(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
         if (m->type == PRIV_RECORD_EXEC)
@@ -221,6 +277,8 @@ static int on_api(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return on_record_exit(owner, m->body);
         if (m->type == PRIV_QUERY)
                 return on_query(owner, m->body);
+        if (m->type == PRIV_VERIFY)
+                return on_verify(owner, m->body);
         return -EPROTO;
 }
 

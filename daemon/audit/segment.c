@@ -380,8 +380,8 @@ static int same_table(SqlStatement *ours, SqlStatement *theirs, const char *name
 int segment_check_tables(Segment *s)
 {
         static const char text[] = "SELECT sql FROM sqlite_master WHERE type='table' AND name=?1";
-        static const char *const names[] = { "segment", "policy", "rule", "session", "host",
-                                             "exe",     "decision", "priv", "flow", "checkpoint" };
+        static const char *const names[] = { "segment", "policy",   "rule", "session", "host",
+                                             "exe",     "decision", "priv", "flow",    "checkpoint" };
         _cleanup_(sql_finalizep) SqlStatement *ours = NULL, *theirs = NULL;
         _cleanup_(sql_closep) Sql *sample = NULL;
         int r;

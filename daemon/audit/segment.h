@@ -45,7 +45,8 @@ int segment_open(const char *directory, uint64_t number, SqlMode mode, Chain *ch
                  Segment **ret) _must_check_;
 int segment_check(Segment *s) _must_check_;
 
-/* -EBADMSG: one of the tables that rows are read from was made anew, otherwise than segment_create() does. */
+/* -EBADMSG: one of the tables that rows are read from was made anew, otherwise than segment_create() does.
+ */
 int segment_check_tables(Segment *s) _must_check_;
 Segment *segment_close(Segment *s);
 DEFINE_CLEANUP(Segment *, segment_close)

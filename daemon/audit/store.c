@@ -173,8 +173,9 @@ static int continue_segment(Store *s, Segment **segment, StoreGap *ret_gap)
         int r;
 
         if (lacks_rows(s, g, &sequence)) {
-                (void) log_error(-EBADMSG, "The audit ends with row %llu, a checkpoint says %llu:"
-                                           " rows are missing, see `sandboxctl audit verify`",
+                (void) log_error(-EBADMSG,
+                                 "The audit ends with row %llu, a checkpoint says %llu:"
+                                 " rows are missing, see `sandboxctl audit verify`",
                                  (unsigned long long) g->head_sequence, (unsigned long long) sequence);
                 *ret_gap = STORE_GAP_MISSING;
         } else if (g->has_public_key && memcmp(g->public_key, key, KEY_SIZE) != 0) {

@@ -4,8 +4,8 @@
 
 #include "daemon/audit/verify_impl.h"
 
-#define SESSION_COLUMNS                                                                                     \
-        "s.id,s.uid,s.user,s.name,s.profile,s.agent,s.agent_session,CAST(s.workspace AS TEXT),s.cgroup,"    \
+#define SESSION_COLUMNS                                                                                  \
+        "s.id,s.uid,s.user,s.name,s.profile,s.agent,s.agent_session,CAST(s.workspace AS TEXT),s.cgroup," \
         "s.degraded,s.started_us"
 
 static const char decisions_text[] =
@@ -44,7 +44,8 @@ static int check_link(Verifier *v, RowBytes previous)
         Verification *result = v->result;
 
         if (v->has_head && s->first_sequence != v->expected)
-                return bad(v, MIN_OF(s->first_sequence, v->expected), "rows before this segment are missing");
+                return bad(v, MIN_OF(s->first_sequence, v->expected),
+                           "rows before this segment are missing");
         if (previous.size != DIGEST_SIZE ||
             (v->has_head && memcmp(previous.data, result->head, DIGEST_SIZE) != 0))
                 return bad(v, s->first_sequence, "the segment does not follow the one before");
@@ -59,8 +60,8 @@ static int check_key(Verifier *v)
         const Segment *s = v->segment;
         Verification *result = v->result;
 
-        if (result->has_key && (!s->has_public_key ||
-                                memcmp(s->public_key, result->public_key, KEY_SIZE) != 0))
+        if (result->has_key &&
+            (!s->has_public_key || memcmp(s->public_key, result->public_key, KEY_SIZE) != 0))
                 return bad(v, s->first_sequence, "the signing key was replaced");
         if (s->has_public_key && v->spec->key && memcmp(s->public_key, v->spec->key, KEY_SIZE) != 0)
                 return bad(v, s->first_sequence, "the log names another key than the one given");

@@ -490,6 +490,36 @@ typedef struct PrivQuery {
         char rule[PRIV_NAME_SIZE * 2];
 } PrivQuery;
 
+/* 0 where not asked for. */
+typedef struct PrivVerify {
+        uint64_t token;
+        uint64_t from;
+        uint64_t to;
+        uint64_t head_sequence; /* of a row whose hash is head */
+        uint32_t has_key;
+        uint32_t padding;
+        uint8_t key[32];
+        uint8_t head[32];
+} PrivVerify;
+
+/* The stream of a verification: how far it is, again and again, then the verdict. */
+typedef struct AuditVerification {
+        uint32_t is_last;
+        uint32_t is_retired; /* what was asked about is older than first_sequence: nothing was checked */
+        uint32_t has_key;
+        uint32_t padding;
+        uint64_t n_checked;
+        uint64_t n_checkpoints;
+        uint64_t n_erased;
+        uint64_t first_sequence;
+        uint64_t head_sequence;
+        uint64_t signed_sequence;
+        uint64_t bad_sequence; /* 0: all holds */
+        uint8_t key[32];
+        uint8_t head[32];
+        char message[PRIV_TEXT_SIZE];
+} AuditVerification;
+
 /* One row on the stream of a query: this header, then the strings in the order of the enum, each n bytes
  * without NUL; length UINT32_MAX stands for null. Frames are n_bytes long in all. */
 enum AuditRecordString {

@@ -44,9 +44,6 @@ def decision_fields(db, row):
               rule and rule["name"], rule and rule["text"], row["entry"], row["protocol"], host and host["name"],
               row["ip"], row["port"], row["method"], row["status"], row["pid"], exe and exe["path"],
               exe and exe["sha256"], row["cred"], row["ref_seq"], row["reason"], row["priv_hash"]]
-    if KINDS[row["kind"]] == "session" and row["action"] == "start" and session:
-        fields += [session[name] for name in ("id", "uid", "user", "name", "profile", "agent", "agent_session",
-                                              "workspace", "cgroup", "degraded", "started_us")]
     return fields
 
 
@@ -57,26 +54,38 @@ def close_fields(db, row):
             row["dur_us"], row["bytes_up"], row["bytes_dn"], row["reason"]]
 
 
+def fields_of(db, table, row, seen):
+    """With the columns of the session, in the first row of the segment that names it."""
+    fields = decision_fields(db, row) if table == "decision" else close_fields(db, row)
+    if row["session_id"] is not None and row["session_id"] not in seen:
+        seen.add(row["session_id"])
+        session = db.execute("SELECT * FROM session WHERE session_id = ?", (row["session_id"],)).fetchone()
+        if session:
+            fields += [session[name] for name in ("id", "uid", "user", "name", "profile", "agent", "agent_session",
+                                                  "workspace", "cgroup", "degraded", "started_us")]
+    return fields
+
+
 def problems(db):
     """What is wrong with the chain of this segment; an empty list when nothing is."""
     found = []
     segment = db.execute("SELECT * FROM segment").fetchone()
     head = genesis(segment)
-    rows = [(row["seq"], "d", row) for row in db.execute("SELECT * FROM decision")]
-    rows += [(row["seq"], "f", row) for row in db.execute("SELECT * FROM flow")]
+    rows = [(row["seq"], "decision", row) for row in db.execute("SELECT * FROM decision")]
+    rows += [(row["seq"], "flow", row) for row in db.execute("SELECT * FROM flow")]
+    seen = set()
     expected = segment["first_seq"]
     heads = {}
     for sequence, kind, row in sorted(rows, key=lambda r: r[0]):
         if sequence != expected:
             found.append(f"row {sequence} follows, {expected} was expected")
         expected = sequence + 1
-        fields = decision_fields(db, row) if kind == "d" else close_fields(db, row)
-        head = sha256(b"sandboxd-audit-1" + head + b"".join(map(field, fields)))
+        head = sha256(b"sandboxd-audit-1" + head + b"".join(map(field, fields_of(db, kind, row, seen))))
         heads[sequence] = head
         if head != row["hash"]:
             found.append(f"row {sequence} ({kind}): its hash is another")
             head = row["hash"]
-        if kind == "d" and row["priv_hash"]:
+        if kind == "decision" and row["priv_hash"]:
             private = db.execute("SELECT * FROM priv WHERE seq = ?", (sequence,)).fetchone()
             if private and sha256(private["salt"] + b"".join(map(field, (private["path"], private["raw"],
                                                                          private["detail"])))) != row["priv_hash"]:
@@ -88,3 +97,14 @@ def problems(db):
         if heads.get(mark["upto_seq"]) != mark["head"]:
             found.append(f"checkpoint at {mark['upto_seq']}: its head is another")
     return found
+
+
+def rehash(db):
+    """Makes the chain anew after a change, as somebody would who can write the database."""
+    head = genesis(db.execute("SELECT * FROM segment").fetchone())
+    rows = [(row["seq"], "decision", row) for row in db.execute("SELECT * FROM decision")]
+    rows += [(row["seq"], "flow", row) for row in db.execute("SELECT * FROM flow")]
+    seen = set()
+    for sequence, table, row in sorted(rows, key=lambda r: r[0]):
+        head = sha256(b"sandboxd-audit-1" + head + b"".join(map(field, fields_of(db, table, row, seen))))
+        db.execute(f"UPDATE {table} SET hash = ? WHERE seq = ?", (head, sequence))

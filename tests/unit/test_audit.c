@@ -505,6 +505,73 @@ static void test_crash_and_restart(_unused_ void **state)
         world_done(&w);
 }
 
+static Verification verify(World *w)
+{
+        Verification v;
+
+        ASSERT_OK(verify_directory(audit_path(w), &(VerifySpec){ .from = 0 }, &v));
+        return v;
+}
+
+static void change(World *w, uint64_t number, const char *sql)
+{
+        Segment *s;
+        Chain *chain;
+
+        ASSERT_OK(chain_new(&chain));
+        ASSERT_OK(segment_open(audit_path(w), number, SQL_WRITE, chain, &s));
+        ASSERT_OK(sql_execute(s->sql, sql));
+        (void) segment_close(s);
+        (void) chain_free(chain);
+}
+
+static void remove_segment(World *w, uint64_t number)
+{
+        char path[PRIV_PATH_SIZE];
+
+        ASSERT_OK(segment_path(audit_path(w), number, path));
+        ASSERT_EQ(unlink(path), 0);
+}
+
+/* A session that lives on is vouched for by each segment; old segments may go, others not. */
+static void test_segments(_unused_ void **state)
+{
+        PrivDecide d = request(1, "denied.test");
+        Verification v;
+        World w;
+
+        if (arg_program)
+                skip(); /* its segments are larger */
+        world_init(&w);
+        w.segment_bytes_max = 256 * 1024;
+        begin(&w, VERDICT_DENY);
+        for (unsigned i = 0; i < 4000; i++) {
+                ASSERT_OK(str_printf(d.host, sizeof(d.host), "h%u.test", i));
+                ASSERT_EQ(ask(&w, &d).verdict, VERDICT_DENY);
+        }
+        ASSERT_EQ(stop(&w), 0);
+        v = verify(&w);
+        ASSERT_EQ(v.bad_sequence, 0);
+        ASSERT_EQ(v.signed_sequence, v.head_sequence);
+        ASSERT_TRUE(v.n_checkpoints >= 5);
+        /* Of a session that began in an older segment. */
+        change(&w, 2, "DROP TRIGGER s_u; UPDATE session SET user='bob'");
+        ASSERT_TRUE(verify(&w).bad_sequence > 1);
+        change(&w, 2, "UPDATE session SET user='ann'");
+        ASSERT_EQ(verify(&w).bad_sequence, 0);
+        remove_segment(&w, 1);
+        v = verify(&w);
+        ASSERT_EQ(v.bad_sequence, 0);
+        ASSERT_TRUE(v.first_sequence > 1);
+        change(&w, 2, "UPDATE session SET user='bob'");
+        /* Its first row is the load of the policy. */
+        ASSERT_EQ(verify(&w).bad_sequence, v.first_sequence + 1);
+        change(&w, 2, "UPDATE session SET user='ann'");
+        remove_segment(&w, 3);
+        ASSERT_TRUE(verify(&w).bad_sequence > v.first_sequence);
+        world_done(&w);
+}
+
 static void test_rotation(_unused_ void **state)
 {
         PrivDecide d = request(1, "denied.test");
@@ -732,15 +799,11 @@ static void test_change_is_found(_unused_ void **state)
 int main(int argc, char **argv)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_row_before_verdict),
-                cmocka_unit_test(test_ask_is_deny),
-                cmocka_unit_test(test_refused_address),
-                cmocka_unit_test(test_forged_messages),
-                cmocka_unit_test(test_crash_and_restart),
-                cmocka_unit_test(test_rotation),
-                cmocka_unit_test(test_query),
-                cmocka_unit_test(test_exec_rows),
-                cmocka_unit_test(test_disk_full),
+                cmocka_unit_test(test_row_before_verdict), cmocka_unit_test(test_ask_is_deny),
+                cmocka_unit_test(test_refused_address),    cmocka_unit_test(test_forged_messages),
+                cmocka_unit_test(test_crash_and_restart),  cmocka_unit_test(test_rotation),
+                cmocka_unit_test(test_segments),           cmocka_unit_test(test_query),
+                cmocka_unit_test(test_exec_rows),          cmocka_unit_test(test_disk_full),
                 cmocka_unit_test(test_change_is_found),
         };
 
