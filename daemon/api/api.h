@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/api/output_log.h"
 #include "daemon/loop/link.h"
 #include "daemon/loop/loop.h"
 #include "daemon/policy/policy.h"
@@ -39,6 +40,9 @@ typedef struct Client Client;
 typedef struct Session Session;
 typedef struct Process Process;
 typedef struct AuditQuery AuditQuery;
+typedef struct Attachment Attachment;
+typedef struct LogsReader LogsReader;
+typedef struct Streams Streams;
 
 /* The words of Runtime.state. */
 typedef enum SessionState {
@@ -66,6 +70,7 @@ typedef enum WaitKind {
         WAIT_TERMINATE,
         WAIT_FREEZE, /* Freeze() or Thaw() */
         WAIT_QUERY,
+        WAIT_LOGS,
 } WaitKind;
 
 struct Process {
@@ -82,8 +87,10 @@ struct Process {
         bool wants_result;   /* that call asked for more */
         bool is_spawned;     /* the session was made for it and ends with it */
         bool has_pty;
-        bool is_killed;      /* by us: reason says why */
-        bool is_kill_passed; /* the launcher was asked, because init is frozen */
+        bool has_exclusive_pty; /* the client says that it reads the descriptor that it gets */
+        bool is_killed;         /* by us: reason says why */
+        bool is_kill_passed;    /* the launcher was asked, because init is frozen */
+        bool is_hung_up;        /* it has a moment to end itself, its client is gone */
         bool is_signal;
         bool has_core;
         uint32_t status;
@@ -93,6 +100,7 @@ struct Process {
         Buf strings; /* behind it, until sent */
         int fds[3];
         size_t n_fds;
+        Streams *streams; /* NULL: none that we carry */
 };
 
 struct Session {
@@ -121,7 +129,10 @@ struct Session {
         PrivLimits limits;
         uint64_t runtime_usec;
         uint64_t idle_usec;
-        uint64_t timeout_usec; /* of commands that name none */
+        uint64_t timeout_usec;     /* of commands that name none */
+        uint64_t output_max_bytes; /* of one command; 0: no limit */
+        bool has_asked_output_max; /* the context names it, not the profile */
+        bool has_warned_of_output;
         char digest[65];
         char cgroup[PRIV_TEXT_SIZE];
         uint32_t init_pid;
@@ -163,6 +174,9 @@ struct Client {
         bool is_output_timed;
         uint64_t n_sent;
         size_t n_buffered;
+        LogsReader *logs;
+        bool is_upgraded;       /* carries a stream: no varlink any more */
+        Attachment *attachment; /* then */
 };
 
 /* Quotas that the worker counts by itself; the launcher writes the rows. */
@@ -194,6 +208,9 @@ struct Api {
         bool is_quota_timer_set;
         uint64_t n_refused[_API_QUOTA_MAX];
         size_t n_buffered; /* bytes that connections hold */
+        OutputStore outputs;
+        int n_stream_fds;
+        bool has_log_changes; /* the readers of logs run at the end of the turn */
 };
 
 /* ---- server.c: connections ---- */
@@ -205,6 +222,9 @@ Client *client_find(Api *api, uint64_t connection);
 /* All take the parameters (which may be NULL) and end the open call, except client_reply() with continues. A
  * peer that does not read is closed. */
 void client_reply(Client *c, Json *take_parameters, bool has_continues, const int *fds, size_t n_fds);
+/* The last reply in varlink; from here on the connection is the caller's, who attaches it or closes it. On
+ * return < 0 it is closed. */
+int client_upgrade(Client *c, Json *take_parameters) _must_check_;
 void client_error(Client *c, const char *error, Json *take_parameters);
 /* error(key: value) */
 void client_error_string(Client *c, const char *error, const char *key, const char *value);
@@ -235,6 +255,9 @@ int method_manager_describe(Client *c, const Json *parameters);
 int method_spawn(Client *c, const Json *parameters);
 int method_create(Client *c, const Json *parameters);
 int method_exec(Client *c, const Json *parameters);
+int method_attach(Client *c, const Json *parameters);
+int method_resize(Client *c, const Json *parameters);
+int method_logs(Client *c, const Json *parameters);
 int method_wait(Client *c, const Json *parameters);
 int method_signal(Client *c, const Json *parameters);
 int method_freeze(Client *c, const Json *parameters);

@@ -358,11 +358,11 @@ static int take_limits(Compilation *k, uint64_t *ret_files)
                 { { "filesMax", "files", 0 }, p->files, ret_files },
                 { { "runtimeMaxUSec", "runtime", 0 }, p->runtime_usec, &k->session->runtime_usec },
                 { { "idleMaxUSec", "idle", 0 }, p->idle_usec, &k->session->idle_usec },
+                { { "outputMaxBytes", "output", 0 }, p->output_bytes, &k->session->output_max_bytes },
         };
         int r;
 
-        if (limits && get_value(limits, "outputMaxBytes"))
-                return not_enforceable(k->client, "outputMaxBytes", "not available in this version");
+        k->session->has_asked_output_max = limits && get_value(limits, "outputMaxBytes");
         for (size_t i = 0; i < ELEMENTSOF(all); i++) {
                 r = take_limit(k, &all[i].field, all[i].from_policy, all[i].to);
                 if (r <= 0)

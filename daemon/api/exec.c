@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "daemon/api/context.h"
+#include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -18,38 +19,6 @@
 #include "proto/base/str.h"
 
 #define ARGUMENTS_MAX 4096U
-
-typedef enum StreamMode {
-        STREAM_NULL = 0,
-        STREAM_DESCRIPTOR,
-        STREAM_PTY,
-        STREAM_OTHER, /* known to the interface, not to this version */
-} StreamMode;
-
-static const char *const stream_fields[] = { "standardInput", "standardOutput", "standardError" };
-static const char *const index_fields[] = { "standardInputFileDescriptor", "standardOutputFileDescriptor",
-                                            "standardErrorFileDescriptor" };
-
-static StreamMode parse_mode(const char *s)
-{
-        if (!s || str_equal(s, "null"))
-                return STREAM_NULL;
-        if (str_equal(s, "file_descriptor"))
-                return STREAM_DESCRIPTOR;
-        return str_equal(s, "pty") ? STREAM_PTY : STREAM_OTHER;
-}
-
-/* Absent output is "log"; absent error is what output is; with one pty what is absent is the pty too. */
-static void stream_modes(const Json *command, StreamMode modes[3])
-{
-        const char *in = get_string(command, "standardInput"), *out = get_string(command, "standardOutput"),
-                   *error = get_string(command, "standardError");
-        bool has_pty = (in && str_equal(in, "pty")) || (out && str_equal(out, "pty"));
-
-        modes[0] = !in && has_pty ? STREAM_PTY : parse_mode(in);
-        modes[1] = out ? parse_mode(out) : has_pty ? STREAM_PTY : STREAM_OTHER;
-        modes[2] = error ? parse_mode(error) : modes[1];
-}
 
 static int invalid(Client *c, const char *field)
 {
@@ -63,27 +32,6 @@ static int invalid_command(Client *c, const char *field)
 
         (void) snprintf(path, sizeof(path), "command.%s", field);
         return invalid(c, path);
-}
-
-static int check_streams(Client *c, const Json *parameters, const Json *command)
-{
-        StreamMode modes[3];
-
-        stream_modes(command, modes);
-        for (size_t i = 0; i < 3; i++) {
-                const Json *index = get_value(parameters, index_fields[i]);
-
-                if (modes[i] == STREAM_OTHER || (modes[i] == STREAM_PTY) != (modes[0] == STREAM_PTY))
-                        return invalid_command(c, stream_fields[i]);
-                if ((modes[i] == STREAM_DESCRIPTOR) != (index != NULL))
-                        return invalid(c, index_fields[i]);
-                if (!index)
-                        continue;
-                if (json_integer(index) < 0 || (size_t) json_integer(index) >= c->call.n_fds ||
-                    !fd_is_stdio(c->call.fds[json_integer(index)]))
-                        return invalid(c, index_fields[i]);
-        }
-        return 1;
 }
 
 static int check_arguments(Client *c, const Json *command)
@@ -123,7 +71,7 @@ int command_check(Client *c, const Json *parameters, const Json *command)
         int r;
 
         if ((r = check_arguments(c, command)) <= 0 || (r = check_terminal(c, command)) <= 0 ||
-            (r = check_streams(c, parameters, command)) <= 0)
+            (r = streams_check(c, parameters, command)) <= 0)
                 return r;
         if (environment && environment_check(environment, &i) < 0) {
                 (void) snprintf(field, sizeof(field), "environment[%zu]", i);
@@ -177,30 +125,6 @@ static int take_strings(Process *p, const Json *command)
         return r < 0 ? r : environment_build(p->session, command, &p->strings, &p->exec.n_environment);
 }
 
-static int take_streams(Process *p, const Json *parameters, const Json *command, const int *fds)
-{
-        const Json *terminal = get_value(command, "terminal");
-        StreamMode modes[3];
-
-        stream_modes(command, modes);
-        p->has_pty = modes[0] == STREAM_PTY;
-        p->exec.has_pty = p->has_pty;
-        p->exec.columns = terminal ? (uint32_t) get_integer(terminal, "columns") : 0;
-        p->exec.rows = terminal ? (uint32_t) get_integer(terminal, "rows") : 0;
-        if (p->has_pty)
-                return 0;
-        for (size_t i = 0; i < 3; i++) {
-                int from = modes[i] == STREAM_NULL ? p->session->api->null_fd
-                                                   : fds[get_integer(parameters, index_fields[i])];
-                int fd = fcntl(from, F_DUPFD_CLOEXEC, 3);
-
-                if (fd < 0)
-                        return neg_errno();
-                p->fds[p->n_fds++] = fd;
-        }
-        return 0;
-}
-
 static int process_new(Session *s, const Json *parameters, const Json *command, const int *fds,
                        Process **ret)
 {
@@ -216,7 +140,7 @@ static int process_new(Session *s, const Json *parameters, const Json *command, 
         p->timeout_usec = timeout > 0 ? (uint64_t) timeout : s->timeout_usec;
         p->exec.process = p->number;
         if ((r = take_command_line(p, command)) < 0 || (r = take_strings(p, command)) < 0 ||
-            (r = take_streams(p, parameters, command, fds)) < 0 ||
+            (r = streams_take(p, parameters, command, fds)) < 0 ||
             (r = loop_timer_new(s->api->loop, process_on_timer, p, &p->timer)) < 0)
                 return r;
         *ret = TAKE_PTR(p);
@@ -248,11 +172,17 @@ int session_exec(Session *s, Client *c, const Json *parameters, const Json *comm
                              exec_setup_failed("exec", -ESRCH, "the session is ending"));
                 return 0;
         }
+        if (!streams_check_limit(s, c, command))
+                return 0;
         r = process_new(s, parameters, command, fds, &p);
         if (r >= 0)
                 r = process_start(p);
         if (r == -ENOBUFS || r == -E2BIG) {
                 client_invalid(c, "command.commandLine");
+                return 0;
+        }
+        if (r == -EDQUOT) {
+                client_error_string(c, SESSION_ERROR "QuotaExceeded", "resource", "descriptors");
                 return 0;
         }
         if (r < 0)
@@ -339,7 +269,7 @@ static void start_failed(Process *p, const PrivExecStarted *m)
         process_failed(p, error, o);
 }
 
-static int set_started(const Process *p, Json *o)
+static int set_started(const Process *p, bool has_pty, Json *o)
 {
         const Session *s = p->session;
         _cleanup_json_ Json *runtime = NULL;
@@ -350,7 +280,7 @@ static int set_started(const Process *p, Json *o)
         if ((r = json_set_string(o, "id", s->id_text)) < 0 ||
             (r = json_set_string(o, "process", number)) < 0)
                 return r;
-        if (p->has_pty && (r = json_set_integer(o, "ptyFileDescriptor", 0)) < 0)
+        if (has_pty && (r = json_set_integer(o, "ptyFileDescriptor", 0)) < 0)
                 return r;
         if (!p->is_spawned)
                 return 0;
@@ -358,11 +288,13 @@ static int set_started(const Process *p, Json *o)
         return r < 0 ? r : json_set(o, "runtime", TAKE_PTR(runtime));
 }
 
-static void answer_started(Process *p, const int *pty_fd)
+/* The terminal goes along, but where a limit on output can only be kept here. */
+static void answer_started(Process *p)
 {
         Client *c = client_find(p->session->api, p->connection);
+        bool has_pty = p->has_pty && p->session->output_max_bytes == 0;
         _cleanup_json_ Json *o = NULL;
-        int r;
+        int fd = -EBADF, r;
 
         if (!c || c->wait != WAIT_CREATE) {
                 p->connection = 0;
@@ -372,13 +304,17 @@ static void answer_started(Process *p, const int *pty_fd)
                 p->connection = 0;
         r = json_new_object(&o);
         if (r >= 0)
-                r = set_started(p, o);
+                r = set_started(p, has_pty, o);
         if (r < 0) {
                 p->connection = 0;
                 client_failure(c, r);
                 return;
         }
-        client_reply(c, TAKE_PTR(o), p->wants_result, pty_fd, pty_fd ? 1 : 0);
+        if (has_pty) {
+                streams_lend(p->streams, c->peer.connection, p->has_exclusive_pty, /* hangs_up= */ false);
+                fd = p->streams->outputs[0].fd;
+        }
+        client_reply(c, TAKE_PTR(o), p->wants_result, &fd, has_pty ? 1 : 0);
 }
 
 static int on_exec_started(Session *s, Imsg *m)
@@ -401,7 +337,9 @@ static int on_exec_started(Session *s, Imsg *m)
         p->started_usec = clock_realtime_usec();
         if (p->timeout_usec > 0)
                 r = loop_timer_set(p->timer, p->timeout_usec);
-        answer_started(p, p->has_pty ? &m->fds[1] : NULL);
+        if (r >= 0 && p->streams)
+                r = streams_start(p->streams, p->has_pty ? TAKE_FD(m->fds[1]) : -EBADF);
+        answer_started(p);
         return r;
 }
 
@@ -416,7 +354,10 @@ static int on_exec_exited(Session *s, const PrivExecExited *m)
         p->is_signal = m->is_signal != 0;
         p->status = m->status;
         p->has_core = m->has_core != 0;
-        process_finish(p, p->is_killed ? p->reason : p->is_signal ? END_SIGNAL : END_EXITED);
+        process_finish(p, p->is_killed    ? p->reason
+                          : p->is_hung_up ? END_CLIENT_GONE
+                          : p->is_signal  ? END_SIGNAL
+                                          : END_EXITED);
         return 0;
 }
 

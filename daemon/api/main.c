@@ -71,6 +71,7 @@ static const int syscalls[] = {
         SCMP_SYS(sched_yield),
         SCMP_SYS(sendmsg),
         SCMP_SYS(sendto),
+        SCMP_SYS(shutdown),
         SCMP_SYS(socketpair),
         SCMP_SYS(tgkill),
         SCMP_SYS(timerfd_create),
@@ -309,6 +310,7 @@ int main(int argc, char *argv[])
         log_open("sandboxd-api");
         list_init(&api.clients);
         list_init(&api.sessions);
+        output_store_init(&api.outputs, OUTPUT_STORE_MAX);
         if (parse_arguments(argc, argv, &a) < 0) {
                 (void) log_error(-EINVAL, "this program is started by sandboxd, with its arguments");
                 return 2;

@@ -45,7 +45,8 @@ int method_get_interface_description(Client *c, const Json *parameters)
 
 static int set_features(Json *p)
 {
-        static const char *const features[] = { "exec", "pty", "audit-query", "policy-check", "freeze" };
+        static const char *const features[] = { "exec",        "pty",          "attach", "logs",
+                                                "audit-query", "policy-check", "freeze" };
         _cleanup_json_ Json *list = NULL;
         int r = json_new_array(&list);
 
@@ -107,6 +108,9 @@ static const struct {
         { "io.sandboxd.Session.Spawn", method_spawn },
         { "io.sandboxd.Session.Create", method_create },
         { "io.sandboxd.Session.Exec", method_exec },
+        { "io.sandboxd.Session.Attach", method_attach },
+        { "io.sandboxd.Session.Resize", method_resize },
+        { "io.sandboxd.Session.Logs", method_logs },
         { "io.sandboxd.Session.Wait", method_wait },
         { "io.sandboxd.Session.Signal", method_signal },
         { "io.sandboxd.Session.Freeze", method_freeze },

@@ -1,6 +1,6 @@
 #include <stdio.h>
 
-#include "daemon/api/session.h"
+#include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -28,6 +28,7 @@ Process *process_free(Process *p)
         p->command_line = json_unref(p->command_line);
         buf_done(&p->strings);
         fd_close_many(p->fds, p->n_fds);
+        p->streams = streams_forget(p->streams);
         free(p);
         return NULL;
 }

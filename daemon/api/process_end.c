@@ -2,12 +2,14 @@
 
 #include <signal.h>
 
-#include "daemon/api/session.h"
+#include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/log.h"
 
 #define KILL_DEADLINE_USEC (10 * USEC_PER_SEC)
+/* What a command has to end itself, once nobody is there for whom it runs. */
+#define HANG_UP_DEADLINE_USEC (5 * USEC_PER_SEC)
 
 static void process_ended(Process *p, EndReason reason)
 {
@@ -15,6 +17,8 @@ static void process_ended(Process *p, EndReason reason)
         p->reason = reason;
         p->ended_usec = clock_realtime_usec();
         loop_timer_stop(p->timer);
+        if (p->streams)
+                streams_on_exit(p->streams);
 }
 
 void process_failed(Process *p, const char *error, Json *take_parameters)
@@ -84,19 +88,14 @@ void process_record_failed(Process *p, int error)
         process_failed(p, SESSION_ERROR "AuditUnavailable", NULL);
 }
 
-/* Its start or its kill has a deadline; before the kill the timer is its own time limit. */
-static void on_time_over(Process *p)
+/* A frozen init kills nobody; the launcher does. */
+static void kill_now(Process *p, EndReason reason)
 {
         Session *s = p->session;
         PrivSessionCommand kill_command = { .session = s->id, .process = p->number };
 
-        if ((p->is_killed && (p->is_kill_passed || s->state != SESSION_FROZEN)) || !s->init) {
-                /* init is stopped by other means or worse: the launcher ends the whole. */
-                session_end(s, p->is_killed ? p->reason : END_TIMEOUT);
-                return;
-        }
         p->is_killed = true;
-        p->reason = END_TIMEOUT;
+        p->reason = reason;
         p->is_kill_passed = s->state == SESSION_FROZEN;
         if (p->is_kill_passed)
                 (void) priv_link_send(s->api->launcher, PRIV_SESSION_KILL_COMMAND, &kill_command,
@@ -104,7 +103,53 @@ static void on_time_over(Process *p)
         else
                 kill_group(p);
         if (loop_timer_set(p->timer, KILL_DEADLINE_USEC) < 0)
-                session_end(s, END_TIMEOUT);
+                session_end(s, reason);
+}
+
+void process_kill(Process *p, EndReason reason)
+{
+        if (p->state == PROCESS_RUNNING && !p->is_killed)
+                kill_now(p, reason);
+}
+
+static void signal_group(const Process *p, int number)
+{
+        PrivExecSignal m = { .process = p->number, .signal = (uint32_t) number, .scope = SIGNAL_ALL };
+
+        (void) priv_link_send(p->session->init, PRIV_EXEC_SIGNAL, &m, sizeof(m), NULL, 0);
+}
+
+void process_hang_up(Process *p)
+{
+        if (p->state != PROCESS_RUNNING || p->is_killed || p->is_hung_up || !p->session->init)
+                return;
+        p->is_hung_up = true;
+        signal_group(p, SIGHUP);
+        signal_group(p, SIGCONT);
+        if (loop_timer_set(p->timer, HANG_UP_DEADLINE_USEC) < 0)
+                process_kill(p, END_CLIENT_GONE);
+}
+
+void process_signal(const Process *p, int number)
+{
+        PrivExecSignal m = { .process = p->number, .signal = (uint32_t) number, .scope = SIGNAL_LEADER };
+
+        if (p->state == PROCESS_RUNNING && p->session->init)
+                (void) priv_link_send(p->session->init, PRIV_EXEC_SIGNAL, &m, sizeof(m), NULL, 0);
+}
+
+/* Its start or its kill has a deadline; before the kill the timer is its own time limit. */
+static void on_time_over(Process *p)
+{
+        Session *s = p->session;
+        EndReason reason = p->is_hung_up ? END_CLIENT_GONE : END_TIMEOUT;
+
+        if ((p->is_killed && (p->is_kill_passed || s->state != SESSION_FROZEN)) || !s->init) {
+                /* init is stopped by other means or worse: the launcher ends the whole. */
+                session_end(s, p->is_killed ? p->reason : reason);
+                return;
+        }
+        kill_now(p, p->is_killed ? p->reason : reason);
 }
 
 void process_on_timer(void *userdata)

@@ -1,6 +1,6 @@
 /* What the daemon knows about a session, as JSON. */
 
-#include "daemon/api/session.h"
+#include "daemon/api/streams.h"
 #include "proto/base/error.h"
 #include "proto/base/str.h"
 
@@ -42,6 +42,15 @@ static int set_processes(Json *o, const Session *s)
                         return r;
         }
         return json_set(o, "processes", TAKE_PTR(list));
+}
+
+static size_t count_attached(const Session *s)
+{
+        size_t n = 0;
+
+        LIST_FOREACH (p, &s->processes, Process, link)
+                n += p->streams ? streams_n_attached(p->streams) : 0;
+        return n;
 }
 
 static int append_layer(Json *list, const char *name, size_t size)
@@ -129,7 +138,8 @@ int session_runtime(const Session *s, bool is_full, Json **ret)
         if (s->knows_denials && (r = json_set_boolean(o, "hasDenials", s->has_denials)) < 0)
                 return r;
         if (is_full &&
-            ((r = set_processes(o, s)) < 0 || (r = json_set(o, "warnings", json_ref(s->warnings))) < 0 ||
+            ((r = json_set_integer(o, "attached", (int64_t) count_attached(s))) < 0 ||
+             (r = set_processes(o, s)) < 0 || (r = json_set(o, "warnings", json_ref(s->warnings))) < 0 ||
              (r = set_degraded(o, s)) < 0))
                 return r;
         *ret = TAKE_PTR(o);

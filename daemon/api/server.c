@@ -7,7 +7,7 @@
 #include <poll.h>
 #include <stdlib.h>
 
-#include "daemon/api/session.h"
+#include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -22,6 +22,8 @@ static void client_free_deferred(void *userdata)
         Client *c = userdata;
 
         c->query = audit_query_free(c->query);
+        c->logs = logs_reader_free(c->logs);
+        c->attachment = attachment_free(c->attachment);
         if (c->has_call)
                 conn_message_done(&c->call);
         c->timer = loop_timer_free(c->timer);
@@ -43,6 +45,9 @@ void client_close(Client *c)
         loop_timer_stop(c->timer);
         loop_timer_stop(c->output_timer);
         c->wait = WAIT_NONE;
+        if (c->attachment)
+                attachment_leave(c->attachment);
+        streams_client_gone(c->api, c->peer.connection);
         sessions_client_gone(c->api, c->peer.connection);
         (void) priv_link_send(c->api->launcher, PRIV_API_CLIENT_CLOSED, &closed, sizeof(closed), NULL, 0);
         /* Without memory it leaks rather than being freed under somebody's feet. */
@@ -65,7 +70,7 @@ static void update_events(Client *c)
 {
         unsigned events;
 
-        if (c->is_closing)
+        if (c->is_closing || c->is_upgraded)
                 return;
         if (!quota_client_is_within(c)) {
                 client_close(c);
@@ -130,6 +135,24 @@ void client_reply(Client *c, Json *take_parameters, bool has_continues, const in
         flush(c);
         if (!has_continues && !c->is_closing)
                 call_finished(c);
+}
+
+int client_upgrade(Client *c, Json *take_parameters)
+{
+        /* What stands behind the call is no varlink, and was read too early: it cannot be given back. */
+        if (conn_has_input(c->conn)) {
+                json_unref(take_parameters);
+                client_close(c);
+                return -EBADMSG;
+        }
+        c->is_upgraded = true;
+        client_reply(c, take_parameters, /* has_continues= */ false, NULL, 0);
+        if (c->is_closing)
+                return -EPIPE;
+        c->io = loop_io_free(c->io);
+        loop_timer_stop(c->timer);
+        loop_timer_stop(c->output_timer);
+        return 0;
 }
 
 void client_error(Client *c, const char *error, Json *take_parameters)
@@ -250,6 +273,8 @@ static void dispatch_waiting(Client *c)
                         c->has_call = false;
                 }
                 loop_timer_stop(c->timer);
+                if (c->is_upgraded)
+                        return;
         }
         if (!c->is_closing && !conn_has_call(c->conn) && conn_has_partial(c->conn) &&
             loop_timer_set(c->timer, PARTIAL_TIMEOUT_USEC) < 0)
@@ -262,7 +287,7 @@ static void on_end_of_input(Client *c)
 {
         c->is_drained_close = true;
         dispatch_waiting(c);
-        if (!c->is_closing && loop_timer_set(c->timer, HANG_UP_POLL_USEC) < 0)
+        if (!c->is_closing && !c->is_upgraded && loop_timer_set(c->timer, HANG_UP_POLL_USEC) < 0)
                 client_close(c);
 }
 
@@ -290,8 +315,10 @@ static void on_client_io(void *userdata, _unused_ int fd, unsigned events)
                 flush(c);
                 if (!c->is_closing && c->query && !conn_wants_write(c->conn))
                         audit_query_resume(c->query);
+                if (!c->is_closing && c->logs && !conn_wants_write(c->conn))
+                        logs_reader_resume(c->logs);
         }
-        if (c->is_closing || !(events & LOOP_READ))
+        if (c->is_closing || c->is_upgraded || !(events & LOOP_READ))
                 return;
         r = conn_read(c->conn);
         if (r == -EPIPE) {

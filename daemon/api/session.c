@@ -4,8 +4,7 @@
  * word ends it.
  */
 
-#include "daemon/api/session.h"
-
+#include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -486,6 +485,7 @@ int session_on_ended(Api *api, const PrivSessionEnd *end)
         processes_session_ended(s);
         answer_spawn(s);
         answer_session_end(s);
+        logs_changed(api);
         if (s->has_remove_on_exit)
                 session_free(s);
         else

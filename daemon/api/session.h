@@ -74,6 +74,12 @@ void process_shorten_command_line(Process *p);
 
 /* Asks audit for the row and init for the process, which waits for that row. On success a deadline runs. */
 int process_start(Process *p) _must_check_;
+/* Kills its group; the reason is what its result says. */
+void process_kill(Process *p, EndReason reason);
+/* SIGHUP to its group, and the end a moment later. */
+void process_hang_up(Process *p);
+/* To its first process. */
+void process_signal(const Process *p, int number);
 void process_number_text(uint32_t number, char text[16]);
 
 /* ---- process_end.c ---- */
@@ -115,3 +121,11 @@ void answer_process_end(Process *p);
 void answer_session_end(Session *s);
 /* Spawn(): the session is over and carries the result of the command that it was made for. */
 void answer_spawn(Session *s);
+
+/* ---- session_methods.c: what other methods need of it ---- */
+
+/* NULL: there is none, and the client is answered. */
+Process *find_process_or_answer(Client *c, Session *s, const char *number);
+int answer_empty(Client *c);
+/* "SIGINT"; -EINVAL: no such signal. */
+int signal_from_name(const char *name);

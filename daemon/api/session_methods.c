@@ -127,7 +127,7 @@ int session_answer_state(Client *c, const Session *s)
 }
 
 /* NULL: answered. */
-static Process *find_process_or_answer(Client *c, Session *s, const char *number)
+Process *find_process_or_answer(Client *c, Session *s, const char *number)
 {
         _cleanup_json_ Json *p = NULL;
         Process *found;
@@ -144,7 +144,7 @@ static Process *find_process_or_answer(Client *c, Session *s, const char *number
         return NULL;
 }
 
-static int answer_empty(Client *c)
+int answer_empty(Client *c)
 {
         client_reply(c, NULL, false, NULL, 0);
         return 0;
@@ -243,7 +243,7 @@ int method_wait(Client *c, const Json *parameters)
         return 0;
 }
 
-static int signal_from_name(const char *name)
+int signal_from_name(const char *name)
 {
         if (!str_has_prefix(name, "SIG"))
                 return -EINVAL;

@@ -152,10 +152,12 @@ static int format_limits(const Policy *p, Buf *b)
                 { HAS_FILES, "\"files\": %llu" },
                 { HAS_RUNTIME, "\"runtime\": \"%lluus\"" },
                 { HAS_IDLE, "\"idle\": \"%lluus\"" },
+                { HAS_OUTPUT, "\"output\": \"%llu\"" },
         };
         const PolicyLimits *l = &p->limits;
-        const uint64_t values[] = { l->memory_bytes,     l->swap_bytes, l->tasks,        l->cpu_percent,
-                                    l->io_bytes_per_sec, l->files,      l->runtime_usec, l->idle_usec };
+        const uint64_t values[] = { l->memory_bytes, l->swap_bytes,       l->tasks,
+                                    l->cpu_percent,  l->io_bytes_per_sec, l->files,
+                                    l->runtime_usec, l->idle_usec,        l->output_bytes };
         const char *separator = ",\n  \"limits\": { ";
         bool has_any = false;
 

@@ -81,6 +81,7 @@ enum PolicyHas {
         HAS_TMP = 1 << 11,
         HAS_ASK_TIMEOUT = 1 << 12,
         HAS_IDLE = 1 << 13,
+        HAS_OUTPUT = 1 << 14,
 };
 
 struct Policy {

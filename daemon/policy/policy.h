@@ -137,6 +137,7 @@ typedef struct PolicyLimits {
         uint64_t files;
         uint64_t runtime_usec;
         uint64_t idle_usec;
+        uint64_t output_bytes; /* of one command */
 } PolicyLimits;
 
 const PolicyLimits *policy_limits(const Policy *p);

@@ -191,6 +191,11 @@ static int read_io(SchemaReader *x, const TextNode *n)
         return read_limit_bytes(x, n, 64U << 10, &x->policy->limits.io_bytes_per_sec, HAS_IO);
 }
 
+static int read_output(SchemaReader *x, const TextNode *n)
+{
+        return read_limit_bytes(x, n, 1, &x->policy->limits.output_bytes, HAS_OUTPUT);
+}
+
 static int read_count(SchemaReader *x, const TextNode *n, int64_t min, int64_t max, uint64_t *to)
 {
         int r;
@@ -271,7 +276,7 @@ static int read_idle(SchemaReader *x, const TextNode *n)
 static const KeyRule limit_rules[] = {
         { "memory", read_memory, NULL },   { "swap", read_swap, NULL }, { "tasks", read_tasks, NULL },
         { "cpu", read_cpu, NULL },         { "io", read_io, NULL },     { "files", read_files, NULL },
-        { "runtime", read_runtime, NULL }, { "idle", read_idle, NULL }, { "output", NULL, NULL },
+        { "runtime", read_runtime, NULL }, { "idle", read_idle, NULL }, { "output", read_output, NULL },
 };
 static const KeyTable limit_table = { limit_rules, ELEMENTSOF(limit_rules) };
 

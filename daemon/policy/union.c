@@ -52,6 +52,7 @@ static void merge_limits(Policy *to, const Policy *from, MergeMode mode)
                 { &l->files, from->limits.files, HAS_FILES },
                 { &l->runtime_usec, from->limits.runtime_usec, HAS_RUNTIME },
                 { &l->idle_usec, from->limits.idle_usec, HAS_IDLE },
+                { &l->output_bytes, from->limits.output_bytes, HAS_OUTPUT },
                 { &to->tmp_bytes, from->tmp_bytes, HAS_TMP },
                 { &to->ask_timeout_usec, from->ask_timeout_usec, HAS_ASK_TIMEOUT },
         };

@@ -166,3 +166,30 @@ void str_hex(char *to, const void *data, size_t size)
         }
         to[2 * size] = '\0';
 }
+
+int str_base64(const void *data, size_t size, char **ret)
+{
+        static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        const unsigned char *from = data;
+        char *text, *to;
+
+        to = text = malloc((size + 2) / 3 * 4 + 1);
+        if (!text)
+                return -ENOMEM;
+        for (size_t i = 0; i < size; i += 3) {
+                size_t n = MIN_OF(size - i, (size_t) 3);
+                uint32_t bits = (uint32_t) from[i] << 16;
+
+                if (n > 1)
+                        bits |= (uint32_t) from[i + 1] << 8;
+                if (n > 2)
+                        bits |= from[i + 2];
+                *to++ = digits[bits >> 18];
+                *to++ = digits[bits >> 12 & 63];
+                *to++ = n > 1 ? digits[bits >> 6 & 63] : '=';
+                *to++ = n > 2 ? digits[bits & 63] : '=';
+        }
+        *to = '\0';
+        *ret = text;
+        return 0;
+}

@@ -46,3 +46,6 @@ bool str_is_utf8(const char *s, size_t size);
 
 /* Lower-case hex of data into to, which has room for 2 * size + 1 bytes. */
 void str_hex(char *to, const void *data, size_t size);
+
+/* RFC 4648, with padding. The caller frees *ret. */
+int str_base64(const void *data, size_t size, char **ret) _must_check_;

@@ -223,6 +223,11 @@ bool conn_has_partial(const Conn *c)
         return size > 0 && !c->has_call && !memchr(c->input.data + c->input.begin, '\0', size);
 }
 
+bool conn_has_input(const Conn *c)
+{
+        return buf_size(&c->input) > 0;
+}
+
 bool conn_has_message(const Conn *c)
 {
         size_t size = buf_size(&c->input);

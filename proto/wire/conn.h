@@ -62,6 +62,9 @@ int conn_next(Conn *c, ConnMessage *ret) _must_check_;
 /* True while a message is begun and not complete: the owner's time-out for slow writers. */
 bool conn_has_partial(const Conn *c);
 
+/* True while bytes were read that belong to no message handed out. */
+bool conn_has_input(const Conn *c);
+
 /* True while a whole message waits for conn_next(). */
 bool conn_has_message(const Conn *c);
 

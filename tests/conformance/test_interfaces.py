@@ -19,9 +19,7 @@ NOT_IMPLEMENTED = (
     [f"io.sandboxd.Audit.{m}" for m in ("Stats", "Export")])
 # Not served yet.
 WAITING = ("io.sandboxd.Audit.Verify", "io.sandboxd.Events.Subscribe", "io.sandboxd.Manager.Diagnose",
-           "io.sandboxd.Manager.Drain", "io.sandboxd.Policy.Reload", "io.sandboxd.Session.Attach",
-           "io.sandboxd.Session.Resize", "io.sandboxd.Session.Logs", "io.sandboxd.Session.Freeze",
-           "io.sandboxd.Session.Thaw", "io.systemd.service.Ping", "io.systemd.service.Reload",
+           "io.sandboxd.Manager.Drain", "io.sandboxd.Policy.Reload", "io.systemd.service.Ping", "io.systemd.service.Reload",
            "io.systemd.service.SetLogLevel", "io.systemd.service.GetLogLevel")
 METHODS = {f"{name}.{method}": (interface, *interface.methods[method])
            for name, interface in IDL.items() for method in interface.methods}

@@ -113,14 +113,14 @@ static void test_depth(void **state)
         policy_diagnostics_done(&d);
 }
 
-#define FULL                                                                                                               \
-        "{ \"version\": 1, \"name\": \"full\", \"description\": \"d \\\"q\\\"\", \"filesystem\": { \"root\": \"minimal\"," \
-        " \"read\": [\"/opt/b\", \"/opt/a\"], \"write\": [\"~/.cache/pip\"], \"deny\": [\"${workspace}/.env\"],"           \
-        " \"tmpfs\": { \"/tmp\": \"1G\" } }, \"network\": { \"default\": \"ask\", \"rules\": ["                            \
-        " { \"id\": \"p\", \"action\": \"allow\", \"host\": \"*.a.test\", \"ports\": [443, \"1-2\"], \"reason\": \"r\" }," \
-        " { \"action\": \"deny\", \"cidr\": \"2001:db8::/32\", \"protocol\": \"http\","                                    \
-        " \"expires\": \"2030-01-01T00:00:00Z\" }] }, \"limits\": { \"memory\": \"4G\", \"swap\": \"0\", \"tasks\": 512,"  \
-        " \"cpu\": \"200%\", \"io\": \"100M\", \"files\": 4096, \"runtime\": \"2h\", \"idle\": \"5m\" },"                  \
+#define FULL                                                                                                                  \
+        "{ \"version\": 1, \"name\": \"full\", \"description\": \"d \\\"q\\\"\", \"filesystem\": { \"root\": \"minimal\","    \
+        " \"read\": [\"/opt/b\", \"/opt/a\"], \"write\": [\"~/.cache/pip\"], \"deny\": [\"${workspace}/.env\"],"              \
+        " \"tmpfs\": { \"/tmp\": \"1G\" } }, \"network\": { \"default\": \"ask\", \"rules\": ["                               \
+        " { \"id\": \"p\", \"action\": \"allow\", \"host\": \"*.a.test\", \"ports\": [443, \"1-2\"], \"reason\": \"r\" },"    \
+        " { \"action\": \"deny\", \"cidr\": \"2001:db8::/32\", \"protocol\": \"http\","                                       \
+        " \"expires\": \"2030-01-01T00:00:00Z\" }] }, \"limits\": { \"memory\": \"4G\", \"swap\": \"0\", \"tasks\": 512,"     \
+        " \"cpu\": \"200%\", \"io\": \"100M\", \"files\": 4096, \"runtime\": \"2h\", \"idle\": \"5m\", \"output\": \"1G\" }," \
         " \"environment\": { \"pass\": [\"TERM\", \"LANG\"], \"set\": { \"CI\": \"1=2\" } }, \"ask\": { \"timeout\": \"25s\" } }"
 
 static void test_format(void **state)
@@ -139,6 +139,7 @@ static void test_format(void **state)
         assert_true(policy_limits(again)->has_swap);
         assert_int_equal(policy_limits(again)->runtime_usec, 7200 * USEC_PER_SEC);
         assert_int_equal(policy_limits(again)->idle_usec, 300 * USEC_PER_SEC);
+        assert_int_equal(policy_limits(again)->output_bytes, 1U << 30);
         assert_string_equal(policy_set(again, 0), "CI=1=2");
 }
 
