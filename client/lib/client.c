@@ -31,7 +31,11 @@ struct SandboxdClient {
         Conn *conn;
         uint64_t timeout_usec;  /* 0: none */
         uint64_t deadline_usec; /* of the function under way; 0: none */
+        unsigned n_pending;     /* calls without their last reply */
+        uint64_t is_more;       /* which of them may have several: a bit each, the oldest lowest */
 };
+
+#define PENDING_MAX 64U
 
 void sandboxd_reply_done(SandboxdReply *r)
 {
@@ -206,9 +210,13 @@ int sandboxd_send(SandboxdClient *c, const char *method, const SandboxdValue *pa
 {
         int r;
 
+        if (c->n_pending >= PENDING_MAX)
+                return -EBUSY;
         r = conn_call(c->conn, method, parameters, flags, fds, n_fds);
         if (r < 0)
                 return r;
+        if (flags != SANDBOXD_ONEWAY)
+                c->is_more |= (uint64_t) (flags == SANDBOXD_MORE) << c->n_pending++;
         start_waiting(c);
         return flush(c);
 }
@@ -225,6 +233,18 @@ static void take_message(ConnMessage *m, SandboxdReply *ret)
         m->n_fds = 0;
 }
 
+/* A reply has to belong to a call, and several replies to one that asked for more. */
+static int note_reply(SandboxdClient *c, bool has_more)
+{
+        if (c->n_pending == 0 || (has_more && !(c->is_more & 1)))
+                return -EBADMSG;
+        if (!has_more) {
+                c->n_pending--;
+                c->is_more >>= 1;
+        }
+        return 0;
+}
+
 static int next_message(SandboxdClient *c, SandboxdReply *ret)
 {
         ConnMessage m;
@@ -233,9 +253,10 @@ static int next_message(SandboxdClient *c, SandboxdReply *ret)
         r = conn_next(c->conn, &m);
         if (r <= 0)
                 return r;
-        if (m.has_lost_fds) {
+        r = m.has_lost_fds ? -EMFILE : note_reply(c, m.has_continues);
+        if (r < 0) {
                 conn_message_done(&m);
-                return -EMFILE;
+                return r;
         }
         take_message(&m, ret);
         return 1;
@@ -282,14 +303,7 @@ int sandboxd_call_fds(SandboxdClient *c, const char *method, const SandboxdValue
         r = sandboxd_send(c, method, parameters, 0, fds, n_fds);
         if (r < 0)
                 return r;
-        r = sandboxd_next(c, ret);
-        if (r < 0)
-                return r;
-        if (ret->has_more) {
-                sandboxd_reply_done(ret);
-                return -EBADMSG;
-        }
-        return 0;
+        return sandboxd_next(c, ret);
 }
 
 int sandboxd_call(SandboxdClient *c, const char *method, const SandboxdValue *parameters, SandboxdReply *ret)

@@ -95,8 +95,8 @@ int sandboxd_call(SandboxdClient *c, const char *method, const SandboxdValue *pa
 int sandboxd_call_fds(SandboxdClient *c, const char *method, const SandboxdValue *parameters, const int *fds,
                       size_t n_fds, SandboxdReply *ret) SANDBOXD_MUST_CHECK;
 
-/* Sends a call; its replies are fetched with sandboxd_next() or sandboxd_try_next(). flags: at most one of
- * enum SandboxdFlags. */
+/* Sends a call; its replies are fetched with sandboxd_next() or sandboxd_try_next(), those of several calls
+ * in the order of the calls. flags: at most one of enum SandboxdFlags. -EBUSY: 64 calls wait for replies. */
 int sandboxd_send(SandboxdClient *c, const char *method, const SandboxdValue *parameters, unsigned flags,
                   const int *fds, size_t n_fds) SANDBOXD_MUST_CHECK;
 
