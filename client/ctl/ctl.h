@@ -46,6 +46,9 @@ int verb_audit(Common *common, int argc, char *argv[]);
 /* A part of audit. */
 int verify_verb(Common *common, int argc, char *argv[]);
 int verb_policy(Common *common, int argc, char *argv[]);
+int verb_doctor(Common *common, int argc, char *argv[]);
+int verb_drain(Common *common, int argc, char *argv[]);
+int verb_events(Common *common, int argc, char *argv[]);
 int verb_status(Common *common, int argc, char *argv[]);
 
 /* ---- output.c ---- */

@@ -43,7 +43,10 @@ const char help_overview[] = "usage: sandboxctl VERB [OPTION…] [ARG…]\n"
                              "  prune                forget all that have ended\n"
                              "  audit log            what was decided\n"
                              "  policy list|show|validate|check\n"
+                             "  events               what happened to your sessions\n"
                              "  status               the daemon\n"
+                             "  doctor               what this machine can enforce\n"
+                             "  drain                take no new sessions\n"
                              "\n"
                              "Every verb takes\n" COMMON_TEXT "  --help               its help\n";
 
@@ -109,7 +112,8 @@ static const struct {
           "  --host H             NAME, *.NAME or an address\n"
           "  --user U\n"
           "  --rule R\n"
-          "  -n N                 the newest N\n\n"
+          "  -n N                 the newest N\n"
+          "  -f, --follow         go on with what comes\n\n"
           "of verify:\n"
           "  --head SEQ:HASH      a row that was kept elsewhere: the log must hold it still\n"
           "  --pubkey HEX         the key to trust, instead of the one that the log names\n"
@@ -122,6 +126,21 @@ static const struct {
           "       sandboxctl policy check [-p NAME|FILE] [-w DIR] file read|write PATH\n\n"
           "validate: KIND is profile (default), user, project, ceiling or settings; status 1: not valid.\n"
           "check: status 0: allowed, 1: denied.\n\n" COMMON_TEXT },
+        { "events",
+          "usage: sandboxctl events [OPTION…]\n\nWhat happened to your sessions, oldest first, as far back as it"
+          " is kept.\n\n"
+          "  -f, --follow         go on with what comes\n"
+          "  --session ID         of this session (id or name; may be repeated)\n"
+          "  --kind K             a kind, or the part before its dot (may be repeated)\n"
+          "  --cursor CURSOR      after this one; --json shows them\n" COMMON_TEXT },
+        { "doctor",
+          "usage: sandboxctl doctor\n\nWhat this kernel and machine can enforce, and whether the daemon's parts "
+          "are well.\nExit status 1: something is missing without which no session can start.\n\n" COMMON_TEXT },
+        { "drain",
+          "usage: sandboxctl drain [--grace T] | --cancel\n\nTakes no new sessions; waits for the end of the"
+          " last one and prints how many are\nleft. For root and the group sandboxd-admins.\n\n"
+          "  --grace T            wait no longer than T\n"
+          "  --cancel             take new sessions again\n" COMMON_TEXT },
         { "status", "usage: sandboxctl status\n\nThe daemon, and how it sees you.\n\n" COMMON_TEXT },
 };
 

@@ -40,8 +40,9 @@ static const Verb verbs[] = {
         { "report", NULL, NULL },
         { "approvals", NULL, NULL },
         { "grants", NULL, NULL },
-        { "events", NULL, NULL },
-        { "doctor", NULL, NULL },
+        { "events", NULL, verb_events },
+        { "doctor", NULL, verb_doctor },
+        { "drain", NULL, verb_drain },
 };
 
 static bool wants_help(int argc, char *argv[])

@@ -43,6 +43,9 @@ typedef struct AuditQuery AuditQuery;
 typedef struct Attachment Attachment;
 typedef struct LogsReader LogsReader;
 typedef struct Streams Streams;
+typedef struct Events Events;
+typedef struct ManagerWait ManagerWait;
+typedef struct Subscription Subscription;
 
 /* The words of Runtime.state. */
 typedef enum SessionState {
@@ -71,6 +74,8 @@ typedef enum WaitKind {
         WAIT_FREEZE, /* Freeze() or Thaw() */
         WAIT_QUERY,
         WAIT_LOGS,
+        WAIT_MANAGER,
+        WAIT_EVENTS,
 } WaitKind;
 
 struct Process {
@@ -80,6 +85,7 @@ struct Process {
         ProcessState state;
         Json *command_line;
         uint64_t record_token;
+        uint64_t audit_sequence; /* of its row; 0: not known yet */
         uint64_t started_usec;
         uint64_t ended_usec;
         uint64_t timeout_usec;
@@ -133,6 +139,7 @@ struct Session {
         uint64_t output_max_bytes; /* of one command; 0: no limit */
         bool has_asked_output_max; /* the context names it, not the profile */
         bool has_warned_of_output;
+        uint64_t events_before; /* the last event before its own */
         char digest[65];
         char cgroup[PRIV_TEXT_SIZE];
         uint32_t init_pid;
@@ -177,6 +184,8 @@ struct Client {
         LogsReader *logs;
         bool is_upgraded;       /* carries a stream: no varlink any more */
         Attachment *attachment; /* then */
+        ManagerWait *manager;
+        Subscription *subscription;
 };
 
 /* Quotas that the worker counts by itself; the launcher writes the rows. */
@@ -211,6 +220,8 @@ struct Api {
         OutputStore outputs;
         int n_stream_fds;
         bool has_log_changes; /* the readers of logs run at the end of the turn */
+        Events *events;
+        bool is_draining; /* no new sessions, says the launcher */
 };
 
 /* ---- server.c: connections ---- */
@@ -252,6 +263,14 @@ Method method_find(const char *full_name);
 int method_get_info(Client *c, const Json *parameters);
 int method_get_interface_description(Client *c, const Json *parameters);
 int method_manager_describe(Client *c, const Json *parameters);
+int method_manager_diagnose(Client *c, const Json *parameters);
+int method_manager_drain(Client *c, const Json *parameters);
+int method_service_ping(Client *c, const Json *parameters);
+int method_service_reload(Client *c, const Json *parameters);
+int method_service_set_log_level(Client *c, const Json *parameters);
+int method_service_get_log_level(Client *c, const Json *parameters);
+int method_service_get_environment(Client *c, const Json *parameters);
+int method_events_subscribe(Client *c, const Json *parameters);
 int method_spawn(Client *c, const Json *parameters);
 int method_create(Client *c, const Json *parameters);
 int method_exec(Client *c, const Json *parameters);

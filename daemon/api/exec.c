@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "daemon/api/context.h"
+#include "daemon/api/events.h"
 #include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -217,6 +218,8 @@ int on_recorded(Api *api, const PrivRecorded *m)
 {
         Process *p = find_record(api, m->token);
 
+        if (p && m->error == 0)
+                p->audit_sequence = m->sequence;
         if (!p || p->state != PROCESS_STARTING)
                 return 0; /* its deadline was faster, or init */
         if (m->error != 0) {
@@ -285,7 +288,9 @@ static int set_started(const Process *p, bool has_pty, Json *o)
         if (!p->is_spawned)
                 return 0;
         r = session_runtime(s, /* is_full= */ true, &runtime);
-        return r < 0 ? r : json_set(o, "runtime", TAKE_PTR(runtime));
+        if (r >= 0)
+                r = json_set(o, "runtime", TAKE_PTR(runtime));
+        return r < 0 ? r : session_set_cursor(s, o);
 }
 
 /* The terminal goes along, but where a limit on output can only be kept here. */
@@ -335,6 +340,7 @@ static int on_exec_started(Session *s, Imsg *m)
                 return -EPROTO;
         p->state = PROCESS_RUNNING;
         p->started_usec = clock_realtime_usec();
+        events_exec_started(p);
         if (p->timeout_usec > 0)
                 r = loop_timer_set(p->timer, p->timeout_usec);
         if (r >= 0 && p->streams)

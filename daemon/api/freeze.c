@@ -1,6 +1,6 @@
 /* Freeze() and Thaw(): the launcher holds the switch, and says when all processes stand or run. */
 
-#include "daemon/api/session.h"
+#include "daemon/api/events.h"
 #include "proto/base/error.h"
 
 static int freeze(Client *c, const Json *parameters, bool is_frozen)
@@ -85,6 +85,7 @@ int session_on_frozen(Api *api, const PrivSessionFrozen *m)
         s->state = m->is_frozen ? SESSION_FROZEN : SESSION_RUNNING;
         s->frozen_usec = m->since_usec;
         s->frozen_by = m->by_uid;
+        events_session_state(s);
         answer_all(s, m->error);
         return 0;
 }

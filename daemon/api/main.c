@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/api/events.h"
+#include "daemon/api/manager.h"
 #include "daemon/api/session.h"
 #include "daemon/isolate/worker.h"
 #include "proto/base/clock.h"
@@ -175,8 +177,12 @@ static int on_audit_message(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
         if (m->type == PRIV_RECORDED)
                 return on_recorded(owner, m->body);
-        if (m->type == PRIV_DENIED) {
-                session_on_denied(owner, m->body);
+        if (m->type == PRIV_DENIED)
+                return session_on_denied(owner, m->body);
+        if (m->type == PRIV_AUDIT_STATE)
+                return on_audit_state(owner, m->body);
+        if (m->type == PRIV_AUDIT_GAP) {
+                events_gap(owner, m->body);
                 return 0;
         }
         return m->type == PRIV_QUERY_STARTED ? on_query_started(owner, m) : -EPROTO;
@@ -218,6 +224,8 @@ static int on_start(Api *api, Imsg *m)
                 return -EPROTO;
         api->start = *start;
         api->is_started = true;
+        api->is_draining = start->is_draining != 0;
+        log_set_level((LogLevel) start->log_level);
         return attach_audit(api, m);
 }
 
@@ -229,8 +237,17 @@ static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return on_start(api, m);
         if (!api->is_started)
                 return -EPROTO;
-        if (m->type == PRIV_API_CLIENT)
+        if (m->type == PRIV_API_CLIENT) {
+                /* Sessions that live on came before. */
+                events_reconcile(api);
                 return client_new(api, m->body, TAKE_FD(m->fds[0]));
+        }
+        if (m->type == PRIV_MANAGER_ANSWER)
+                return on_manager_answer(api, m);
+        if (m->type == PRIV_API_STATE)
+                return on_api_state(api, m->body);
+        if (m->type == PRIV_API_SETTINGS)
+                return on_api_settings(api, m->body);
         if (m->type == PRIV_API_AUDIT_ATTACH)
                 return attach_audit(api, m);
         if (m->type == PRIV_API_ADOPT)
@@ -291,6 +308,7 @@ static void api_done(Api *api)
                 session_free(s);
         api->retention_timer = loop_timer_free(api->retention_timer);
         api->quota_timer = loop_timer_free(api->quota_timer);
+        api->events = events_free(api->events);
         api->audit = priv_link_free(api->audit);
         if (api->loop)
                 api->loop = loop_free(api->loop);
@@ -329,6 +347,8 @@ int main(int argc, char *argv[])
                 r = confine(&a, state, config_policies);
         api.policy_dir = a.policy_dir;
         api.config_policy_dir = config_policies;
+        if (r >= 0)
+                r = events_new(&api, state, &api.events);
         if (r >= 0)
                 r = serve(&api);
         api_done(&api);

@@ -43,61 +43,6 @@ int method_get_interface_description(Client *c, const Json *parameters)
         return 0;
 }
 
-static int set_features(Json *p)
-{
-        static const char *const features[] = { "exec",        "pty",          "attach", "logs",
-                                                "audit-query", "policy-check", "freeze" };
-        _cleanup_json_ Json *list = NULL;
-        int r = json_new_array(&list);
-
-        for (size_t i = 0; r >= 0 && i < ELEMENTSOF(features); i++)
-                r = json_append_string(list, features[i]);
-        return r < 0 ? r : json_set(p, "features", TAKE_PTR(list));
-}
-
-static int set_ids(Json *p, const Api *api)
-{
-        const PrivApiStart *start = &api->start;
-        char instance[ID_TEXT_SIZE], state[ID_TEXT_SIZE];
-        int r;
-
-        id_format(&start->instance, instance);
-        id_format(&start->state, state);
-        if ((r = json_set_string(p, "version", SANDBOXD_VERSION)) < 0 ||
-            (r = json_set_string(p, "instanceId", instance)) < 0 ||
-            (r = json_set_string(p, "stateId", state)) < 0 ||
-            (r = json_set_string(p, "bootId", api->boot_id)) < 0)
-                return r;
-        return json_set_integer(p, "startedAtUSec", (int64_t) start->started_usec);
-}
-
-int method_manager_describe(Client *c, _unused_ const Json *parameters)
-{
-        const PrivApiStart *start = &c->api->start;
-        _cleanup_json_ Json *p = NULL;
-        int r;
-
-        r = json_new_object(&p);
-        if (r < 0 || (r = set_ids(p, c->api)) < 0 || (r = set_features(p)) < 0 ||
-            (r = json_set_integer(p, "messageBytesMax", CONN_MESSAGE_MAX)) < 0 ||
-            (r = json_set_integer(p, "fileDescriptorsMax", CONN_FDS_MAX)) < 0 ||
-            (r = json_set_integer(p, "connectionsPerUserMax", start->settings.connections_per_user_max)) <
-                            0 ||
-            (r = json_set_integer(p, "sessionsPerUserMax", start->settings.sessions_per_user_max)) < 0 ||
-            (r = json_set_integer(p, "callerUid", c->peer.uid)) < 0 ||
-            (r = json_set_boolean(p, "callerIsAdmin", c->peer.is_admin != 0)) < 0 ||
-            (r = json_set_boolean(p, "callerIsAuditor", c->peer.is_auditor != 0)) < 0 ||
-            (r = json_set_boolean(p, "callerIsApprover", false)) < 0 ||
-            (r = json_set_integer(p, "sessions", (int64_t) c->api->n_sessions)) < 0 ||
-            (r = json_set_integer(p, "pendingApprovals", 0)) < 0 ||
-            (r = json_set_integer(p, "policyGeneration", 1)) < 0 ||
-            (r = json_set_boolean(p, "auditWritable", c->api->audit != NULL)) < 0 ||
-            (r = json_set_boolean(p, "draining", false)) < 0)
-                return r;
-        client_reply(c, TAKE_PTR(p), false, NULL, 0);
-        return 0;
-}
-
 static const struct {
         const char *name;
         Method method;
@@ -105,6 +50,14 @@ static const struct {
         { "org.varlink.service.GetInfo", method_get_info },
         { "org.varlink.service.GetInterfaceDescription", method_get_interface_description },
         { "io.sandboxd.Manager.Describe", method_manager_describe },
+        { "io.sandboxd.Manager.Diagnose", method_manager_diagnose },
+        { "io.sandboxd.Manager.Drain", method_manager_drain },
+        { "io.systemd.service.Ping", method_service_ping },
+        { "io.systemd.service.Reload", method_service_reload },
+        { "io.systemd.service.SetLogLevel", method_service_set_log_level },
+        { "io.systemd.service.GetLogLevel", method_service_get_log_level },
+        { "io.systemd.service.GetEnvironment", method_service_get_environment },
+        { "io.sandboxd.Events.Subscribe", method_events_subscribe },
         { "io.sandboxd.Session.Spawn", method_spawn },
         { "io.sandboxd.Session.Create", method_create },
         { "io.sandboxd.Session.Exec", method_exec },

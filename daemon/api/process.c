@@ -38,6 +38,11 @@ bool process_has_ended(const Process *p)
         return p->state == PROCESS_EXITED || p->state == PROCESS_FAILED;
 }
 
+const char *process_state_to_string(const Process *p)
+{
+        return states[p->state];
+}
+
 Process *process_find(const Session *s, uint32_t number)
 {
         LIST_FOREACH (p, &s->processes, Process, link) {

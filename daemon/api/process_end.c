@@ -2,6 +2,7 @@
 
 #include <signal.h>
 
+#include "daemon/api/events.h"
 #include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -19,6 +20,7 @@ static void process_ended(Process *p, EndReason reason)
         loop_timer_stop(p->timer);
         if (p->streams)
                 streams_on_exit(p->streams);
+        events_exec_ended(p);
 }
 
 void process_failed(Process *p, const char *error, Json *take_parameters)

@@ -4,7 +4,7 @@
  * (RLIMIT_DATA) everything together.
  */
 
-#include "daemon/api/api.h"
+#include "daemon/api/events.h"
 #include "proto/base/clock.h"
 #include "proto/base/str.h"
 
@@ -24,6 +24,7 @@ void client_quota_error(Client *c, const char *resource, int64_t limit)
 {
         _cleanup_json_ Json *p = NULL;
 
+        events_limit(c->api, resource, limit);
         if (json_new_object(&p) < 0 || json_set_escaped(p, "resource", resource, strlen(resource)) < 0 ||
             (limit >= 0 && json_set_integer(p, "limit", limit) < 0)) {
                 client_close(c);

@@ -7,6 +7,8 @@
 #include <poll.h>
 #include <stdlib.h>
 
+#include "daemon/api/events.h"
+#include "daemon/api/manager.h"
 #include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -24,6 +26,8 @@ static void client_free_deferred(void *userdata)
         c->query = audit_query_free(c->query);
         c->logs = logs_reader_free(c->logs);
         c->attachment = attachment_free(c->attachment);
+        c->manager = manager_wait_free(c->manager);
+        c->subscription = subscription_free(c->subscription);
         if (c->has_call)
                 conn_message_done(&c->call);
         c->timer = loop_timer_free(c->timer);
@@ -317,6 +321,8 @@ static void on_client_io(void *userdata, _unused_ int fd, unsigned events)
                         audit_query_resume(c->query);
                 if (!c->is_closing && c->logs && !conn_wants_write(c->conn))
                         logs_reader_resume(c->logs);
+                if (!c->is_closing && c->subscription)
+                        subscription_resume(c);
         }
         if (c->is_closing || c->is_upgraded || !(events & LOOP_READ))
                 return;

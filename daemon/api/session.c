@@ -4,6 +4,7 @@
  * word ends it.
  */
 
+#include "daemon/api/events.h"
 #include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -143,6 +144,8 @@ void session_warn(Session *s, const char *code, const char *message)
                 return;
         if (json_append(s->warnings, TAKE_PTR(w)) < 0)
                 log_debug("a warning was lost");
+        else if (session_is_live(s))
+                events_session_warning(s, code, message);
 }
 
 /* ---- ending ---- */
@@ -150,9 +153,11 @@ void session_warn(Session *s, const char *code, const char *message)
 void session_end(Session *s, EndReason reason)
 {
         PrivSessionEnd end = { .session = s->id, .reason = reason };
+        bool is_new;
 
         if (s->is_ending || s->state == SESSION_STARTING || session_has_ended(s))
                 return;
+        is_new = s->state != SESSION_STOPPING;
         s->is_ending = true;
         s->state = SESSION_STOPPING;
         answer_freeze_end(s);
@@ -160,6 +165,8 @@ void session_end(Session *s, EndReason reason)
                 s->end_reason = reason;
         s->has_end_reason = true;
         end.reason = s->end_reason;
+        if (is_new)
+                events_session_state(s);
         stop_timers(s);
         (void) priv_link_send(s->api->launcher, PRIV_SESSION_TERMINATE, &end, sizeof(end), NULL, 0);
 }
@@ -194,6 +201,7 @@ void session_terminate(Session *s, uint64_t grace_usec)
                 return;
         }
         s->state = SESSION_STOPPING;
+        events_session_state(s);
         answer_freeze_end(s);
         (void) priv_link_send(s->init, PRIV_EXEC_SIGNAL, &signal_all, sizeof(signal_all), NULL, 0);
         s->grace_timer = loop_timer_free(s->grace_timer);
@@ -302,7 +310,12 @@ static int refusal_format(const Session *s, const PrivSessionCreated *m, const c
         const char *message = m->detail[0] ? m->detail : error_name(m->error);
         int r;
 
+        if (m->error == -ESHUTDOWN) {
+                *ret_error = SESSION_ERROR "ShuttingDown";
+                return 0;
+        }
         if (m->error == -EDQUOT) {
+                events_limit(s->api, m->step, -1);
                 *ret_error = SESSION_ERROR "QuotaExceeded";
                 r = json_set_escaped(p, "resource", m->step, strlen(m->step));
                 if (r >= 0 && str_equal(m->step, "starts"))
@@ -355,6 +368,8 @@ static void answer_created(Session *s, Client *c)
                 r = session_runtime(s, /* is_full= */ true, &runtime);
         if (r >= 0)
                 r = json_set(p, "runtime", TAKE_PTR(runtime));
+        if (r >= 0)
+                r = session_set_cursor(s, p);
         if (r < 0) {
                 client_failure(c, r);
                 return;
@@ -391,6 +406,7 @@ int session_on_created(Api *api, Imsg *m)
         }
         c = client_find(api, s->connection);
         r = open_session(s, created, m);
+        events_session_created(s);
         if (r < 0) {
                 session_end(s, END_SETUP_FAILED);
                 if (c)
@@ -483,22 +499,28 @@ int session_on_ended(Api *api, const PrivSessionEnd *end)
         s->init = priv_link_free(s->init);
         s->init_pidfd = fd_close(s->init_pidfd);
         processes_session_ended(s);
+        events_session_ended(s);
         answer_spawn(s);
         answer_session_end(s);
         logs_changed(api);
         if (s->has_remove_on_exit)
-                session_free(s);
+                session_remove(s);
         else
                 (void) sessions_prune(api, UINT64_MAX);
         return 0;
 }
 
-void session_on_denied(Api *api, const PrivSessionRef *m)
+int session_on_denied(Api *api, const PrivDenied *m)
 {
         Session *s = session_find_id(api, &m->session);
 
+        if (!PRIV_STRING_OK(m->host) || !PRIV_STRING_OK(m->rule) || !PRIV_STRING_OK(m->text) ||
+            !decision_reason_to_string(m->reason) || m->port > UINT16_MAX || m->sequence > INT64_MAX)
+                return -EPROTO;
         if (s)
                 s->has_denials = true;
+        events_denied(api, m);
+        return 0;
 }
 
 void sessions_audit_lost(Api *api)
@@ -533,7 +555,7 @@ size_t sessions_prune(Api *api, uint64_t older_than_usec)
                 age = now > s->ended_usec ? now - s->ended_usec : 0;
                 if (age < older_than_usec && age < RETENTION_USEC && api->n_ended <= API_ENDED_SESSIONS_MAX)
                         continue;
-                session_free(s);
+                session_remove(s);
                 n++;
         }
         return n;

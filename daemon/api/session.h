@@ -10,6 +10,11 @@ DEFINE_CLEANUP(Session *, session_free)
 /* Into the table; the session is the table's from now on. */
 void session_add(Session *s);
 
+/* Out of it, and freed: clients that follow hear of it. */
+void session_remove(Session *s);
+/* Where events resume to see all of this session, as `cursor` of a reply. */
+int session_set_cursor(const Session *s, Json *reply) _must_check_;
+
 /* By id or name; NULL: no such session, also while it is starting. */
 Session *session_find(Api *api, const char *id_or_name);
 Session *session_find_name(Api *api, const char *name);
@@ -36,8 +41,8 @@ int session_on_frozen(Api *api, const PrivSessionFrozen *m) _must_check_;
 /* The session is ending: whoever waits for its freeze or thaw is told. */
 void answer_freeze_end(Session *s);
 
-/* Audit tells of the first. Once it is gone nobody knows. */
-void session_on_denied(Api *api, const PrivSessionRef *m);
+/* Once audit is gone nobody knows. */
+int session_on_denied(Api *api, const PrivDenied *m) _must_check_;
 void sessions_audit_lost(Api *api);
 
 /* Asks the launcher to end it now; later calls do nothing. */
@@ -66,6 +71,7 @@ Process *process_last(const Session *s);
 /* The command that Spawn() made the session for; NULL: there is none, or none yet. */
 Process *process_spawned(const Session *s);
 bool process_has_ended(const Process *p);
+const char *process_state_to_string(const Process *p);
 int process_result(const Process *p, Json **ret) _must_check_;
 int process_describe(const Process *p, Json **ret) _must_check_;
 /* Once init has it. For Describe() the beginning will do, the audit has all of it: what is kept must fit

@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include "daemon/api/context.h"
+#include "daemon/api/events.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -57,6 +58,10 @@ static int create(Client *c, const Json *parameters, bool is_spawn)
         uint32_t limit = c->api->start.settings.sessions_per_user_max;
         int r;
 
+        if (c->api->is_draining) {
+                client_error(c, SESSION_ERROR "ShuttingDown", NULL);
+                return 0;
+        }
         /* Root's are the launcher's to count. */
         if (c->peer.uid != 0 && c->api->n_sessions >= limit) {
                 quota_note(c->api, API_QUOTA_SESSIONS);
@@ -75,6 +80,7 @@ static int create(Client *c, const Json *parameters, bool is_spawn)
         s->is_spawn = is_spawn;
         s->knows_denials = true;
         s->token = ++c->api->next_token;
+        s->events_before = events_last(c->api->events);
         r = context_compile(c, parameters, s, &plan_fd, &policy_fd);
         if (r <= 0)
                 return r;
@@ -364,7 +370,7 @@ int method_remove(Client *c, const Json *parameters)
                 return 0;
         if (!session_has_ended(s))
                 return session_answer_state(c, s);
-        session_free(s);
+        session_remove(s);
         return answer_empty(c);
 }
 

@@ -187,6 +187,7 @@ static void audit_done(Audit *a)
         a->retry = loop_timer_free(a->retry);
         a->sweep = loop_timer_free(a->sweep);
         a->sign = loop_timer_free(a->sign);
+        a->denials = loop_timer_free(a->denials);
         a->readers = readers_free(a->readers);
         a->quotas = quotas_free(a->quotas);
         a->store = store_close(a->store);
@@ -195,7 +196,9 @@ static void audit_done(Audit *a)
 
 int audit_run(const AuditSpec *spec, Readers *take_readers)
 {
-        Audit a = { .readers = take_readers, .started_usec = clock_monotonic_usec() };
+        Audit a = { .readers = take_readers,
+                    .directory = spec->store.directory,
+                    .started_usec = clock_monotonic_usec() };
         int r;
 
         list_init(&a.apis);

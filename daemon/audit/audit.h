@@ -35,7 +35,11 @@ typedef struct Session {
         uint64_t batch;
         uint64_t ended_usec; /* CLOCK_MONOTONIC; 0: lives */
         bool has_no_network;
-        bool has_denials; /* api knows */
+        struct {
+                uint64_t since_usec; /* CLOCK_MONOTONIC: begin of the second that is counted */
+                unsigned n;          /* told in it */
+                PrivDenied *held;    /* for the end of the second; NULL: none */
+        } denials;
         bool is_leftover; /* of the last run: ends unless the launcher knows it */
         char *text;
 } Session;
@@ -100,6 +104,14 @@ struct Audit {
         uint64_t lost_last_usec;
         char gap_detail[PRIV_TEXT_SIZE];
         bool is_failing;
+        const char *directory; /* borrowed */
+        LoopTimer *denials;
+        bool is_denials_set;
+        struct {
+                uint64_t at_usec;
+                uint64_t free_bytes;
+                int error;
+        } probe;
 };
 
 /* 0: none. */
@@ -153,6 +165,13 @@ int api_attach(Audit *a, const PrivApiAttach *attach, int take_fd) _must_check_;
 Api *api_free(Api *api);
 void record_release(struct Pending *p, int error);
 void read_release(Audit *a, struct Pending *p, int error);
+
+/* tell.c: what api workers hear unasked. Denials are counted together beyond so many a second; flush sends
+ * what is held back. */
+void denials_tell(Audit *a, Session *s, const PrivDenied *d);
+void denials_flush(Audit *a, Session *s);
+void gap_tell(Audit *a, uint64_t n_rows, uint64_t first_usec, uint64_t last_usec);
+void state_answer(Api *api, const PrivAuditStateAsk *ask);
 
 /* launcher.c */
 int launcher_attach(Audit *a, int take_fd) _must_check_;

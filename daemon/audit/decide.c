@@ -134,26 +134,50 @@ static void fill_row(Pending *p, const PrivDecide *d)
                                         .size = d->n_path };
 }
 
-/* Before anybody in the session can know: its end comes later. */
-static void tell_api(const Egress *e)
+/* As much as fits, but no half of a UTF-8 sequence. */
+static void copy_cut(char *to, size_t size, const char *from)
 {
-        PrivSessionRef ref = { .session = e->session->id };
+        size_t n = strnlen(from, size - 1);
 
-        if (e->session->has_denials)
-                return;
-        e->session->has_denials = true;
-        LIST_FOREACH (api, &e->audit->apis, Api, link) {
-                if (api->uid == e->session->row.uid)
-                        (void) priv_link_send(api->channel, PRIV_DENIED, &ref, sizeof(ref), NULL, 0);
-        }
+        while (n > 0 && from[n] != '\0' && ((unsigned char) from[n] & 0xc0) == 0x80)
+                n--;
+        memcpy(to, from, n);
+        to[n] = '\0';
+}
+
+/* Before anybody in the session can know: its end comes later. */
+static void tell_api(const Pending *p, DecisionReason reason, uint64_t sequence)
+{
+        PrivDenied d = { .session = p->session->id,
+                         .sequence = sequence,
+                         .count = 1,
+                         .kind = p->row.kind,
+                         .port = p->row.port > 0 ? (uint32_t) p->row.port : 0,
+                         .reason = reason,
+                         .address = p->row.address };
+
+        if (p->row.host)
+                copy_cut(d.host, sizeof(d.host), p->row.host);
+        if (p->row.rule.name)
+                copy_cut(d.rule, sizeof(d.rule), p->row.rule.name);
+        if (p->rule_reason)
+                copy_cut(d.text, sizeof(d.text), p->rule_reason);
+        denials_tell(p->egress->audit, p->session, &d);
 }
 
 /* Counted, but without a row of its own. */
 static void refuse_beyond_quota(Egress *e, const PrivDecide *d)
 {
         PrivVerdict v = { .request = d->request, .verdict = VERDICT_DENY, .reason = REASON_LIMIT };
+        PrivDenied denied = { .session = e->session->id,
+                              .count = 1,
+                              .kind = d->entry == ENTRY_DNS ? AUDIT_KIND_DNS : AUDIT_KIND_NET,
+                              .port = d->port,
+                              .reason = REASON_LIMIT,
+                              .address = d->address };
 
-        tell_api(e);
+        memcpy(denied.host, d->host, sizeof(denied.host));
+        denials_tell(e->audit, e->session, &denied);
         (void) priv_link_send(e->channel, PRIV_VERDICT, &v, sizeof(v), NULL, 0);
 }
 
@@ -240,17 +264,6 @@ Egress *egress_free(Egress *e)
         return NULL;
 }
 
-/* As much as fits, but no half of a UTF-8 sequence. */
-static void copy_cut(char *to, size_t size, const char *from)
-{
-        size_t n = strnlen(from, size - 1);
-
-        while (n > 0 && from[n] != '\0' && ((unsigned char) from[n] & 0xc0) == 0x80)
-                n--;
-        memcpy(to, from, n);
-        to[n] = '\0';
-}
-
 static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reason, uint64_t sequence)
 {
         PrivVerdict v = { .request = p->request,
@@ -262,7 +275,7 @@ static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reaso
         if (!p->egress)
                 return;
         if (verdict == VERDICT_DENY)
-                tell_api(p->egress);
+                tell_api(p, reason, sequence);
         if (p->row.rule.name)
                 copy_cut(v.rule, sizeof(v.rule), p->row.rule.name);
         if (p->rule_reason)

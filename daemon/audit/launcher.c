@@ -138,6 +138,7 @@ int session_end(Audit *a, Session *s, uint32_t reason)
         r = queue_report(a, &row, s, NULL);
         if (r < 0)
                 return r;
+        denials_flush(a, s);
         s->ended_usec = clock_monotonic_usec();
         s->egress = egress_free(s->egress);
         return sweep_arm(a, LINGER_USEC);
@@ -261,6 +262,10 @@ static int on_launcher(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
         Audit *a = owner;
 
+        if (m->type == PRIV_AUDIT_LOG_LEVEL) {
+                log_set_level((LogLevel) ((const PrivLogLevel *) m->body)->level);
+                return 0;
+        }
         if (m->type == PRIV_AUDIT_DIALER_ATTACH)
                 return on_dialer_attach(a, m);
         if (m->type == PRIV_AUDIT_API_ATTACH)

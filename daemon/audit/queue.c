@@ -344,8 +344,10 @@ static void report_gap(Audit *a)
                        (unsigned long long) a->lost_last_usec) < 0)
                 return;
         row.reason = "write-failed";
-        if (queue_report(a, &row, NULL, detail) >= 0)
-                a->n_lost = 0;
+        if (queue_report(a, &row, NULL, detail) < 0)
+                return;
+        gap_tell(a, a->n_lost, a->lost_first_usec, a->lost_last_usec);
+        a->n_lost = 0;
 }
 
 /* A live session is in the dictionary of every segment, so that the next start finds it there. */

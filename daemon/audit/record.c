@@ -279,6 +279,10 @@ static int on_api(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return on_query(owner, m->body);
         if (m->type == PRIV_VERIFY)
                 return on_verify(owner, m->body);
+        if (m->type == PRIV_AUDIT_STATE_ASK) {
+                state_answer(owner, m->body);
+                return 0;
+        }
         return -EPROTO;
 }
 

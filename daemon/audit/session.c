@@ -192,6 +192,7 @@ Session *session_unref(Session *s)
         if (!s || --s->n_refs > 0)
                 return NULL;
         (void) policy_block_close(s->policy);
+        free(s->denials.held);
         free(s->text);
         free(s);
         return NULL;

@@ -166,6 +166,10 @@ static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
         PrivResolver servers;
         int r;
 
+        if (m->type == PRIV_DIALER_LOG_LEVEL) {
+                log_set_level((LogLevel) ((const PrivLogLevel *) m->body)->level);
+                return 0;
+        }
         if (m->type == PRIV_DIALER_AUDIT_ATTACH)
                 return attach_audit(d, TAKE_FD(m->fds[0]));
         if (m->type == PRIV_DIALER_SESSION_OPEN || m->type == PRIV_DIALER_EGRESS_ATTACH ||

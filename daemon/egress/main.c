@@ -165,6 +165,10 @@ static int on_start(Egress *e, Imsg *m)
 
 static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
+        if (m->type == PRIV_EGRESS_LOG_LEVEL) {
+                log_set_level((LogLevel) ((const PrivLogLevel *) m->body)->level);
+                return 0;
+        }
         return m->type == PRIV_EGRESS_START ? on_start(owner, m) : -EPROTO;
 }
 

@@ -124,6 +124,24 @@ int spawn_waiter(uint64_t namespaces, pid_t *ret_pid, int *ret_pidfd)
         return 0;
 }
 
+int spawn_waiter_into(int cgroup_fd, int *ret_pidfd)
+{
+        struct clone_args arguments = { .flags = CLONE_PIDFD | CLONE_INTO_CGROUP,
+                                        .exit_signal = SIGCHLD,
+                                        .cgroup = (unsigned) cgroup_fd };
+        int pidfd = -EBADF;
+        pid_t pid;
+
+        arguments.pidfd = (uint64_t) (uintptr_t) &pidfd;
+        pid = do_clone3(&arguments);
+        if (pid < 0)
+                return neg_errno();
+        while (pid == 0)
+                (void) pause();
+        *ret_pidfd = pidfd;
+        return 0;
+}
+
 void spawn_reap(int take_pidfd)
 {
         _cleanup_close_ int pidfd = take_pidfd;

@@ -32,5 +32,8 @@ int spawn(const SpawnSpec *spec, pid_t *ret_pid, int *ret_pidfd) _must_check_;
 /* A child that only waits, in the namespaces of the flags, without exec. */
 int spawn_waiter(uint64_t namespaces, pid_t *ret_pid, int *ret_pidfd) _must_check_;
 
+/* The same, born in a control group. */
+int spawn_waiter_into(int cgroup_fd, int *ret_pidfd) _must_check_;
+
 /* Kills and reaps a child of ours, at once. Takes the pidfd. */
 void spawn_reap(int take_pidfd);

@@ -61,6 +61,7 @@ typedef struct Kernel {
         int command_filter_fd;
         CgroupBase *cgroups;
         char degraded[PRIV_TEXT_SIZE * 2];
+        PrivProbe probes[_PROBE_MAX];
 } Kernel;
 
 /* So many restarts in so much time; more is a fault that restarting does not mend. */
@@ -118,9 +119,16 @@ struct Launcher {
         LoopTimer *stop_timer;
         LoopSignal *signals[2];
         Lookup *resolver_lookup;
+        struct {
+                Lookup *lookup; /* NULL: none under way */
+                uint32_t uid;   /* whose api worker hears of it */
+                uint64_t token;
+        } reload;
+        uint32_t log_level;
         unsigned n_stop_rounds;
         bool is_serving;
         bool is_stopping;
+        bool is_draining; /* takes no new sessions */
 };
 
 /* start.c: the asynchronous part of the start, and its end. */

@@ -18,3 +18,6 @@ typedef struct LookupQuestion {
 int lookup_new(Launcher *l, const LookupQuestion *question, LookupCallback callback, void *userdata,
                Lookup **ret) _must_check_;
 Lookup *lookup_free(Lookup *k);
+
+/* start.c: the daemon's settings; the result is a PrivSettings. userdata is the launcher. */
+int launcher_look_up_settings(Launcher *l, LookupCallback callback, Lookup **ret) _must_check_;

@@ -109,6 +109,7 @@ static void launcher_done(Launcher *l)
         workers_end(l);
         listen_close(l);
         l->resolver_lookup = lookup_free(l->resolver_lookup);
+        l->reload.lookup = lookup_free(l->reload.lookup);
         l->watch_io = loop_io_free(l->watch_io);
         l->watch_timer = loop_timer_free(l->watch_timer);
         l->stop_timer = loop_timer_free(l->stop_timer);
@@ -130,6 +131,7 @@ static int run(const Config *config, Kernel *kernel)
                        .runtime_fd = -EBADF,
                        .lock_fd = -EBADF,
                        .watch_fd = -EBADF,
+                       .log_level = LOG_LEVEL_INFO,
                        .started_usec = clock_realtime_usec() };
         int r;
 
@@ -138,8 +140,6 @@ static int run(const Config *config, Kernel *kernel)
         if (r < 0)
                 return log_error(r, "cannot make the event loop");
         r = id_random(&l.instance);
-        if (r >= 0)
-                r = id_random(&l.state);
         if (r >= 0)
                 r = launcher_start(&l);
         if (r >= 0)

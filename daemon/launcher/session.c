@@ -288,9 +288,12 @@ static const char *find_objection(const User *u, const Peer *caller, int *ret_er
 {
         const Launcher *l = u->launcher;
 
-        *ret_error = -EAGAIN;
+        *ret_error = -ESHUTDOWN;
         if (l->is_stopping)
                 return "the daemon is stopping";
+        if (l->is_draining)
+                return "the daemon takes no new sessions";
+        *ret_error = -EAGAIN;
         if (!service_is_up(l))
                 return "the audit writer or the dialer is not ready";
         *ret_error = -E2BIG;

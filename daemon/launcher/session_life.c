@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "daemon/isolate/spawn.h"
+#include "daemon/launcher/manager.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/worker.h"
@@ -76,6 +77,7 @@ static void finish(void *userdata)
         (void) map_remove(&l->sessions, &s->id, sizeof(s->id));
         session_free(s);
         user_count_session(u, -1);
+        manager_session_ended(l);
         if (l->is_stopping && l->sessions.n == 0)
                 launcher_stop(l, 0);
 }

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
-#include <linux/landlock.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -12,13 +11,12 @@
 
 #include "daemon/isolate/filter.h"
 #include "daemon/isolate/netns.h"
+#include "daemon/isolate/probe.h"
 #include "daemon/isolate/template.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 #include "proto/base/str.h"
-
-#define SETUP_LANDLOCK_SCOPING_ABI 6
 
 static const char *const program_names[] = {
         [PROGRAM_API] = "sandboxd-api",       [PROGRAM_AUDIT] = "sandboxd-audit",
@@ -203,25 +201,12 @@ static void add_degraded(Kernel *k, const char *word)
                 memcpy(k->degraded, text, sizeof(text));
 }
 
+/* What sessions go without on this machine. */
 static void note_degraded(Kernel *k)
 {
-        static const struct {
-                uint32_t bit;
-                const char *word;
-        } controllers[] = {
-                { CONTROLLER_MEMORY, "cgroup-memory" },
-                { CONTROLLER_PIDS, "cgroup-pids" },
-                { CONTROLLER_CPU, "cgroup-cpu" },
-                { CONTROLLER_IO, "cgroup-io" },
-        };
-        long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
-        uint32_t have = cgroup_base_controllers(k->cgroups);
-
-        if (abi < SETUP_LANDLOCK_SCOPING_ABI)
-                add_degraded(k, abi < 1 ? "landlock" : "landlock-scoping");
-        for (size_t i = 0; i < ELEMENTSOF(controllers); i++) {
-                if (!(have & controllers[i].bit))
-                        add_degraded(k, controllers[i].word);
+        for (uint32_t i = 0; i < _PROBE_MAX; i++) {
+                if (k->probes[i].error < 0 && probe_layer(i))
+                        add_degraded(k, probe_layer(i));
         }
 }
 
@@ -256,9 +241,11 @@ int setup_kernel(const Config *config, Kernel *k)
                 r = make_group(config, k);
         if (r >= 0)
                 r = make_isolation(k);
-        if (r >= 0)
-                note_degraded(k);
-        return r;
+        if (r < 0)
+                return r;
+        probe_all(k->cgroups, k->network_fd, k->probes);
+        note_degraded(k);
+        return 0;
 }
 
 void kernel_done(Kernel *k)

@@ -9,6 +9,7 @@
 #include "daemon/launcher/launcher.h"
 #include "daemon/launcher/listen.h"
 #include "daemon/launcher/lookup.h"
+#include "daemon/launcher/manager.h"
 #include "daemon/launcher/quota.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
@@ -43,7 +44,7 @@ static int make_directory(int parent_fd, const char *name, uint32_t uid, uint32_
         return 0;
 }
 
-static int make_state(const Launcher *l)
+static int make_state(Launcher *l)
 {
         _cleanup_close_ int fd = -EBADF;
         int r;
@@ -51,7 +52,9 @@ static int make_state(const Launcher *l)
         fd = open(l->config->state_dir, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (fd < 0)
                 return neg_errno();
-        r = make_directory(fd, "audit", l->ids.audit_uid, l->ids.audit_gid);
+        r = manager_load_state_id(l, fd);
+        if (r >= 0)
+                r = make_directory(fd, "audit", l->ids.audit_uid, l->ids.audit_gid);
         if (r >= 0)
                 r = make_directory(fd, "api", 0, 0);
         return r;
@@ -110,11 +113,10 @@ static void on_settings(void *userdata, int error, const void *data, size_t size
 }
 
 /* Opened here, where root may; read by a child, who may not. */
-static int load_settings(Launcher *l)
+int launcher_look_up_settings(Launcher *l, LookupCallback callback, Lookup **ret)
 {
         _cleanup_close_ int fd = -EBADF;
         char path[PRIV_PATH_SIZE];
-        Lookup *lookup;
         int r;
 
         r = str_printf(path, sizeof(path), "%s/" START_SETTINGS, l->config->config_dir);
@@ -123,7 +125,7 @@ static int load_settings(Launcher *l)
         fd = open(path, O_RDONLY | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
         if (fd < 0 && errno != ENOENT)
                 return neg_errno();
-        return lookup_new(l, &(LookupQuestion){ "settings", NULL, fd }, on_settings, l, &lookup);
+        return lookup_new(l, &(LookupQuestion){ "settings", NULL, fd }, callback, l, ret);
 }
 
 static bool ids_are_sound(const PrivWorkerIds *i)
@@ -141,6 +143,7 @@ static bool ids_are_sound(const PrivWorkerIds *i)
 static void on_ids(void *userdata, int error, const void *data, size_t size)
 {
         Launcher *l = userdata;
+        Lookup *lookup;
         int r = error;
 
         if (r >= 0 && size != sizeof(l->ids))
@@ -153,7 +156,7 @@ static void on_ids(void *userdata, int error, const void *data, size_t size)
         if (r >= 0)
                 r = make_state(l);
         if (r >= 0)
-                r = load_settings(l);
+                r = launcher_look_up_settings(l, on_settings, &lookup);
         if (r < 0)
                 fail(l, r, "cannot start: users sandboxd-api, -audit, -dialer and -egress must exist");
 }

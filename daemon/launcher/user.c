@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "daemon/launcher/lookup.h"
+#include "daemon/launcher/manager.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/worker.h"
@@ -170,7 +171,9 @@ static int send_start(User *u)
                               .started_usec = l->started_usec,
                               .session_uid = u->uid ? u->uid : l->settings.root_session_uid,
                               .session_gid = u->uid ? u->identity.gid : l->settings.root_session_uid,
-                              .controllers = cgroup_base_controllers(l->kernel->cgroups) };
+                              .controllers = cgroup_base_controllers(l->kernel->cgroups),
+                              .is_draining = l->is_draining,
+                              .log_level = l->log_level };
         int r;
 
         memcpy(body.degraded, l->kernel->degraded, sizeof(body.degraded));
@@ -234,6 +237,8 @@ static int on_api_message(void *owner, _unused_ Worker *w, Imsg *m)
                 return 0;
         case PRIV_SESSION_CREATE:
                 return session_create(u, m);
+        case PRIV_MANAGER_ASK:
+                return manager_ask(u, m->body);
         case PRIV_SESSION_TERMINATE:
                 return session_terminate(u, m->body);
         case PRIV_SESSION_FREEZE:
@@ -254,6 +259,7 @@ static void on_api_gone(void *owner, _unused_ Worker *w)
         u->api = NULL;
         count_worker(u, false);
         u->is_started = false;
+        u->has_drain = false;
         /* Their other ends died with the worker; those that it never got are served by the next one. */
         LIST_FOREACH (c, &u->connections, Connection, link) {
                 if (c->fd < 0)

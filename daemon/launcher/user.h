@@ -33,6 +33,7 @@ struct User {
         bool is_looked_up;
         bool is_worker_counted;
         bool is_started; /* api has its API_START */
+        bool has_drain;  /* a Drain() of this user's waits for the last session */
 };
 
 /* Whose quota a new connection is, by uid; NULL: too many users, or no memory. */

@@ -52,19 +52,23 @@ typedef struct KindInfo {
         uint64_t ready_usec; /* a worker that has not said READY by then is killed */
         unsigned batch;
         int nice;
+        PrivMessage log_level; /* _PRIV_MESSAGE_MAX: has it with its state */
 } KindInfo;
 
 static const KindInfo kinds[] = {
         [WORKER_AUDIT] = { "sandboxd-audit", PROGRAM_AUDIT, CHANNEL_LAUNCHER_AUDIT, PRIV_AUDIT_READY,
                            WORKER_NAMESPACES | CLONE_NEWNET, WORKER_AUDIT_READY_USEC, WORKER_BATCH,
-                           WORKER_SHARED_NICE },
+                           WORKER_SHARED_NICE, PRIV_AUDIT_LOG_LEVEL },
         /* The way out: the only worker in the host's network. */
         [WORKER_DIALER] = { "sandboxd-dialer", PROGRAM_DIALER, CHANNEL_LAUNCHER_DIALER, PRIV_DIALER_READY,
-                            WORKER_NAMESPACES, WORKER_READY_USEC, WORKER_BATCH, WORKER_SHARED_NICE },
+                            WORKER_NAMESPACES, WORKER_READY_USEC, WORKER_BATCH, WORKER_SHARED_NICE,
+                            PRIV_DIALER_LOG_LEVEL },
         [WORKER_EGRESS] = { "sandboxd-egress", PROGRAM_EGRESS, CHANNEL_LAUNCHER_EGRESS, PRIV_EGRESS_READY,
-                            WORKER_NAMESPACES | CLONE_NEWNET, WORKER_READY_USEC, WORKER_BATCH, 0 },
+                            WORKER_NAMESPACES | CLONE_NEWNET, WORKER_READY_USEC, WORKER_BATCH, 0,
+                            PRIV_EGRESS_LOG_LEVEL },
         [WORKER_API] = { "sandboxd-api", PROGRAM_API, CHANNEL_LAUNCHER_API, PRIV_API_READY,
-                         WORKER_NAMESPACES | CLONE_NEWNET, WORKER_READY_USEC, WORKER_USER_BATCH, 0 },
+                         WORKER_NAMESPACES | CLONE_NEWNET, WORKER_READY_USEC, WORKER_USER_BATCH, 0,
+                         _PRIV_MESSAGE_MAX },
 };
 ASSERT_TABLE(kinds, _WORKER_KIND_MAX);
 
@@ -139,6 +143,20 @@ static void on_pidfd(void *userdata, int fd, _unused_ unsigned events)
                 free_deferred(w);
 }
 
+static void send_log_level(Worker *w)
+{
+        PrivLogLevel body = { .level = w->launcher->log_level };
+
+        if (kinds[w->kind].log_level != _PRIV_MESSAGE_MAX)
+                worker_send(w, kinds[w->kind].log_level, &body, sizeof(body), NULL, 0);
+}
+
+void workers_set_log_level(Launcher *l)
+{
+        LIST_FOREACH (w, &l->workers, Worker, workers)
+                send_log_level(w);
+}
+
 static int on_worker_message(void *owner, PrivLink *link, Imsg *m)
 {
         Worker *w = owner;
@@ -152,6 +170,8 @@ static int on_worker_message(void *owner, PrivLink *link, Imsg *m)
         w->is_ready = true;
         w->timer = loop_timer_free(w->timer);
         priv_link_set_phase(link, PHASE_RUN);
+        if (w->launcher->log_level != LOG_LEVEL_INFO)
+                send_log_level(w);
         w->events->on_ready(w->owner, w, m);
         return 0;
 }

@@ -35,6 +35,9 @@ void worker_send(Worker *w, PrivMessage type, const void *body, size_t size, con
 /* Killed, reaped in the background; no event comes any more and the pointer is no longer the caller's. */
 void worker_retire(Worker *w);
 
+/* What they log from now on; those of users hear it with their state. */
+void workers_set_log_level(Launcher *l);
+
 /* Only closes the channel, so that the worker ends by itself; on_gone follows. */
 void worker_close(Worker *w);
 

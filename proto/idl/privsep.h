@@ -265,6 +265,8 @@ typedef struct PrivApiStart {
         uint32_t session_uid; /* what sessions of this user run as: its uid, or root's replacement */
         uint32_t session_gid;
         uint32_t controllers; /* bits of PrivController that this machine has */
+        uint32_t is_draining; /* as in PrivApiState */
+        uint32_t log_level;
         uint32_t padding;
         char degraded[PRIV_TEXT_SIZE * 2]; /* comma-separated layers that this kernel lacks */
 } PrivApiStart;
@@ -296,6 +298,92 @@ typedef struct PrivClient {
 typedef struct PrivClientClosed {
         uint64_t connection;
 } PrivClientClosed;
+
+/* What DESIGN asks of a kernel, as the launcher tried it when it started. */
+typedef enum PrivProbeName {
+        PROBE_LANDLOCK = 0, /* value: the ABI */
+        PROBE_LANDLOCK_SCOPING,
+        PROBE_OPENAT2,
+        PROBE_MOUNT_API,
+        PROBE_CLONE_INTO_CGROUP,
+        PROBE_CGROUP_KILL,
+        PROBE_SECCOMP,
+        PROBE_USER_NAMESPACE,
+        PROBE_NETWORK_NAMESPACE,
+        PROBE_REDIRECT, /* value: PrivRedirect */
+        PROBE_PEER_PIDFD,
+        PROBE_PASS_RIGHTS,
+        PROBE_CGROUP_MEMORY,
+        PROBE_CGROUP_PIDS,
+        PROBE_CGROUP_CPU,
+        PROBE_CGROUP_IO,
+        PROBE_FUSE,
+        PROBE_BPF_LSM,
+        PROBE_FEXIT,
+        _PROBE_MAX,
+} PrivProbeName;
+
+enum PrivRedirect {
+        REDIRECT_SK_LOOKUP = 1,
+        REDIRECT_TPROXY = 2,
+};
+
+typedef struct PrivProbe {
+        int32_t error; /* 0: it works; else what the kernel said */
+        uint32_t value;
+} PrivProbe;
+
+/* What a client wants of the daemon itself; who may is decided by the launcher, from the connection. */
+typedef enum PrivManagerVerb {
+        MANAGER_STATUS = 0,
+        MANAGER_DRAIN,        /* admins */
+        MANAGER_DRAIN_CANCEL, /* admins */
+        MANAGER_RELOAD,       /* root, like what follows */
+        MANAGER_SET_LOG_LEVEL,
+        MANAGER_ENVIRONMENT,
+        _MANAGER_VERB_MAX,
+} PrivManagerVerb;
+
+typedef struct PrivManagerAsk {
+        uint64_t token;
+        uint64_t connection; /* on whose behalf; must be live */
+        uint32_t verb;
+        uint32_t value; /* the log level */
+} PrivManagerAsk;
+
+#define PRIV_ENVIRONMENT_MAX    (64U * 1024U)
+#define PRIV_MANAGER_ANSWER_MAX (sizeof(PrivManagerAnswer) + PRIV_ENVIRONMENT_MAX)
+
+/* Behind it, for MANAGER_ENVIRONMENT: variables, each with its NUL. */
+typedef struct PrivManagerAnswer {
+        uint64_t token;
+        int32_t error; /* -EPERM: not for this caller */
+        uint32_t is_draining;
+        uint32_t n_sessions; /* the user's own; everybody's for admins */
+        uint32_t log_level;
+        uint32_t has_audit; /* workers that are confined, proven and serve */
+        uint32_t has_dialer;
+        uint32_t n_egress; /* ready for the next sessions */
+        uint32_t n_egress_max;
+        uint32_t n_blanks; /* sessions made ahead */
+        uint32_t n_blanks_max;
+        PrivProbe probes[_PROBE_MAX];
+} PrivManagerAnswer;
+
+#define PRIV_REMAINING_UNKNOWN UINT32_MAX
+
+/* To every api worker when something of it changes. */
+typedef struct PrivApiState {
+        uint32_t is_draining; /* no new sessions */
+        uint32_t remaining; /* everybody's sessions, for whom a Drain() waits; else PRIV_REMAINING_UNKNOWN */
+        uint32_t log_level;
+        uint32_t padding;
+} PrivApiState;
+
+typedef struct PrivLogLevel {
+        uint32_t level;
+        uint32_t padding;
+} PrivLogLevel;
 
 /* 0: no limit. */
 typedef struct PrivLimits {
@@ -463,6 +551,42 @@ typedef struct PrivRecorded {
         int32_t error;
         uint32_t padding;
 } PrivRecorded;
+
+/* Denials of one session: the one described, and how many more since the last such message. */
+typedef struct PrivDenied {
+        Id session;
+        uint64_t sequence; /* of its row; 0: it could not be written */
+        uint32_t count;    /* at least 1 */
+        uint32_t kind;     /* AuditKind: net or dns */
+        uint32_t port;
+        uint32_t reason; /* DecisionReason */
+        PrivAddress address;
+        uint32_t padding;
+        char host[PRIV_HOST_SIZE];
+        char rule[PRIV_NAME_SIZE];
+        char text[PRIV_TEXT_SIZE]; /* the rule's reason */
+} PrivDenied;
+
+/* A row says that rows are missing. */
+typedef struct PrivAuditGap {
+        uint64_t n_rows; /* 0: not for this channel to know */
+        uint64_t first_usec;
+        uint64_t last_usec;
+} PrivAuditGap;
+
+typedef struct PrivAuditStateAsk {
+        uint64_t token;
+        uint32_t has_probe; /* try the disk, too */
+        uint32_t padding;
+} PrivAuditStateAsk;
+
+typedef struct PrivAuditState {
+        uint64_t token;
+        uint64_t head_sequence; /* 0: not for this channel to know */
+        uint64_t free_bytes;
+        int32_t error; /* 0: rows can be written */
+        uint32_t padding;
+} PrivAuditState;
 
 typedef struct PrivRecordExit {
         Id session;

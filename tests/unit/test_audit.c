@@ -632,13 +632,34 @@ static unsigned query(World *w, PrivQuery *q, AuditRecord *ret_first, AuditRecor
         return n;
 }
 
+/* Some one by one, the rest of a second counted together. */
+static void expect_denials(World *w, uint32_t n)
+{
+        uint32_t n_messages = 0;
+        uint64_t sequence = 0;
+
+        for (uint32_t sum = 0; sum < n; n_messages++) {
+                _cleanup_imsg_ Imsg m = { .n_fds = 0 };
+                const PrivDenied *d;
+
+                expect(&w->api, PRIV_DENIED, &m);
+                d = m.body;
+                ASSERT_EQ(d->count == 1 || n_messages >= 16, true);
+                ASSERT_EQ(d->sequence > sequence, true);
+                ASSERT_STREQ(d->host, "a.denied.test");
+                sequence = d->sequence;
+                sum += d->count;
+                ASSERT_EQ(sum <= n, true);
+        }
+        ASSERT_EQ(n_messages >= 2, true);
+}
+
 static void test_query(_unused_ void **state)
 {
         PrivDecide d = request(1, "a.denied.test");
         PrivQuery q = { .uid = -1 };
         PrivApiAttach other = { .uid = 1001, .sees_all = 0 }, root = { .uid = 0, .sees_all = 1 };
         AuditRecord first, last;
-        _cleanup_imsg_ Imsg m = { .n_fds = 0 };
         World w;
         int theirs;
 
@@ -646,7 +667,7 @@ static void test_query(_unused_ void **state)
         begin(&w, VERDICT_DENY);
         for (unsigned i = 0; i < 20; i++)
                 (void) ask(&w, &d);
-        expect(&w.api, PRIV_DENIED, &m);             /* once */
+        expect_denials(&w, 20);
         ASSERT_EQ(query(&w, &q, &first, &last), 22); /* load, start, 20 denials; not admin/start */
         q.limit = 5;
         ASSERT_EQ(query(&w, &q, &first, &last), 5);
