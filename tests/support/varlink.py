@@ -1,97 +1,77 @@
-"""A varlink client that can send what no client should: bytes, cuts, descriptors."""
+"""A varlink client that stays: calls with more, replies one by one, as any user."""
 
 import json
-import os
-import socket
+import subprocess
+
+# Runs as the user: what comes on standard input goes to the socket, and the other way round; `pause` on
+# standard input cannot be a message, so reading can be held up.
+PIPE = r"""
+import os, socket, sys, threading
+s = socket.socket(socket.AF_UNIX)
+if len(sys.argv) > 2:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, int(sys.argv[2]))
+s.connect(sys.argv[1])
+def up():
+    while True:
+        b = os.read(0, 65536)
+        if not b:
+            os._exit(0)
+        s.sendall(b)
+threading.Thread(target=up, daemon=True).start()
+while True:
+    b = s.recv(65536)
+    if not b:
+        os._exit(0)
+    while b:
+        b = b[os.write(1, b):]
+"""
 
 
-class Connection:
-    """To the socket of an instance, by path; as another user than root where one is given."""
+class Call:
+    """One open call on a connection of its own."""
 
-    def __init__(self, path, user=None, timeout=30):
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(timeout)
+    def __init__(self, instance, user, method, parameters=None, **flags):
+        message = {"method": method, "parameters": parameters or {}, **(flags or {"more": True})}
+        self.child = user.popen(["/usr/bin/python3", "-c", PIPE, instance.socket], stdin=subprocess.PIPE,
+                                stdout=subprocess.PIPE)
+        self.child.stdin.write(json.dumps(message).encode() + b"\0")
+        self.child.stdin.flush()
         self.buffer = b""
-        self.fds = []
-        if user and user.uid:
-            self._connect_as(path, user)
-        else:
-            self.socket.connect(path)
 
-    def _connect_as(self, path, user):
-        """The kernel keeps who called connect()."""
-        groups = os.getgroups()
-        os.setgroups(user.groups)
-        os.setegid(user.gid)
-        os.seteuid(user.uid)
-        try:
-            self.socket.connect(path)
-        finally:
-            os.seteuid(0)
-            os.setegid(0)
-            os.setgroups(groups)
+    def next(self, timeout=20):
+        """The next reply, or None at the end of the connection."""
+        import os
+        import select
+        import time
+        end = time.monotonic() + timeout
+        while b"\0" not in self.buffer:
+            ready, _, _ = select.select([self.child.stdout], [], [], max(0, end - time.monotonic()))
+            assert ready, f"no reply in {timeout} s"
+            part = os.read(self.child.stdout.fileno(), 65536)
+            if not part:
+                return None
+            self.buffer += part
+        message, _, self.buffer = self.buffer.partition(b"\0")
+        return json.loads(message)
+
+    def until(self, condition, timeout=20):
+        """Replies up to and with the first that the condition holds for."""
+        found = []
+        while True:
+            reply = self.next(timeout)
+            assert reply is not None, found
+            found.append(reply)
+            if condition(reply):
+                return found
+
+    def close(self):
+        self.child.kill()
+        self.child.wait()
+        self.child.stdin.close()
+        self.child.stdout.close()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.close()
-
-    def close(self):
-        self.socket.close()
-        for fd in self.fds:
-            os.close(fd)
-        self.fds = []
-
-    def send(self, data, fds=()):
-        """One sendmsg() where there are descriptors. False: the other side has closed."""
-        try:
-            if fds:
-                assert socket.send_fds(self.socket, [data], list(fds)) == len(data)
-            else:
-                self.socket.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            return False
-        return True
-
-    def send_call(self, method, parameters=None, fds=(), **flags):
-        return self.send(message(method, parameters, **flags), fds)
-
-    def receive(self):
-        """The next reply, or None when the other side has closed; descriptors are added to fds."""
-        while b"\0" not in self.buffer:
-            try:
-                data, fds, _, _ = socket.recv_fds(self.socket, 65536, 16)
-            except ConnectionResetError:
-                data, fds = b"", []
-            self.fds += fds
-            if not data:
-                return None
-            self.buffer += data
-        text, self.buffer = self.buffer.split(b"\0", 1)
-        return json.loads(text)
-
-    def call(self, method, parameters=None, fds=(), **flags):
-        """One call, one reply (None: closed)."""
-        self.send_call(method, parameters, fds, **flags)
-        return self.receive()
-
-    def finish(self):
-        """No more will be sent: all replies that still come."""
-        try:
-            self.socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-        found = []
-        while (reply := self.receive()) is not None:
-            found.append(reply)
-        assert self.buffer == b"", self.buffer[:200]
-        return found
-
-
-def message(method, parameters=None, **flags):
-    """The bytes of a call."""
-    found = {"method": method, **flags}
-    if parameters is not None:
-        found["parameters"] = parameters
-    return json.dumps(found, separators=(",", ":")).encode() + b"\0"
