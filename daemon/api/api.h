@@ -95,6 +95,8 @@ struct Process {
         bool has_pty;
         bool has_exclusive_pty; /* the client says that it reads the descriptor that it gets */
         bool is_killed;         /* by us: reason says why */
+        bool is_unknown;        /* it has ended, nobody knows how */
+        bool is_probed;         /* init was asked whether it is still there */
         bool is_kill_passed;    /* the launcher was asked, because init is frozen */
         bool is_hung_up;        /* it has a moment to end itself, its client is gone */
         bool is_signal;
@@ -156,6 +158,10 @@ struct Session {
         LoopTimer *runtime_timer;
         LoopTimer *idle_timer;
         LoopTimer *grace_timer;
+        LoopTimer *store_timer;
+        size_t n_store_lines;
+        bool is_stored;
+        bool is_of_this_run; /* read back: the daemon is the one that made it */
 };
 
 struct Client {
@@ -210,6 +216,9 @@ struct Api {
         uint64_t next_token;
         ListLink clients;
         ListLink sessions; /* oldest first */
+        ListLink orphans;  /* read back and neither adopted nor known to have ended */
+        int store_fd;      /* directory */
+        bool is_settled;
         size_t n_sessions; /* that have not ended */
         size_t n_ended;
         LoopTimer *retention_timer;

@@ -448,6 +448,8 @@ int attachment_new(Client *c, Streams *st, const AttachOptions *options)
         set_timer(a);
         attachment_poke(a);
         streams_update(st);
+        if (st->process)
+                session_update_idle(st->process->session);
         return 0;
 }
 

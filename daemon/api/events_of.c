@@ -1,6 +1,7 @@
 /* What happened, as events. */
 
 #include "daemon/api/events.h"
+#include "daemon/api/store.h"
 #include "proto/base/str.h"
 
 static Json *details_new(const char *key, Json *take_value)
@@ -82,6 +83,7 @@ void events_session_warning(const Session *s, const char *code, const char *mess
 void session_remove(Session *s)
 {
         events_session_removed(s);
+        session_store_remove(s);
         session_free(s);
 }
 

@@ -12,6 +12,7 @@
 
 #include "daemon/api/context.h"
 #include "daemon/api/events.h"
+#include "daemon/api/store.h"
 #include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -148,8 +149,7 @@ static int process_new(Session *s, const Json *parameters, const Json *command, 
         return 0;
 }
 
-/* The oldest that are over make room. */
-static void forget_processes(Session *s)
+void processes_make_room(Session *s)
 {
         LIST_FOREACH (p, &s->processes, Process, link) {
                 if (s->n_processes < API_PROCESSES_KEPT_MAX)
@@ -193,7 +193,7 @@ int session_exec(Session *s, Client *c, const Json *parameters, const Json *comm
         p->is_spawned = s->is_spawn && s->next_process == 1;
         c->wait = WAIT_CREATE;
         s->next_process++;
-        forget_processes(s);
+        processes_make_room(s);
         list_append(&s->processes, &p->link);
         s->n_processes++;
         p = NULL;
@@ -346,6 +346,7 @@ static int on_exec_started(Session *s, Imsg *m)
         if (r >= 0 && p->streams)
                 r = streams_start(p->streams, p->has_pty ? TAKE_FD(m->fds[1]) : -EBADF);
         answer_started(p);
+        session_store_process(p);
         return r;
 }
 
@@ -367,6 +368,22 @@ static int on_exec_exited(Session *s, const PrivExecExited *m)
         return 0;
 }
 
+/* Of a command that a former worker started: init does not know it any more, or never heard of it. */
+static void on_probed(Session *s, const PrivExecSignalled *m)
+{
+        Process *p = process_find(s, m->process);
+
+        if (!p || !p->is_probed || process_has_ended(p) || m->error != -ESRCH)
+                return;
+        if (p->state == PROCESS_STARTING) {
+                process_failed(p, SESSION_ERROR "SetupFailed",
+                               exec_setup_failed("exec", -ESRCH, "the daemon's worker ended"));
+                return;
+        }
+        p->is_unknown = true;
+        process_finish(p, END_EXITED);
+}
+
 int on_init_message(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
         Session *s = owner;
@@ -375,6 +392,8 @@ int on_init_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return on_exec_started(s, m);
         if (m->type == PRIV_EXEC_EXITED)
                 return on_exec_exited(s, m->body);
+        if (m->type == PRIV_EXEC_SIGNALLED)
+                on_probed(s, m->body);
         return m->type == PRIV_EXEC_SIGNALLED ? 0 : -EPROTO;
 }
 

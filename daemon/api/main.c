@@ -7,6 +7,7 @@
 #include "daemon/api/events.h"
 #include "daemon/api/manager.h"
 #include "daemon/api/session.h"
+#include "daemon/api/store.h"
 #include "daemon/isolate/worker.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -66,6 +67,8 @@ static const int syscalls[] = {
         SCMP_SYS(readv),
         SCMP_SYS(recvfrom),
         SCMP_SYS(recvmsg),
+        SCMP_SYS(renameat),
+        SCMP_SYS(renameat2),
         SCMP_SYS(restart_syscall),
         SCMP_SYS(rt_sigaction),
         SCMP_SYS(rt_sigprocmask),
@@ -78,6 +81,7 @@ static const int syscalls[] = {
         SCMP_SYS(tgkill),
         SCMP_SYS(timerfd_create),
         SCMP_SYS(timerfd_settime),
+        SCMP_SYS(unlinkat),
         SCMP_SYS(write),
         SCMP_SYS(writev),
 };
@@ -214,6 +218,17 @@ static int attach_audit(Api *api, Imsg *m)
 
 /* ---- launcher ---- */
 
+static void on_retention(void *userdata)
+{
+        Api *api = userdata;
+        uint64_t retention = api->start.settings.retention_usec;
+
+        (void) sessions_prune(api, UINT64_MAX);
+        if (loop_timer_set(api->retention_timer,
+                           MIN_OF(RETENTION_CHECK_USEC, retention / 2 + USEC_PER_MSEC)) < 0)
+                loop_stop(api->loop, -ENOMEM);
+}
+
 static int on_start(Api *api, Imsg *m)
 {
         const PrivApiStart *start = m->body;
@@ -226,6 +241,9 @@ static int on_start(Api *api, Imsg *m)
         api->is_started = true;
         api->is_draining = start->is_draining != 0;
         log_set_level((LogLevel) start->log_level);
+        on_retention(api);
+        if (sessions_load(api) < 0)
+                (void) log_error(-EIO, "the store of uid %u cannot be read", start->identity.uid);
         return attach_audit(api, m);
 }
 
@@ -239,6 +257,9 @@ static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return -EPROTO;
         if (m->type == PRIV_API_CLIENT) {
                 /* Sessions that live on came before. */
+                if (!api->is_settled)
+                        sessions_settle(api);
+                api->is_settled = true;
                 events_reconcile(api);
                 return client_new(api, m->body, TAKE_FD(m->fds[0]));
         }
@@ -268,15 +289,6 @@ static void on_launcher_closed(void *owner, _unused_ PrivLink *link, int reason)
         loop_stop(api->loop, reason == -EPIPE ? 0 : reason);
 }
 
-static void on_retention(void *userdata)
-{
-        Api *api = userdata;
-
-        (void) sessions_prune(api, UINT64_MAX);
-        if (loop_timer_set(api->retention_timer, RETENTION_CHECK_USEC) < 0)
-                loop_stop(api->loop, -ENOMEM);
-}
-
 static int serve(Api *api)
 {
         int r;
@@ -286,8 +298,6 @@ static int serve(Api *api)
                 r = idl_set_new(&api->idl);
         if (r >= 0)
                 r = loop_timer_new(api->loop, on_retention, api, &api->retention_timer);
-        if (r >= 0)
-                r = loop_timer_set(api->retention_timer, RETENTION_CHECK_USEC);
         if (r >= 0)
                 r = priv_link_new(api->loop, LAUNCHER_FD, CHANNEL_LAUNCHER_API, ROLE_API, &api->launcher);
         if (r < 0)
@@ -306,6 +316,12 @@ static void api_done(Api *api)
                 client_close(c);
         LIST_FOREACH (s, &api->sessions, Session, link)
                 session_free(s);
+        while (!list_is_empty(&api->orphans)) {
+                Session *s = list_entry(api->orphans.next, Session, link);
+
+                list_unlink(&s->link);
+                session_free(s);
+        }
         api->retention_timer = loop_timer_free(api->retention_timer);
         api->quota_timer = loop_timer_free(api->quota_timer);
         api->events = events_free(api->events);
@@ -314,6 +330,7 @@ static void api_done(Api *api)
                 api->loop = loop_free(api->loop);
         api->launcher = priv_link_free(api->launcher);
         api->idl = idl_set_free(api->idl);
+        api->store_fd = fd_close(api->store_fd);
         api->null_fd = fd_close(api->null_fd);
 }
 
@@ -322,12 +339,13 @@ int main(int argc, char *argv[])
         _cleanup_free_ char *parent = NULL, *state = NULL, *config_policies = NULL;
         struct sigaction ignore = { .sa_handler = SIG_IGN };
         Arguments a = { 0 };
-        Api api = { .null_fd = -EBADF, .loaded_usec = clock_realtime_usec() };
+        Api api = { .null_fd = -EBADF, .store_fd = -EBADF, .loaded_usec = clock_realtime_usec() };
         int r;
 
         log_open("sandboxd-api");
         list_init(&api.clients);
         list_init(&api.sessions);
+        list_init(&api.orphans);
         output_store_init(&api.outputs, OUTPUT_STORE_MAX);
         if (parse_arguments(argc, argv, &a) < 0) {
                 (void) log_error(-EINVAL, "this program is started by sandboxd, with its arguments");
@@ -345,6 +363,8 @@ int main(int argc, char *argv[])
                 r = open_before(&api);
         if (r >= 0)
                 r = confine(&a, state, config_policies);
+        if (r >= 0)
+                r = store_open(&api, state);
         api.policy_dir = a.policy_dir;
         api.config_policy_dir = config_policies;
         if (r >= 0)

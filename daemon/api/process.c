@@ -1,5 +1,6 @@
 #include <stdio.h>
 
+#include "daemon/api/store.h"
 #include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -120,7 +121,7 @@ int process_result(const Process *p, Json **ret)
                         r = json_set_string(o, "signal", name);
                 if (r >= 0)
                         r = json_set_boolean(o, "coreDumped", p->has_core);
-        } else if (p->state == PROCESS_EXITED && p->reason == END_EXITED) {
+        } else if (p->state == PROCESS_EXITED && p->reason == END_EXITED && !p->is_unknown) {
                 r = json_set_integer(o, "exitCode", p->status);
         }
         if (r >= 0)
@@ -155,5 +156,113 @@ int process_describe(const Process *p, Json **ret)
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(o);
+        return 0;
+}
+
+/* ---- in the store ---- */
+
+int process_store(const Process *p, Json **ret)
+{
+        _cleanup_json_ Json *o = NULL;
+        int r;
+
+        if ((r = json_new_object(&o)) < 0 || (r = json_set_integer(o, "process", p->number)) < 0 ||
+            (r = json_set_string(o, "state", states[p->state])) < 0 ||
+            (r = json_set_integer(o, "startedAtUSec", (int64_t) p->started_usec)) < 0 ||
+            (r = json_set_integer(o, "endedAtUSec", (int64_t) p->ended_usec)) < 0 ||
+            (r = json_set_integer(o, "timeoutUSec", (int64_t) p->timeout_usec)) < 0 ||
+            (r = json_set_integer(o, "status", p->status)) < 0 ||
+            (r = json_set_string(o, "reason", end_reason_to_string(p->reason))) < 0 ||
+            (r = json_set_boolean(o, "isSpawned", p->is_spawned)) < 0 ||
+            (r = json_set_boolean(o, "isSignal", p->is_signal)) < 0 ||
+            (r = json_set_boolean(o, "hasCore", p->has_core)) < 0 ||
+            (r = json_set_boolean(o, "isUnknown", p->is_unknown)) < 0 ||
+            (r = json_set_boolean(o, "hasPty", p->has_pty)) < 0 ||
+            (r = json_set(o, "commandLine", json_ref(p->command_line))) < 0)
+                return r;
+        *ret = TAKE_PTR(o);
+        return 0;
+}
+
+static int load_numbers(Process *p, const Json *line)
+{
+        const struct {
+                const char *key;
+                uint64_t *to;
+        } numbers[] = {
+                { "startedAtUSec", &p->started_usec },
+                { "endedAtUSec", &p->ended_usec },
+                { "timeoutUSec", &p->timeout_usec },
+        };
+        const char *state = get_string(line, "state");
+        int reason = end_reason_from_string(get_string(line, "reason"));
+        int64_t status = get_integer(line, "status");
+        unsigned i = 0;
+
+        while (i < _PROCESS_STATE_MAX && state && !str_equal(state, states[i]))
+                i++;
+        if (!state || i == _PROCESS_STATE_MAX || reason < 0 || status < 0 || status > 255)
+                return -EBADMSG;
+        p->state = (ProcessState) i;
+        p->reason = (EndReason) reason;
+        p->status = (uint32_t) status;
+        for (i = 0; i < ELEMENTSOF(numbers); i++) {
+                int64_t v = get_integer(line, numbers[i].key);
+
+                if (v < 0)
+                        return -EBADMSG;
+                *numbers[i].to = (uint64_t) v;
+        }
+        return 0;
+}
+
+static int process_new_loaded(Session *s, uint32_t number, Process **ret)
+{
+        Process *p;
+        int r;
+
+        processes_make_room(s);
+        if (s->n_processes >= 2 * API_PROCESSES_KEPT_MAX)
+                return -EBADMSG;
+        p = calloc(1, sizeof(*p));
+        if (!p)
+                return -ENOMEM;
+        *p = (Process){ .session = s, .number = number };
+        list_init(&p->link);
+        r = loop_timer_new(s->api->loop, process_on_timer, p, &p->timer);
+        if (r < 0) {
+                (void) process_free(p);
+                return r;
+        }
+        list_append(&s->processes, &p->link);
+        s->n_processes++;
+        s->next_process = MAX_OF(s->next_process, number + 1);
+        *ret = p;
+        return 0;
+}
+
+int process_load(Session *s, const Json *line)
+{
+        int64_t number = get_integer(line, "process");
+        const Json *command_line = get_value(line, "commandLine");
+        Process *p;
+        int r = 0;
+
+        if (number < 1 || number >= INT32_MAX || !command_line || json_type(command_line) != JSON_ARRAY)
+                return -EBADMSG;
+        p = process_find(s, (uint32_t) number);
+        if (!p)
+                r = process_new_loaded(s, (uint32_t) number, &p);
+        if (r >= 0)
+                r = load_numbers(p, line);
+        if (r < 0)
+                return r;
+        p->is_spawned = get_boolean(line, "isSpawned");
+        p->is_signal = get_boolean(line, "isSignal");
+        p->has_core = get_boolean(line, "hasCore");
+        p->is_unknown = get_boolean(line, "isUnknown");
+        p->has_pty = get_boolean(line, "hasPty");
+        json_unref(p->command_line);
+        p->command_line = json_keep(command_line);
         return 0;
 }

@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include "daemon/api/events.h"
+#include "daemon/api/store.h"
 #include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -12,7 +13,7 @@
 /* What a command has to end itself, once nobody is there for whom it runs. */
 #define HANG_UP_DEADLINE_USEC (5 * USEC_PER_SEC)
 
-static void process_ended(Process *p, EndReason reason)
+void process_set_ended(Process *p, EndReason reason)
 {
         p->state = p->state == PROCESS_STARTING ? PROCESS_FAILED : PROCESS_EXITED;
         p->reason = reason;
@@ -28,13 +29,14 @@ void process_failed(Process *p, const char *error, Json *take_parameters)
         Client *c = client_find(p->session->api, p->connection);
         Session *s = p->session;
 
-        process_ended(p, END_SETUP_FAILED);
+        process_set_ended(p, END_SETUP_FAILED);
         if (c && c->wait == WAIT_CREATE)
                 client_error(c, error, take_parameters);
         else
                 json_unref(take_parameters);
         p->connection = 0;
         answer_process_end(p);
+        session_store_process(p);
         if (p->is_spawned)
                 session_end(s, END_SETUP_FAILED);
         else
@@ -178,10 +180,11 @@ void process_finish(Process *p, EndReason reason)
 {
         Session *s = p->session;
 
-        process_ended(p, reason);
+        process_set_ended(p, reason);
         if (!p->is_spawned)
                 answer_process_end(p); /* first: somebody waits for it */
         process_record_exit(p);
+        session_store_process(p);
         if (!p->is_spawned) {
                 session_update_idle(s);
                 return;
@@ -221,8 +224,9 @@ void processes_session_ended(Session *s)
                 }
                 p->is_signal = true;
                 p->status = SIGKILL;
-                process_ended(p, p->is_killed ? p->reason : s->end_reason);
+                process_set_ended(p, p->is_killed ? p->reason : s->end_reason);
                 process_record_exit(p);
                 answer_process_end(p);
+                session_store_process(p);
         }
 }

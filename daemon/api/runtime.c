@@ -44,7 +44,7 @@ static int set_processes(Json *o, const Session *s)
         return json_set(o, "processes", TAKE_PTR(list));
 }
 
-static size_t count_attached(const Session *s)
+size_t session_n_attached(const Session *s)
 {
         size_t n = 0;
 
@@ -138,7 +138,7 @@ int session_runtime(const Session *s, bool is_full, Json **ret)
         if (s->knows_denials && (r = json_set_boolean(o, "hasDenials", s->has_denials)) < 0)
                 return r;
         if (is_full &&
-            ((r = json_set_integer(o, "attached", (int64_t) count_attached(s))) < 0 ||
+            ((r = json_set_integer(o, "attached", (int64_t) session_n_attached(s))) < 0 ||
              (r = set_processes(o, s)) < 0 || (r = json_set(o, "warnings", json_ref(s->warnings))) < 0 ||
              (r = set_degraded(o, s)) < 0))
                 return r;

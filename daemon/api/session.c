@@ -5,15 +5,13 @@
  */
 
 #include "daemon/api/events.h"
+#include "daemon/api/store.h"
 #include "daemon/api/streams.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 #include "proto/base/str.h"
-
-#define RETENTION_USEC   (3600 * USEC_PER_SEC)
-#define ADOPT_GRACE_USEC (30 * USEC_PER_SEC)
 
 static const char *const states[] = {
         [SESSION_STARTING] = "starting", [SESSION_RUNNING] = "running", [SESSION_FROZEN] = "frozen",
@@ -61,9 +59,16 @@ static void count(Session *s, bool is_there)
         *n = is_there ? *n + 1 : *n - 1;
 }
 
+/* Oldest first: those that are read back come in any order, others are the youngest. */
 void session_add(Session *s)
 {
-        list_append(&s->api->sessions, &s->link);
+        ListLink *before = &s->api->sessions;
+
+        while (before->prev != &s->api->sessions &&
+               list_entry(before->prev, Session, link)->created_usec > s->created_usec &&
+               s->created_usec > 0)
+                before = before->prev;
+        list_append(before, &s->link);
         count(s, true);
 }
 
@@ -72,6 +77,7 @@ static void stop_timers(Session *s)
         s->runtime_timer = loop_timer_free(s->runtime_timer);
         s->idle_timer = loop_timer_free(s->idle_timer);
         s->grace_timer = loop_timer_free(s->grace_timer);
+        s->store_timer = loop_timer_free(s->store_timer);
 }
 
 Session *session_free(Session *s)
@@ -232,7 +238,7 @@ void session_update_idle(Session *s)
                 return;
         if (!s->idle_timer && loop_timer_new(s->api->loop, on_idle_over, s, &s->idle_timer) < 0)
                 return;
-        if (is_busy)
+        if (is_busy || session_n_attached(s) > 0)
                 loop_timer_stop(s->idle_timer);
         else if (loop_timer_set(s->idle_timer, s->idle_usec) < 0)
                 session_end(s, END_IDLE);
@@ -276,7 +282,7 @@ static void warn_missing(Session *s, const char *missing)
         }
 }
 
-static bool created_is_sound(const PrivSessionCreated *m)
+bool session_created_is_sound(const PrivSessionCreated *m)
 {
         return PRIV_STRING_OK(m->step) && PRIV_STRING_OK(m->detail) && PRIV_STRING_OK(m->cgroup) &&
                PRIV_STRING_OK(m->missing) && PRIV_STRING_OK(m->claims.name) &&
@@ -284,7 +290,7 @@ static bool created_is_sound(const PrivSessionCreated *m)
                PRIV_STRING_OK(m->claims.agent) && PRIV_STRING_OK(m->claims.agent_session);
 }
 
-static int open_session(Session *s, const PrivSessionCreated *m, Imsg *message)
+int session_open(Session *s, const PrivSessionCreated *m, Imsg *message)
 {
         int r;
 
@@ -390,6 +396,14 @@ static void spawn_command(Session *s, Client *c)
                 session_end(s, END_SETUP_FAILED);
 }
 
+static void begin_to_store(Session *s)
+{
+        if (s->has_remove_on_exit && !s->is_detached)
+                session_store_soon(s);
+        else
+                session_store(s);
+}
+
 int session_on_created(Api *api, Imsg *m)
 {
         const PrivSessionCreated *created = m->body;
@@ -397,7 +411,7 @@ int session_on_created(Api *api, Imsg *m)
         Client *c;
         int r;
 
-        if (!s || !created_is_sound(created) || (created->error == 0 && m->n_fds != 2))
+        if (!s || !session_created_is_sound(created) || (created->error == 0 && m->n_fds != 2))
                 return -EPROTO;
         if (created->error != 0) {
                 answer_refused(s, created);
@@ -405,7 +419,7 @@ int session_on_created(Api *api, Imsg *m)
                 return 0;
         }
         c = client_find(api, s->connection);
-        r = open_session(s, created, m);
+        r = session_open(s, created, m);
         events_session_created(s);
         if (r < 0) {
                 session_end(s, END_SETUP_FAILED);
@@ -413,72 +427,13 @@ int session_on_created(Api *api, Imsg *m)
                         client_failure(c, r);
         } else if (!c && (!s->is_detached || s->is_spawn)) {
                 session_end(s, END_CLIENT_GONE);
-        } else if (c && s->is_spawn) {
-                spawn_command(s, c);
-        } else if (c) {
-                answer_created(s, c);
+        } else {
+                begin_to_store(s);
+                if (c && s->is_spawn)
+                        spawn_command(s, c);
+                else if (c)
+                        answer_created(s, c);
         }
-        return 0;
-}
-
-static void on_adopt_grace_over(void *userdata)
-{
-        Session *s = userdata;
-
-        LIST_FOREACH (c, &s->api->clients, Client, link) {
-                if ((c->wait == WAIT_SESSION || c->wait == WAIT_PROCESS) &&
-                    id_equal(&c->wait_session, &s->id)) {
-                        s->connection = c->peer.connection;
-                        return;
-                }
-        }
-        session_end(s, END_CLIENT_GONE);
-}
-
-static int adopt(Session *s, const PrivSessionCreated *m, Imsg *message)
-{
-        uint64_t age_msec;
-        int r;
-
-        r = str_copy(s->name, sizeof(s->name), m->claims.name);
-        if (r >= 0)
-                r = str_copy(s->profile, sizeof(s->profile), m->claims.profile);
-        if (r >= 0 && m->claims.workspace[0])
-                r = str_dup(m->claims.workspace, &s->workspace);
-        if (r >= 0)
-                r = str_dup(s->workspace ? s->workspace : "/", &s->working_directory);
-        if (r >= 0)
-                r = json_new_object(&s->context);
-        if (r >= 0)
-                r = json_new_array(&s->environment);
-        if (r >= 0)
-                r = open_session(s, m, message);
-        if (r < 0)
-                return r;
-        s->is_detached = m->claims.is_detached != 0;
-        /* Numbers are never used twice, and nobody started more than a command a millisecond. */
-        age_msec = (clock_realtime_usec() - s->created_usec) / USEC_PER_MSEC;
-        s->next_process = (uint32_t) (age_msec & 0x3fffffff) + 2;
-        if (s->is_detached)
-                return 0;
-        r = loop_timer_new(s->api->loop, on_adopt_grace_over, s, &s->grace_timer);
-        return r < 0 ? r : loop_timer_set(s->grace_timer, ADOPT_GRACE_USEC);
-}
-
-int session_on_adopt(Api *api, Imsg *m)
-{
-        _cleanup_(session_freep) Session *s = NULL;
-        const PrivSessionCreated *created = m->body;
-        int r;
-
-        if (!created_is_sound(created))
-                return -EPROTO;
-        r = session_new(api, &s);
-        if (r >= 0)
-                r = adopt(s, created, m);
-        if (r < 0)
-                return r;
-        session_add(TAKE_PTR(s));
         return 0;
 }
 
@@ -486,10 +441,16 @@ int session_on_ended(Api *api, const PrivSessionEnd *end)
 {
         Session *s = session_find_id(api, &end->session);
 
-        if (!s || session_has_ended(s) || !end_reason_to_string(end->reason))
-                return s ? -EPROTO : 0;
-        if (!s->has_end_reason)
-                s->end_reason = end->reason;
+        if (!end_reason_to_string(end->reason))
+                return -EPROTO;
+        /* Told twice where a worker of ours died in between. */
+        if (!s || session_has_ended(s)) {
+                (void) session_settle_orphan(api, end);
+                return 0;
+        }
+        /* What the launcher acted on: the log says the same. */
+        s->end_reason = end->reason;
+        s->has_end_reason = true;
         count(s, false);
         s->state = SESSION_EXITED;
         count(s, true);
@@ -499,6 +460,7 @@ int session_on_ended(Api *api, const PrivSessionEnd *end)
         s->init = priv_link_free(s->init);
         s->init_pidfd = fd_close(s->init_pidfd);
         processes_session_ended(s);
+        session_store_end(s);
         events_session_ended(s);
         answer_spawn(s);
         answer_session_end(s);
@@ -553,7 +515,8 @@ size_t sessions_prune(Api *api, uint64_t older_than_usec)
                 if (!session_has_ended(s))
                         continue;
                 age = now > s->ended_usec ? now - s->ended_usec : 0;
-                if (age < older_than_usec && age < RETENTION_USEC && api->n_ended <= API_ENDED_SESSIONS_MAX)
+                if (age < older_than_usec && age < api->start.settings.retention_usec &&
+                    api->n_ended <= API_ENDED_SESSIONS_MAX)
                         continue;
                 session_remove(s);
                 n++;

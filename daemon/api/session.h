@@ -35,6 +35,15 @@ int session_on_created(Api *api, Imsg *m) _must_check_;
 int session_on_adopt(Api *api, Imsg *m) _must_check_;
 int session_on_ended(Api *api, const PrivSessionEnd *end) _must_check_;
 
+/* With the launcher's answer: from here on it runs. Takes the descriptors. */
+int session_open(Session *s, const PrivSessionCreated *m, Imsg *message) _must_check_;
+bool session_created_is_sound(const PrivSessionCreated *m);
+
+/* ---- adopt.c ---- */
+
+/* False: no session that waits to be adopted. */
+bool session_settle_orphan(Api *api, const PrivSessionEnd *end);
+
 /* ---- freeze.c ---- */
 
 int session_on_frozen(Api *api, const PrivSessionFrozen *m) _must_check_;
@@ -49,7 +58,9 @@ void sessions_audit_lost(Api *api);
 void session_end(Session *s, EndReason reason);
 /* SIGTERM to all, and the end after the grace time. */
 void session_terminate(Session *s, uint64_t grace_usec);
-/* The last command is over, or one began. */
+/* Clients that are attached to its commands. */
+size_t session_n_attached(const Session *s);
+/* The last command is over, or one began; the same of clients that are attached. */
 void session_update_idle(Session *s);
 void session_warn(Session *s, const char *code, const char *message);
 
@@ -68,6 +79,8 @@ Process *process_free(Process *p);
 DEFINE_CLEANUP(Process *, process_free)
 Process *process_find(const Session *s, uint32_t number);
 Process *process_last(const Session *s);
+/* The oldest that are over make room for one more. */
+void processes_make_room(Session *s);
 /* The command that Spawn() made the session for; NULL: there is none, or none yet. */
 Process *process_spawned(const Session *s);
 bool process_has_ended(const Process *p);
@@ -89,6 +102,9 @@ void process_signal(const Process *p, int number);
 void process_number_text(uint32_t number, char text[16]);
 
 /* ---- process_end.c ---- */
+
+/* That alone: nobody is told. */
+void process_set_ended(Process *p, EndReason reason);
 
 #define START_DEADLINE_USEC (15 * USEC_PER_SEC)
 

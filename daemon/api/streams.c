@@ -71,10 +71,14 @@ Streams *streams_forget(Streams *st)
 
 void streams_on_leave(Streams *st)
 {
+        Session *session = st->process ? st->process->session : NULL;
+
         if (!st->process && list_is_empty(&st->attachments))
                 streams_free(st);
         else
                 streams_update(st);
+        if (session)
+                session_update_idle(session);
 }
 
 /* The command's end of a pipe is its alone: what it sets there does not reach ours. */

@@ -58,7 +58,7 @@ static void send_end(Session *s)
         if (s->answer.error != 0)
                 user_send(s->user, PRIV_SESSION_CREATED, &s->answer, sizeof(s->answer), NULL, 0);
         else
-                user_send(s->user, PRIV_SESSION_ENDED, &end, sizeof(end), NULL, 0);
+                user_send_end(s->user, &end);
 }
 
 static void finish(void *userdata)
@@ -263,7 +263,7 @@ void sessions_stop_all(Launcher *l)
         size_t cursor = 0;
 
         for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor))
-                session_stop(s, END_TERMINATED);
+                session_stop(s, END_DAEMON_RESTART);
 }
 
 void sessions_free(Launcher *l)

@@ -81,12 +81,13 @@ static void user_free(User *u)
         drop_connections(u);
         u->spare_user_fd = fd_close(u->spare_user_fd);
         (void) map_remove(&u->launcher->users, &u->uid, sizeof(u->uid));
+        free(u->ends);
         free(u);
 }
 
 static bool is_idle(const User *u)
 {
-        return list_is_empty(&u->connections) && u->n_sessions == 0;
+        return list_is_empty(&u->connections) && u->n_sessions == 0 && !u->has_unsaid_ends;
 }
 
 static void user_check_idle(User *u)
@@ -160,6 +161,28 @@ static int attach_audit(User *u, int *ret_fd)
         return 0;
 }
 
+void user_send_end(User *u, const PrivSessionEnd *end)
+{
+        if (!u->ends)
+                u->ends = calloc(USER_ENDS_KEPT, sizeof(*u->ends));
+        if (u->ends)
+                u->ends[u->n_ends++ % USER_ENDS_KEPT] = *end;
+        if (u->is_started)
+                user_send(u, PRIV_SESSION_ENDED, end, sizeof(*end), NULL, 0);
+        else
+                u->has_unsaid_ends = u->ends != NULL && !u->launcher->is_stopping;
+}
+
+static void repeat_ends(User *u)
+{
+        size_t first = u->n_ends > USER_ENDS_KEPT ? u->n_ends - USER_ENDS_KEPT : 0;
+
+        for (size_t i = first; i < u->n_ends; i++)
+                user_send(u, PRIV_SESSION_ENDED, &u->ends[i % USER_ENDS_KEPT], sizeof(*u->ends), NULL, 0);
+        u->has_unsaid_ends = false;
+        user_check_idle(u);
+}
+
 static int send_start(User *u)
 {
         const Launcher *l = u->launcher;
@@ -183,6 +206,7 @@ static int send_start(User *u)
         u->is_started = true;
         user_send(u, PRIV_API_START, &body, sizeof(body), &audit_fd, 1);
         sessions_adopt(u);
+        repeat_ends(u);
         return 0;
 }
 

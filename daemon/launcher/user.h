@@ -14,6 +14,10 @@ typedef struct Connection {
         Peer peer;
 } Connection;
 
+/* Ends of sessions, the newest so many: said again to each new worker, which may have died as it heard of
+ * them. */
+#define USER_ENDS_KEPT 256U
+
 struct User {
         Launcher *launcher;
         uint32_t uid;
@@ -29,6 +33,9 @@ struct User {
         int spare_user_fd;           /* user namespace for the next session; each is used once */
         uint32_t spare_gid;          /* of the last session; 0: none yet, or nothing is prepared for root */
         uint64_t refused_until_usec; /* monotonic: no second look for an identity before; 0: none failed */
+        PrivSessionEnd *ends;        /* ring; NULL: none yet */
+        size_t n_ends;               /* ever */
+        bool has_unsaid_ends;        /* no worker was there */
         bool has_identity;
         bool is_looked_up;
         bool is_worker_counted;
@@ -47,6 +54,9 @@ const Connection *user_find_connection(const User *u, uint64_t number);
 
 /* A session more or less. */
 void user_count_session(User *u, int difference);
+
+/* A session that api knows is over. */
+void user_send_end(User *u, const PrivSessionEnd *end);
 
 void user_send(User *u, PrivMessage type, const void *body, size_t size, const int *fds, size_t n_fds);
 

@@ -26,6 +26,7 @@ void policy_settings_default(PrivSettings *ret)
                 .rows_share_percent = 25,
                 .buffer_per_user_bytes = UINT64_C(32) << 20,
                 .root_session_uid = ROOT_SESSION_UID,
+                .retention_usec = 24 * 3600 * USEC_PER_SEC,
                 .audit_segment_bytes_max = UINT64_C(256) << 20,
                 .audit_retention_bytes = UINT64_C(4) << 30,
         };
@@ -170,7 +171,25 @@ static int read_root_uid(SchemaReader *x, const TextNode *n)
         return read_number(x, n, 1, INT64_C(4294967293), &x->policy->settings.root_session_uid);
 }
 
-static const KeyRule session_rules[] = { { "root_uid", read_root_uid, NULL } };
+/* A year: beyond it nobody waits, and additions cannot wrap. */
+static int read_session_retention(SchemaReader *x, const TextNode *n)
+{
+        uint64_t usec;
+        int r;
+
+        r = schema_expect(x, n, TEXT_STRING);
+        if (r <= 0)
+                return r;
+        if (parse_duration(n->string, &usec) < 0 || usec == 0 || usec > 366 * 86400 * USEC_PER_SEC)
+                return schema_fail(x, n, "expected a duration of at most 366 days such as \"24h\"");
+        x->policy->settings.retention_usec = usec;
+        return 0;
+}
+
+static const KeyRule session_rules[] = {
+        { "root_uid", read_root_uid, NULL },
+        { "retention", read_session_retention, NULL },
+};
 static const KeyTable session_table = { session_rules, ELEMENTSOF(session_rules) };
 
 static int read_session_settings(SchemaReader *x, const TextNode *n)

@@ -146,6 +146,11 @@ int audit_kind_from_string(const char *s)
         return name_to_number(audit_kinds, ELEMENTSOF(audit_kinds), s);
 }
 
+int end_reason_from_string(const char *s)
+{
+        return s ? name_to_number(end_reasons, ELEMENTSOF(end_reasons), s) : -EINVAL;
+}
+
 int verdict_from_string(const char *s)
 {
         return name_to_number(verdicts, ELEMENTSOF(verdicts), s);

@@ -125,6 +125,8 @@ typedef enum AuditKind {
 const char *entry_to_string(uint32_t v);
 const char *protocol_to_string(uint32_t v);
 const char *end_reason_to_string(uint32_t v);
+/* -EINVAL: no such reason, or NULL. */
+int end_reason_from_string(const char *s);
 const char *decision_reason_to_string(uint32_t v);
 const char *close_reason_to_string(uint32_t v);
 const char *verdict_to_string(uint32_t v);
@@ -236,6 +238,7 @@ typedef struct PrivIdentity {
 /* Daemon settings, compiled by a child from CONFIG/sandboxd.json. */
 typedef struct PrivSettings {
         uint64_t ask_timeout_usec;
+        uint64_t retention_usec;  /* what is known of sessions that have ended */
         uint32_t connections_max; /* of all users but root, as the other totals; root's own number is at most
                                      this */
         uint32_t connections_per_user_max;
