@@ -2,6 +2,9 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "daemon/isolate/spawn.h"
 #include "daemon/isolate/userns.h"
@@ -96,7 +99,13 @@ static int on_init_message(_unused_ void *owner, _unused_ PrivLink *link, _unuse
         return -EPROTO;
 }
 
-static void on_init_closed(_unused_ void *owner, _unused_ PrivLink *link, _unused_ int reason) {}
+/* Without its channel no session can be made of it. */
+static void on_init_closed(void *owner, _unused_ PrivLink *link, _unused_ int reason)
+{
+        const Blank *b = owner;
+
+        (void) syscall(SYS_pidfd_send_signal, b->init_pidfd, SIGKILL, NULL, 0);
+}
 
 static int build(Blank *b)
 {

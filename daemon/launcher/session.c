@@ -109,13 +109,16 @@ static int on_init_message(void *owner, _unused_ PrivLink *link, Imsg *m)
         return 0;
 }
 
-/* Until the answer this is a failed start; afterwards init has simply closed what it no longer needs. */
+/* Until the answer this is a failed start; afterwards init has simply closed what it no longer needs, or has
+ * been taken over and tries what it may say. */
 static void on_init_closed(void *owner, _unused_ PrivLink *link, int reason)
 {
         Session *s = owner;
 
         if (!s->is_init_ready)
                 session_fail(s, reason, "init", "sandbox-init ended while it made the session");
+        else if (reason != -EPIPE)
+                session_stop(s, END_TERMINATED);
 }
 
 static int step_init(Session *s)
