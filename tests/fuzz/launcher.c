@@ -35,6 +35,7 @@
 #define CLIENTS_MAX     32U
 #define FIRES_MAX       64U
 #define ROOT_UID        1879048192U
+#define MESSAGES_MAX    7U
 #define PACKET_SIZE     (64U * 1024U)
 
 typedef struct Header {
@@ -191,9 +192,9 @@ static void hear_all(void)
 
 /* ---- what workers say ---- */
 
-static const PrivMessage messages[][5] = {
+static const PrivMessage messages[][MESSAGES_MAX] = {
         [PROGRAM_API] = { PRIV_API_READY, PRIV_SESSION_CREATE, PRIV_SESSION_TERMINATE, PRIV_SESSION_REFUSE,
-                          PRIV_API_CLIENT_CLOSED },
+                          PRIV_API_CLIENT_CLOSED, PRIV_SESSION_FREEZE, PRIV_SESSION_KILL_COMMAND },
         [PROGRAM_AUDIT] = { PRIV_AUDIT_READY, PRIV_AUDIT_SESSION_OPENED, PRIV_AUDIT_SESSION_OPENED,
                             PRIV_AUDIT_SESSION_OPENED, PRIV_RECORDED },
         [PROGRAM_DIALER] = { PRIV_DIALER_READY, PRIV_DIALER_READY, PRIV_DIAL_CLOSED, PRIV_DIAL_REFUSED,
@@ -204,6 +205,13 @@ static const PrivMessage messages[][5] = {
         [PROGRAM_INIT] = { PRIV_INIT_RESULT, PRIV_INIT_RESULT, PRIV_EXEC_STARTED, PRIV_EXEC_EXITED,
                            PRIV_INIT_START },
 };
+
+static PrivMessage choose(const FakeProcess *p, uint8_t choice)
+{
+        PrivMessage found = messages[p->program][choice % MESSAGES_MAX];
+
+        return priv_rule(found) ? found : messages[p->program][1];
+}
 
 enum SendFlags {
         SEND_ANY_TYPE = 1 << 0,  /* a byte of the input says which */
@@ -266,14 +274,14 @@ static bool send_message(FakeProcess *p, const uint8_t **data, size_t *size)
 {
         static char packet[PACKET_SIZE];
         uint8_t flags = fuzz_take_byte(data, size), choice = fuzz_take_byte(data, size);
-        Header h = { .type = flags & SEND_ANY_TYPE ? choice : messages[p->program][choice % 5] };
+        Header h = { .type = flags & SEND_ANY_TYPE ? choice : choose(p, choice) };
         const PrivRule *rule = priv_rule(h.type);
         bool is_broken = !rule || rule->sender == ROLE_LAUNCHER || flags & (SEND_BAD_SIZE | SEND_BAD_COUNT);
 
         memset(packet, 0, sizeof(packet));
         h.size = put_body(packet + sizeof(h), rule, flags, data, size);
         if (rule)
-                sign(p, h.type, packet + sizeof(h), choice / 5);
+                sign(p, h.type, packet + sizeof(h), choice / MESSAGES_MAX);
         h.size += flags & SEND_BAD_SIZE ? (choice & 1 || h.size == 0 ? 1U : UINT32_MAX) : 0U;
         h.number = p->received + (flags & SEND_BAD_COUNT ? 1U + choice : 0U);
         memcpy(packet, &h, sizeof(h));
@@ -307,7 +315,9 @@ static void connect_client(Launcher *l, uint8_t choice)
 {
         static const uint32_t uids[] = { 1000, 1001, 0 };
         Peer peer = { .pid = 7, .uid = uids[choice % 3], .n_groups = choice & 8 ? 1U : 0U };
+        uint32_t over;
         int fds[2];
+        User *u;
 
         if (n_clients == CLIENTS_MAX)
                 return;
@@ -316,7 +326,11 @@ static void connect_client(Launcher *l, uint8_t choice)
         peer.has_too_many_groups = choice & 16;
         sb_assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0);
         client_fds[n_clients++] = fds[1];
-        user_add_connection(l, &peer, fds[0]);
+        u = user_of_peer(l, peer.uid);
+        if (u && quota_admit_connection(u, &over))
+                user_add_connection(u, &peer, over, fds[0]);
+        else
+                fds[0] = fd_close(fds[0]);
 }
 
 static void answer_lookup(uint8_t choice)
@@ -436,8 +450,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         Launcher l = { .config = &config,
                        .kernel = &kernel,
                        .ids = { .api_uid = getuid(), .api_gid = getgid(), .auditors_gid = 50 },
-                       .settings = { .connections_per_user_max = CONNECTIONS_MAX,
+                       .settings = { .connections_max = 2 * CONNECTIONS_MAX,
+                                     .connections_per_user_max = CONNECTIONS_MAX,
+                                     .connects_per_second = 1000,
+                                     .sessions_max = 2 * SESSIONS_MAX,
                                      .sessions_per_user_max = SESSIONS_MAX,
+                                     .starts_per_second = 1000,
+                                     .users_max = 2,
+                                     .rows_per_second = 8,
+                                     .rows_share_percent = 50,
                                      .root_session_uid = ROOT_UID },
                        .hosts_fd = -EBADF,
                        .listen_fd = -EBADF,

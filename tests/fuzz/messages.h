@@ -6,3 +6,6 @@
 #include "proto/base/buf.h"
 
 void messages_check(Buf *output);
+
+/* The same, of a sender that may have been cut off in its last message. */
+void messages_check_prefix(Buf *output);

@@ -202,6 +202,23 @@ int cgroup_kill(_unused_ int cgroup_fd)
         return 0;
 }
 
+int cgroup_freeze(_unused_ int cgroup_fd, _unused_ bool is_frozen, uint32_t uid, uint32_t gid)
+{
+        sb_assert(uid != 0 && gid != 0);
+        return fails() ? -EIO : 0;
+}
+
+int cgroup_is_frozen(_unused_ int cgroup_fd, _unused_ uint32_t uid, _unused_ uint32_t gid)
+{
+        return fails() ? 0 : 1;
+}
+
+int cgroup_kill_child(_unused_ int cgroup_fd, _unused_ const char *name, _unused_ uint32_t uid,
+                      _unused_ uint32_t gid)
+{
+        return fails() ? -ENOENT : 0;
+}
+
 int cgroup_is_populated(_unused_ int cgroup_fd)
 {
         return fails() ? 1 : 0;

@@ -79,8 +79,17 @@ Loop *loop_free(Loop *l)
         return NULL;
 }
 
-int loop_run(_unused_ Loop *l)
+static void (*driver)(Loop *l);
+
+void turns_set_driver(void (*f)(Loop *l))
 {
+        driver = f;
+}
+
+int loop_run(Loop *l)
+{
+        if (driver)
+                driver(l);
         return 0;
 }
 

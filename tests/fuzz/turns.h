@@ -19,3 +19,6 @@ void turns_all(Loop *l);
 
 /* Fires the n-th armed timer (modulo their number), then ends the turn. */
 void turns_fire(Loop *l, unsigned n);
+
+/* What loop_run() does instead of running: once, with the loop. */
+void turns_set_driver(void (*driver)(Loop *l));
