@@ -324,12 +324,13 @@ static void api_done(Api *api)
         }
         api->retention_timer = loop_timer_free(api->retention_timer);
         api->quota_timer = loop_timer_free(api->quota_timer);
-        api->events = events_free(api->events);
         api->audit = priv_link_free(api->audit);
         /* What is on the loop goes before it. */
         api->launcher = priv_link_free(api->launcher);
         if (api->loop)
                 api->loop = loop_free(api->loop);
+        /* The end of sessions is an event, too: what was deferred for those who listen looks for them. */
+        api->events = events_free(api->events);
         api->idl = idl_set_free(api->idl);
         api->store_fd = fd_close(api->store_fd);
         api->null_fd = fd_close(api->null_fd);
