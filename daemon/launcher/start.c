@@ -217,7 +217,8 @@ void launcher_stop(Launcher *l, int result)
                         return;
                 }
         }
-        /* None where it ends with an error: the loop has stopped, and what this turn deferred may still come. */
+        /* None where it ends with an error: the loop has stopped, and what this turn deferred may still
+         * come. */
         if (l->stop_timer && loop_timer_set(l->stop_timer, l->sessions.n == 0 ? 0 : STOP_ROUND_USEC) < 0)
                 loop_stop(l->loop, 0);
 }
