@@ -6,7 +6,7 @@ import pytest
 
 import interfaces
 import machine
-import varlink
+import wire
 
 
 def pytest_configure(config):
@@ -24,7 +24,7 @@ def alice():
 def daemon():
     """One for all tests: none of them may hurt it."""
     with machine.Instance() as running:
-        with varlink.Connection(running.socket) as c:
+        with wire.Connection(running.socket) as c:
             assert "parameters" in c.call("org.varlink.service.GetInfo")
         pids = [running.process.pid, *running.workers("sandboxd-api"), *running.workers("sandboxd-audit")]
         yield running
@@ -46,7 +46,7 @@ def connect(daemon):
     made = []
 
     def make(user=None):
-        made.append(varlink.Connection(daemon.socket, user))
+        made.append(wire.Connection(daemon.socket, user))
         return made[-1]
 
     yield make

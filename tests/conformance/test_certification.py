@@ -14,7 +14,7 @@ import pytest
 
 from interfaces import Interface
 from machine import BUILD, TOP, check_reports, eventually
-from varlink import Connection, message
+from wire import Connection, message
 
 NAME = "org.varlink.certification"
 OURS = {"server": lambda path: [os.path.join(BUILD, "tests/conformance/certification-server"), path],

@@ -15,7 +15,7 @@ import termios
 import pytest
 
 from machine import count_fds, eventually
-from varlink import Connection, message
+from wire import Connection, message
 
 INFO = message("org.varlink.service.GetInfo")
 FDS_MAX = 8

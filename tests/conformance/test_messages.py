@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from varlink import message
+from wire import message
 
 INFO = b'{"method":"org.varlink.service.GetInfo"}'
 DESCRIBE = b'{"method":"io.sandboxd.Session.Describe","parameters":{"id":%s}}'
