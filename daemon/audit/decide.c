@@ -67,6 +67,25 @@ static const char *action_of(const PrivDecide *d)
         return d->wants_connection ? "connect" : "request";
 }
 
+/* A tunnel is decided before anybody knows what for: a rule for http alone opens none for TLS, and one for
+ * tcp opens it for anything. */
+static void match_tunnel(Pending *p, PolicyRequest *q, PolicyMatch *m)
+{
+        PolicyMatch tls = { .verdict = VERDICT_DENY }, tcp = tls;
+
+        q->protocol = PROTOCOL_TLS;
+        policy_match_request(p->session->policy, q, &tls);
+        q->protocol = PROTOCOL_TCP;
+        policy_match_request(p->session->policy, q, &tcp);
+        p->allows_tls = tls.verdict == VERDICT_ALLOW;
+        p->allows_tcp = tcp.verdict == VERDICT_ALLOW;
+        if (m->verdict == VERDICT_ALLOW || !p->allows_tcp)
+                return;
+        *m = tcp;
+        p->protocol = PROTOCOL_TCP;
+        p->row.protocol = protocol_to_string(PROTOCOL_TCP);
+}
+
 /* Ask is deny: nobody may answer yet. */
 static void match(Pending *p, const PrivDecide *d)
 {
@@ -75,14 +94,11 @@ static void match(Pending *p, const PrivDecide *d)
                             .port = d->port,
                             .protocol = (Protocol) d->protocol,
                             .now_usec = clock_realtime_usec() };
-        PolicyMatch m = { .verdict = VERDICT_DENY, .reason = REASON_DEFAULT }, tls = m;
+        PolicyMatch m = { .verdict = VERDICT_DENY, .reason = REASON_DEFAULT };
 
         policy_match_request(p->session->policy, &q, &m);
-        /* A tunnel is decided before anybody knows what for: a rule for http alone opens none for TLS. */
-        q.protocol = PROTOCOL_TLS;
         if (d->protocol == PROTOCOL_ANY)
-                policy_match_request(p->session->policy, &q, &tls);
-        p->allows_tls = tls.verdict == VERDICT_ALLOW;
+                match_tunnel(p, &q, &m);
         p->row.verdict = m.verdict == VERDICT_ALLOW ? VERDICT_ALLOW : VERDICT_DENY;
         p->reason = m.verdict == VERDICT_ASK ? REASON_NO_APPROVER : m.reason;
         p->rule_reason = m.rule_reason;
@@ -270,7 +286,8 @@ static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reaso
                           .sequence = sequence,
                           .verdict = verdict,
                           .reason = reason,
-                          .allows_tls = verdict == VERDICT_ALLOW && p->allows_tls };
+                          .allows_tls = verdict == VERDICT_ALLOW && p->allows_tls,
+                          .allows_tcp = verdict == VERDICT_ALLOW && p->allows_tcp };
 
         if (!p->egress)
                 return;

@@ -25,6 +25,7 @@ typedef struct Pending {
         uint32_t protocol;
         bool wants_connection;
         bool allows_tls;
+        bool allows_tcp;
         DecisionReason reason;
         const char *rule_reason;
         PrivQuery *query;   /* owned */

@@ -1,6 +1,7 @@
 #include <errno.h>
 
 #include "daemon/egress/egress.h"
+#include "daemon/egress/socks.h"
 #include "proto/base/str.h"
 
 static const char *status_text(unsigned status)
@@ -64,6 +65,8 @@ int answer_error(Client *c, unsigned status, const char *text)
 
         if (c->has_answer_begun)
                 return -EPIPE;
+        if (socks_is_waiting(c))
+                return socks_answer(c, SOCKS_FAILED);
         r = str_printf(body, sizeof(body), "sandboxd: %s\n", text);
         return r < 0 ? r : put_answer(c, status, "", body);
 }
@@ -99,6 +102,8 @@ int answer_denied(Client *c, const Denial *d)
 
         if (c->has_answer_begun)
                 return -EPIPE;
+        if (socks_is_waiting(c))
+                return socks_answer(c, SOCKS_DENIED);
         authority_format_host(&c->authority, host);
         r = str_copy(rule, sizeof(rule), d->rule);
         if (r >= 0)

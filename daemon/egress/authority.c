@@ -93,6 +93,16 @@ int authority_parse(const char *s, size_t size, uint16_t default_port, Authority
         return 0;
 }
 
+int authority_from_host(const char *s, size_t size, uint16_t port, Authority *ret)
+{
+        Authority a = { .port = port };
+        int r = size > 0 && port > 0 ? parse_plain(s, size, &a) : -EINVAL;
+
+        if (r >= 0)
+                *ret = a;
+        return r;
+}
+
 bool authority_equal(const Authority *a, const Authority *b)
 {
         if (a->port != b->port || a->address.family != b->address.family)

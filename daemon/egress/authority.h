@@ -21,6 +21,9 @@ typedef struct Authority {
 /* default_port 0: the port must be written. -EINVAL: not of the grammar. */
 int authority_parse(const char *s, size_t size, uint16_t default_port, Authority *ret) _must_check_;
 
+/* The host alone, by the same grammar but without brackets. */
+int authority_from_host(const char *s, size_t size, uint16_t port, Authority *ret) _must_check_;
+
 bool authority_equal(const Authority *a, const Authority *b);
 
 /* Canonical host without port and brackets. */

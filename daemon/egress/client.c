@@ -64,6 +64,7 @@ static void on_client_timer(void *userdata)
         case CLIENT_TUNNEL:
                 on_maybe_idle(c);
                 return;
+        case CLIENT_SOCKS:
         case CLIENT_PEEK:
         case CLIENT_ENDING:
                 client_close(c, CLOSE_IDLE);
@@ -114,6 +115,8 @@ static uint64_t state_timeout(const Client *c)
         case CLIENT_HEAD:
         case CLIENT_PEEK:
                 return buf_size(&c->in) > 0 ? HEAD_TIMEOUT_USEC : IDLE_TIMEOUT_USEC;
+        case CLIENT_SOCKS:
+                return HEAD_TIMEOUT_USEC;
         case CLIENT_DECIDING:
                 return VERDICT_TIMEOUT_USEC;
         case CLIENT_CONNECTING:
@@ -285,8 +288,8 @@ static int step(Client *c)
 {
         int r;
 
-        if (c->state == CLIENT_HEAD || c->state == CLIENT_DECIDING || c->state == CLIENT_CONNECTING ||
-            c->state == CLIENT_PEEK) {
+        if (c->state == CLIENT_HEAD || c->state == CLIENT_SOCKS || c->state == CLIENT_DECIDING ||
+            c->state == CLIENT_CONNECTING || c->state == CLIENT_PEEK) {
                 r = client_fill(c);
                 if (r < 0)
                         return r;
@@ -296,6 +299,8 @@ static int step(Client *c)
                 watch_idle_server(c);
                 r = buf_send(c->fd, &c->to_client);
                 return r <= 0 ? r : request_step_head(c);
+        case CLIENT_SOCKS:
+                return socks_step(c);
         case CLIENT_DECIDING:
                 if (!c->wants_connection)
                         watch_idle_server(c);
@@ -329,7 +334,7 @@ static bool wants_client_read(const Client *c)
 
 static bool wants_server_read(const Client *c)
 {
-        if (c->server.is_eof || c->state == CLIENT_PEEK ||
+        if (c->server.is_eof || (c->state == CLIENT_PEEK && !c->allows_tcp) ||
             (c->state == CLIENT_DECIDING && c->wants_connection))
                 return false;
         return buf_size(&c->to_client) == 0;

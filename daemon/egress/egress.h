@@ -32,11 +32,13 @@
 /* How a refusal inside a tunnel shows, in place of an HTTP status. */
 #define REFUSE_TLS_ALERT 1U
 #define REFUSE_CLOSE     2U
+#define REFUSE_SOCKS     3U /* Client.socks_reply */
 
 typedef struct Egress Egress;
 
 typedef enum ClientState {
         CLIENT_HEAD = 0,   /* a request head is awaited; an idle server connection may be kept */
+        CLIENT_SOCKS,      /* the rest of a SOCKS request is awaited */
         CLIENT_DECIDING,   /* audit has been asked, or will be; nothing of the request has left */
         CLIENT_CONNECTING, /* allowed; the dialer's answer is awaited */
         CLIENT_EXCHANGE,   /* request to the server, response to the client */
@@ -85,8 +87,9 @@ typedef struct Client {
         uint64_t request; /* 0: none that audit or the dialer may still answer */
         Buf decide;       /* PrivDecide and its tail, for asking again */
         Authority authority;
-        bool is_connect;
-        bool allows_tls; /* of CONNECT: what the rules allow may be TLS */
+        bool is_connect; /* CONNECT, or the one request of SOCKS */
+        bool allows_tls; /* of CONNECT and SOCKS: what the rules allow may be TLS */
+        bool allows_tcp; /* likewise: anything */
         bool is_head_method;
         bool wants_connection; /* as audit was asked */
         bool is_undecided;     /* counts in Egress.n_undecided */
@@ -104,7 +107,11 @@ typedef struct Client {
         BodyState response_body;
         bool has_response_head;
 
-        bool is_tunneled; /* HTTP inside CONNECT: requests in origin form for tunnel_authority */
+        uint8_t socks_version; /* 0: HTTP, as the first byte says */
+        uint8_t socks_reply;   /* SocksReply of what is only recorded */
+        bool has_begun;        /* a first byte was seen */
+        bool has_greeted;      /* SOCKS 5 */
+        bool is_tunneled;      /* HTTP inside CONNECT: requests in origin form for tunnel_authority */
         Authority tunnel_authority;
         Server server;
 } Client;
@@ -169,6 +176,22 @@ void request_drop(Client *c);
 /* What breaks the rules is recorded like any other request, and answered as `status` says when its row is
  * there. */
 int request_refuse(Client *c, unsigned status, const char *method, HttpSlice raw) _must_check_;
+
+/* The one request of a connection that asks for a tunnel to an authority. */
+int request_tunnel(Client *c, const Authority *a, HttpSlice raw) _must_check_;
+/* Which door the request in hand came through. */
+Entry request_entry(const Client *c);
+
+/* socks_client.c */
+bool socks_is_first_byte(char first);
+int socks_step(Client *c) _must_check_;
+/* Says in the words of SOCKS what an answer of HTTP would; a refusal ends the connection. */
+int socks_answer(Client *c, unsigned reply) _must_check_;
+/* The client speaks SOCKS, and has not got its answer yet. */
+static inline bool socks_is_waiting(const Client *c)
+{
+        return c->socks_version != 0 && !c->is_tunneled && !c->has_answer_begun;
+}
 
 /* exchange.c */
 int exchange_begin(Client *c) _must_check_;

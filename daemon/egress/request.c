@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include "daemon/egress/egress.h"
+#include "daemon/egress/socks.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 
@@ -94,9 +95,16 @@ static void reset_request(Client *c)
         c->request_body = c->response_body = (BodyState){ .kind = HTTP_BODY_NONE };
 }
 
+Entry request_entry(const Client *c)
+{
+        if (c->socks_version != 0)
+                return c->socks_version == 4 ? ENTRY_SOCKS4 : ENTRY_SOCKS5;
+        return c->is_connect || c->is_tunneled ? ENTRY_CONNECT : ENTRY_ABSOLUTE;
+}
+
 int request_refuse(Client *c, unsigned status, const char *method, HttpSlice raw)
 {
-        PrivDecide d = { .entry = c->is_connect || c->is_tunneled ? ENTRY_CONNECT : ENTRY_ABSOLUTE,
+        PrivDecide d = { .entry = request_entry(c),
                          .protocol = status == REFUSE_TLS_ALERT ? PROTOCOL_TLS
                                      : c->is_connect            ? PROTOCOL_ANY
                                                                 : PROTOCOL_HTTP,
@@ -123,16 +131,41 @@ static HttpSlice first_line(const char *data, size_t size)
         return (HttpSlice){ data, end ? (size_t) (end - data) : size };
 }
 
-static int decide(Client *c, const HttpHead *h, const HttpTarget *t)
+static int decide(Client *c, const HttpTarget *t, const char *method, HttpSlice path)
 {
-        PrivDecide d = { .entry = t->is_connect || c->is_tunneled ? ENTRY_CONNECT : ENTRY_ABSOLUTE,
-                         .protocol = t->is_connect ? PROTOCOL_ANY : PROTOCOL_HTTP,
+        PrivDecide d = { .entry = request_entry(c),
+                         .protocol = c->is_connect ? PROTOCOL_ANY : PROTOCOL_HTTP,
                          .port = t->authority.port,
                          .address = t->authority.address };
-        HttpSlice path = t->path;
         int r;
 
         c->authority = t->authority;
+        /* Audit knows that this session has no network; whatever it says, nothing is passed on. */
+        if (c->egress->is_offline)
+                c->refuse_status = 403;
+        memcpy(d.host, t->authority.host, sizeof(d.host));
+        r = str_copy(d.method, sizeof(d.method), method);
+        if (r >= 0)
+                r = put_decide(&c->decide, &d, t->raw_host, path);
+        if (r < 0)
+                return r;
+        client_set_state(c, CLIENT_DECIDING);
+        return ask(c);
+}
+
+int request_tunnel(Client *c, const Authority *a, HttpSlice raw)
+{
+        HttpTarget t = { .authority = *a, .raw_host = raw, .is_connect = true };
+
+        c->is_connect = c->is_last = true;
+        return decide(c, &t, "", (HttpSlice){ "", 0 });
+}
+
+static int decide_head(Client *c, const HttpHead *h, const HttpTarget *t)
+{
+        HttpSlice path = t->path;
+        int r;
+
         c->is_connect = t->is_connect;
         c->is_last = h->wants_close || t->is_connect;
         c->is_old_client = h->minor == 0;
@@ -147,17 +180,7 @@ static int decide(Client *c, const HttpHead *h, const HttpTarget *t)
                 if (path.size == 0)
                         path = (HttpSlice){ "/", 1 };
         }
-        /* Audit knows that this session has no network; whatever it says, nothing is passed on. */
-        if (c->egress->is_offline)
-                c->refuse_status = 403;
-        memcpy(d.host, t->authority.host, sizeof(d.host));
-        r = str_copy(d.method, sizeof(d.method), h->method);
-        if (r >= 0)
-                r = put_decide(&c->decide, &d, t->raw_host, path);
-        if (r < 0)
-                return r;
-        client_set_state(c, CLIENT_DECIDING);
-        return ask(c);
+        return decide(c, t, h->method, path);
 }
 
 static int take_head(Client *c, size_t size)
@@ -172,7 +195,7 @@ static int take_head(Client *c, size_t size)
         else {
                 r = http_judge_request(&h, c->is_tunneled ? &c->tunnel_authority : NULL, &t);
                 if (r >= 0)
-                        r = decide(c, &h, &t);
+                        r = decide_head(c, &h, &t);
                 else {
                         c->is_connect = t.is_connect;
                         r = request_refuse(c, r == -EPERM ? 403 : 400, h.method, t.raw_host);
@@ -192,6 +215,14 @@ int request_step_head(Client *c)
 
         if (c->is_tunneled && c->server.fd < 0)
                 return -EPIPE;
+        if (!c->has_begun && buf_size(&c->in) > 0) {
+                c->has_begun = true;
+                if (socks_is_first_byte(buf_front(&c->in)[0])) {
+                        c->socks_version = (uint8_t) buf_front(&c->in)[0];
+                        client_set_state(c, CLIENT_SOCKS);
+                        return 1;
+                }
+        }
         /* Old clients send a line end behind a body. */
         if (c->scanned == 0 && buf_size(&c->in) >= 2 && memcmp(buf_front(&c->in), "\r\n", 2) == 0)
                 buf_consume(&c->in, 2);
@@ -237,6 +268,8 @@ static int answer_refused(Client *c)
                      .text = "",
                      .reason = c->egress->is_offline ? REASON_NO_NETWORK : REASON_MALFORMED };
 
+        if (c->refuse_status == REFUSE_SOCKS)
+                return socks_answer(c, c->socks_reply);
         if (c->refuse_status == REFUSE_TLS_ALERT || c->refuse_status == REFUSE_CLOSE)
                 return tunnel_refuse(c);
         if (c->refuse_status == 403)
@@ -260,8 +293,26 @@ static const char *failure_text(uint32_t reason)
         }
 }
 
+static SocksReply socks_failure(uint32_t reason)
+{
+        switch (reason) {
+        case CLOSE_RESOLVE:
+                return SOCKS_HOST_UNREACHABLE;
+        case CLOSE_TIMEOUT:
+                return SOCKS_TIMED_OUT;
+        case CLOSE_REFUSED:
+                return SOCKS_REFUSED;
+        case CLOSE_UNREACHABLE:
+                return SOCKS_NETWORK_UNREACHABLE;
+        default:
+                return SOCKS_FAILED;
+        }
+}
+
 static int answer_failed(Client *c, uint32_t reason)
 {
+        if (socks_is_waiting(c))
+                return socks_answer(c, socks_failure(reason));
         return answer_error(c, reason == CLOSE_TIMEOUT ? 504 : 502, failure_text(reason));
 }
 
@@ -305,6 +356,7 @@ void request_on_verdict(Egress *e, const PrivVerdict *v)
                 finish(c, answer_denied(c, &d));
         } else if (c->state == CLIENT_DECIDING) {
                 c->allows_tls = v->allows_tls != 0;
+                c->allows_tcp = v->allows_tcp != 0;
                 on_allowed(c);
         }
 }

@@ -3,28 +3,60 @@
 
 #include "daemon/egress/egress.h"
 #include "daemon/egress/sni.h"
+#include "daemon/egress/socks.h"
 #include "daemon/policy/compiled.h"
 #include "proto/base/error.h"
 #include "proto/base/str.h"
 
 /*
- * Behind CONNECT: the first bytes say what the tunnel is for. TLS must name the host that was allowed and is
- * then relayed; HTTP goes on as requests in origin form, each with a decision of its own; all else is
- * closed.
+ * Behind CONNECT and SOCKS: the first bytes say what the tunnel is for. TLS must name the host that was
+ * allowed and is then relayed; HTTP goes on as requests in origin form, each with a decision of its own; all
+ * else is closed, unless a rule for tcp allows it.
  */
 
 #define RECORD_HANDSHAKE 0x16
 
+static int put_granted(Client *c)
+{
+        char text[SOCKS_REPLY_SIZE];
+
+        if (c->socks_version == 0)
+                return buf_put_string(&c->to_client, "HTTP/1.1 200 Connection established\r\n\r\n");
+        return buf_put(&c->to_client, text, socks_put_reply(c->socks_version, SOCKS_GRANTED, text));
+}
+
+/* Bytes as they are, from the first one on. */
+static int relay_all(Client *c)
+{
+        int r = buf_put(&c->to_server, buf_front(&c->in), buf_size(&c->in));
+
+        if (r < 0)
+                return r;
+        buf_done(&c->in);
+        client_set_state(c, CLIENT_TUNNEL);
+        return 1;
+}
+
 int tunnel_begin(Client *c)
 {
-        int r = buf_put_string(&c->to_client, "HTTP/1.1 200 Connection established\r\n\r\n");
+        int r = put_granted(c);
 
         if (r < 0)
                 return r;
         c->tunnel_authority = c->authority;
         c->has_answer_begun = true;
+        if (c->allows_tcp && !c->allows_tls)
+                return relay_all(c);
         client_set_state(c, CLIENT_PEEK);
         return 1;
+}
+
+/* With a protocol in which the server speaks first the client may wait for it. */
+static bool server_has_spoken(const Client *c)
+{
+        char byte;
+
+        return recv(c->server.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
 }
 
 static int end_tunnel(Client *c)
@@ -69,12 +101,7 @@ static int peek_tls(Client *c)
                 n = 0;
         if (r < 0 || !c->allows_tls || !is_allowed_name(c, name, n))
                 return request_refuse(c, REFUSE_TLS_ALERT, "", (HttpSlice){ name, n });
-        r = buf_put(&c->to_server, buf_front(&c->in), buf_size(&c->in));
-        if (r < 0)
-                return r;
-        buf_done(&c->in);
-        client_set_state(c, CLIENT_TUNNEL);
-        return 1;
+        return relay_all(c);
 }
 
 int tunnel_step_peek(Client *c)
@@ -84,6 +111,8 @@ int tunnel_step_peek(Client *c)
 
         if (r < 0)
                 return r;
+        if (c->allows_tcp && buf_size(&c->in) == 0 && (c->is_eof || server_has_spoken(c)))
+                return relay_all(c);
         if (buf_size(&c->in) == 0)
                 return c->is_eof ? -EPIPE : 0;
         first = buf_front(&c->in)[0];
@@ -94,6 +123,8 @@ int tunnel_step_peek(Client *c)
                 client_set_state(c, CLIENT_HEAD);
                 return 1;
         }
+        if (c->allows_tcp)
+                return relay_all(c);
         return request_refuse(c, REFUSE_CLOSE, "",
                               (HttpSlice){ buf_front(&c->in), MIN_OF(buf_size(&c->in), (size_t) 64) });
 }

@@ -150,10 +150,6 @@ static int read_protocol(SchemaReader *x, const TextNode *n)
         for (unsigned i = 0; i < _RULE_PROTOCOL_MAX; i++) {
                 if (!str_equal(protocol_names[i], n->string))
                         continue;
-                if (i == RULE_TCP)
-                        return schema_fail(x, n,
-                                           "\"tcp\" is not enforced by this version; write "
-                                           "\"any\", \"http\" or \"tls\"");
                 x->rule->protocol = (RuleProtocol) i;
                 x->rule->has_protocol = true;
                 return 0;

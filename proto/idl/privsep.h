@@ -722,8 +722,8 @@ typedef struct PrivVerdict {
         uint32_t reason;           /* DecisionReason */
         char rule[PRIV_NAME_SIZE]; /* "": a default decided */
         char text[PRIV_TEXT_SIZE]; /* the rule's reason, for whoever is denied */
-        uint32_t allows_tls;       /* of CONNECT: what the rules allow may be TLS */
-        uint32_t padding;
+        uint32_t allows_tls;       /* of CONNECT and SOCKS: what the rules allow may be TLS */
+        uint32_t allows_tcp;       /* likewise: it may be anything */
 } PrivVerdict;
 
 typedef struct PrivDial {

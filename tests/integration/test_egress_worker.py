@@ -317,7 +317,7 @@ def test_keep_alive_with_denied_second_host(rig, web):
     b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     b"GET http://allowed.test/ HTTP/1.1\nHost: allowed.test\n\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    b"\x05\x01\x00", b"\x16\x03\x01\x02\x00", b"SSH-2.0-x\r\n",
+    b"\x03\x01\x00\r\n", b"\x16\x03\x01\x02\x00", b"SSH-2.0-x\r\n",
     b"CONNECT EVIL.example HTTP/1.1\r\n\r\n",
     b"GET http://127.1/ HTTP/1.1\r\nHost: 127.1\r\n\r\n",
 ])

@@ -75,7 +75,7 @@ static void test_errors(void **state)
                   "\"methods\": [] }] } }",
                   2, 12, "network.rules[0].methods" },
                 { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
-                  "\"protocol\": \"tcp\" }] } }",
+                  "\"protocol\": \"udp\" }] } }",
                   2, 13, "network.rules[0].protocol" },
                 { "{ \"version\": 1, \"name\": \"\303\274\", \"x\": 1 }", 1, 25, "name" },
                 { "{ \"version\": 1, \"description\": \"\303\274\303\274\", \"x\": 1 }", 1, 43, "x" },
