@@ -7,11 +7,12 @@
 #include "proto/base/log.h"
 #include "proto/base/str.h"
 
-#define USEC_PER_DAY  (UINT64_C(86400) * USEC_PER_SEC)
-#define BURST_SECONDS 10U
-#define ROW_BYTES     384U /* a row and what indexes it, without its texts */
-#define UNIT_BYTES    64U  /* what shares are counted in */
-#define PERCENT       100U
+#define USEC_PER_DAY    (UINT64_C(86400) * USEC_PER_SEC)
+#define BURST_SECONDS   10U
+#define ROW_BYTES       384U                 /* a row and what indexes it, without its texts */
+#define UNIT_BYTES      64U                  /* what shares are counted in */
+#define SHARE_BYTES_MIN (UINT64_C(16) << 20) /* a small log is no reason to stop ordinary work */
+#define PERCENT         100U
 
 typedef struct Usage {
         Quotas *quotas;
@@ -135,7 +136,8 @@ void quota_charge(Audit *a, uint32_t uid, size_t size)
 
 int quotas_new(Audit *a, const QuotaSpec *spec, uint64_t retention_bytes, Quotas **ret)
 {
-        uint64_t units = retention_bytes / PERCENT * spec->share_percent / UNIT_BYTES;
+        uint64_t bytes = retention_bytes / PERCENT * spec->share_percent;
+        uint64_t units = bytes > 0 ? MAX_OF(bytes, SHARE_BYTES_MIN) / UNIT_BYTES : 0;
         Quotas *q = calloc(1, sizeof(*q));
         int r;
 

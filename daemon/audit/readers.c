@@ -99,7 +99,9 @@ _noreturn_ static void run_helper(const char *directory, int fd)
         ReaderRequest request;
         int fds[STREAM_FDS];
 
-        /* Whoever asks for rows waits behind those who write them. */
+        /* Whoever asks for rows waits behind those who write them: in a session of its own, because the
+         * kernel may share out the processors by session. */
+        (void) setsid();
         (void) setpriority(PRIO_PROCESS, 0, HELPER_NICE);
         /* Nothing of the writer's stays open here, the launcher's channel least of all. */
         if (dup3(fd, 3, O_CLOEXEC) < 0 && fd != 3)

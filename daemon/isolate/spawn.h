@@ -3,6 +3,7 @@
 /* The one place where the launcher makes processes: clone3, a fixed descriptor table, execveat of a program
  * that was opened at start. */
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -19,6 +20,7 @@ typedef struct SpawnSpec {
         int null_fd;              /* /dev/null: standard input, and output where output_fd is not given */
         int output_fd;            /* -EBADF: none */
         int nice;                 /* 0: as any process; less only as far as the launcher's own */
+        bool is_prompt;           /* others wait for its answers */
         const int *fds;           /* become 3, 4, … in this order; all others are closed */
         size_t n_fds;
         uint32_t uid; /* 0: stays root; else this uid and gid, no groups, no_new_privs */
@@ -28,6 +30,10 @@ typedef struct SpawnSpec {
 /* Standard error is the launcher's. A program that cannot be executed ends with status 127. The caller owns
  * *ret_pidfd and reaps by it; the pid is for messages to people. */
 int spawn(const SpawnSpec *spec, pid_t *ret_pid, int *ret_pidfd) _must_check_;
+
+/* Of this process: nice from -20 to 19, for its session, too, where it leads one; less than 0 needs
+ * CAP_SYS_NICE. is_prompt: short turns, soon. What fails is ignored. */
+void spawn_set_priority(int nice, bool is_prompt);
 
 /* A child that only waits, in the namespaces of the flags, without exec. */
 int spawn_waiter(uint64_t namespaces, pid_t *ret_pid, int *ret_pidfd) _must_check_;

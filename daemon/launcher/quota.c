@@ -11,6 +11,15 @@
 /* So many beyond a quota are still answered with an error; more are closed at once. */
 #define QUOTA_CONNECTIONS_BEYOND 64U
 
+/* Who has used up as many at once is turned away before we know more than the uid. */
+#define QUOTA_CONNECTS_BURST 256U
+
+/* Of each second of ours so much is for one user's starts; what they take from those that were made ahead is
+ * made again, which takes as long once more. */
+#define QUOTA_TIME_USEC       (300 * USEC_PER_MSEC)
+#define QUOTA_TIME_BURST_USEC (100 * USEC_PER_MSEC)
+#define QUOTA_TIME_FACTOR     2U
+
 #define QUOTA_ROWS_PER_SEC   128U
 #define QUOTA_BURST_SECONDS  4U
 #define QUOTA_SESSION_FDS    20U   /* that a session costs us, with some to spare while it starts */
@@ -121,7 +130,9 @@ static int judge(unsigned n, unsigned max)
 bool quota_admit_connection(User *u, uint32_t *ret_is_over)
 {
         const PrivSettings *s = &u->launcher->settings;
-        BucketRate rate = per_second(s->connects_per_second);
+        BucketRate rate = bucket_rate(
+                        s->connects_per_second, USEC_PER_SEC,
+                        MIN_OF(s->connects_per_second * QUOTA_BURST_SECONDS, QUOTA_CONNECTS_BURST));
         int own, all = 0;
 
         if (!is_root(u) && !bucket_take(&u->quota.connects, &rate, 1, clock_monotonic_usec())) {
@@ -169,6 +180,17 @@ void quota_charge_start(User *u)
         BucketRate rate = per_second(u->launcher->settings.starts_per_second);
 
         bucket_charge(&u->quota.starts, &rate, 1, clock_monotonic_usec());
+}
+
+uint64_t quota_charge_time(User *u, uint64_t usec)
+{
+        BucketRate rate = bucket_rate(QUOTA_TIME_USEC, USEC_PER_SEC, QUOTA_TIME_BURST_USEC);
+        uint64_t now = clock_monotonic_usec();
+
+        if (is_root(u))
+                return 0;
+        bucket_charge(&u->quota.time, &rate, QUOTA_TIME_FACTOR * usec, now);
+        return bucket_debt_usec(&u->quota.time, &rate, now);
 }
 
 void quota_read_descriptors(Launcher *l)

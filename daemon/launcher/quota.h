@@ -33,6 +33,7 @@ typedef struct UserQuota {
         Bucket connects;
         Bucket starts;
         Bucket rows;
+        Bucket time;
         LoopTimer *timer;
         bool is_timer_set;
 } UserQuota;
@@ -57,6 +58,9 @@ const char *quota_take_start(User *u);
 
 /* For a start that the user's api worker refused by itself. */
 void quota_charge_start(User *u);
+
+/* A start kept us from everybody else for so long; returns how long this user must wait with the next. */
+uint64_t quota_charge_time(User *u, uint64_t usec);
 
 /* A refusal that the user's api worker counted by itself; -EPROTO: no such quota of its own. */
 int quota_note(User *u, const char *name, uint32_t n) _must_check_;

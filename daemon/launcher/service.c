@@ -19,6 +19,7 @@
 
 /* A session that starts just now needs the processor more than the pool does. */
 #define POOL_REFILL_USEC (12 * USEC_PER_MSEC)
+#define POOL_NEXT_USEC   (2 * USEC_PER_MSEC)
 #define POOL_PAUSE_USEC  (2 * USEC_PER_SEC)
 
 static void start_audit(Launcher *l);
@@ -160,20 +161,22 @@ static void on_pool_gone(void *owner, Worker *w)
 
 static const WorkerEvents pool_events = { on_pool_ready, NULL, on_pool_gone };
 
+/* One at a time: each keeps us from others for a millisecond or two. */
 static void fill_pool(Launcher *l)
 {
-        for (size_t i = 0; i < ELEMENTSOF(l->pool); i++) {
-                int r;
+        size_t i = 0;
+        int r;
 
-                if (l->pool[i])
-                        continue;
-                r = worker_new(l, WORKER_EGRESS, 0, &pool_events, l, &l->pool[i]);
-                if (r < 0) {
-                        /* The next taker tries again. */
-                        (void) log_error(r, "cannot start an egress worker");
-                        return;
-                }
-        }
+        while (i < ELEMENTSOF(l->pool) && l->pool[i])
+                i++;
+        if (i == ELEMENTSOF(l->pool))
+                return;
+        r = worker_new(l, WORKER_EGRESS, 0, &pool_events, l, &l->pool[i]);
+        /* Where it failed the next taker tries again. */
+        if (r < 0)
+                (void) log_error(r, "cannot start an egress worker");
+        else
+                fill_pool_after(l, POOL_NEXT_USEC);
 }
 
 static void fill_pool_after(Launcher *l, uint64_t after_usec)

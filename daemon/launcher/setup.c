@@ -12,6 +12,7 @@
 #include "daemon/isolate/filter.h"
 #include "daemon/isolate/netns.h"
 #include "daemon/isolate/probe.h"
+#include "daemon/isolate/spawn.h"
 #include "daemon/isolate/template.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -222,7 +223,7 @@ static void raise_limits(void)
         }
         /* Everybody waits for us and the log: a user who keeps the processors busy must not make others
          * wait. */
-        (void) setpriority(PRIO_PROCESS, 0, SETUP_NICE);
+        spawn_set_priority(SETUP_NICE, /* is_prompt= */ true);
 }
 
 int setup_kernel(const Config *config, Kernel *k)

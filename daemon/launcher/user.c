@@ -249,6 +249,16 @@ static int on_refuse(User *u, const PrivReport *body)
         return quota_take_row(u) ? service_report_of_user(u->launcher, u->uid, body) : 0;
 }
 
+static int on_create(User *u, Imsg *m)
+{
+        uint64_t begin = clock_monotonic_usec();
+        int r = session_create(u, m);
+
+        if (r >= 0)
+                worker_pause(u->api, quota_charge_time(u, clock_monotonic_usec() - begin));
+        return r;
+}
+
 static int on_api_message(void *owner, _unused_ Worker *w, Imsg *m)
 {
         User *u = owner;
@@ -260,7 +270,7 @@ static int on_api_message(void *owner, _unused_ Worker *w, Imsg *m)
                 on_client_closed(u, m->body);
                 return 0;
         case PRIV_SESSION_CREATE:
-                return session_create(u, m);
+                return on_create(u, m);
         case PRIV_MANAGER_ASK:
                 return manager_ask(u, m->body);
         case PRIV_SESSION_TERMINATE:

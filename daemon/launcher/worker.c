@@ -38,7 +38,7 @@ struct Worker {
         LoopIo *pidfd_io;
         int pidfd;
         pid_t pid;
-        LoopTimer *timer; /* of its first message */
+        LoopTimer *timer; /* of its first message; then of a pause */
         bool is_ready;
         bool is_dying;
 };
@@ -168,7 +168,7 @@ static int on_worker_message(void *owner, PrivLink *link, Imsg *m)
         if (w->is_ready)
                 return -EPROTO;
         w->is_ready = true;
-        w->timer = loop_timer_free(w->timer);
+        loop_timer_stop(w->timer);
         priv_link_set_phase(link, PHASE_RUN);
         if (w->launcher->log_level != LOG_LEVEL_INFO)
                 send_log_level(w);
@@ -185,13 +185,18 @@ static void on_worker_closed(void *owner, _unused_ PrivLink *link, int reason)
         end_process(w);
 }
 
-static void on_not_ready(void *userdata)
+static void on_timer(void *userdata)
 {
         Worker *w = userdata;
         const KindInfo *kind = &kinds[w->kind];
 
-        if (w->is_ready || w->is_dying)
+        if (w->is_dying)
                 return;
+        if (w->is_ready) {
+                if (priv_link_set_reading(w->link, true) < 0)
+                        end_process(w);
+                return;
+        }
         (void) log_error(-ETIMEDOUT, "%s[%d] was not ready after %llu s: killed, another is started",
                          kind->name, (int) w->pid, (unsigned long long) (kind->ready_usec / USEC_PER_SEC));
         end_process(w);
@@ -204,7 +209,7 @@ static int watch(Worker *w)
 
         priv_link_set_handler(w->link, on_worker_message, on_worker_closed, w);
         priv_link_set_batch(w->link, kinds[w->kind].batch);
-        r = loop_timer_new(loop, on_not_ready, w, &w->timer);
+        r = loop_timer_new(loop, on_timer, w, &w->timer);
         if (r >= 0)
                 r = loop_timer_set(w->timer, kinds[w->kind].ready_usec);
         return r < 0 ? r : loop_io_new(loop, w->pidfd, LOOP_READ, on_pidfd, w, &w->pidfd_io);
@@ -272,6 +277,7 @@ static int spawn_worker(Worker *w, uint32_t uid, int channel_fd)
                            .null_fd = w->launcher->kernel->null_fd,
                            .output_fd = -EBADF,
                            .nice = kind->nice,
+                           .is_prompt = w->kind != WORKER_EGRESS,
                            .fds = &channel_fd,
                            .n_fds = 1 };
 
@@ -321,6 +327,13 @@ void worker_send(Worker *w, PrivMessage type, const void *body, size_t size, con
 {
         if (worker_is_ready(w))
                 (void) priv_link_send(w->link, type, body, size, fds, n_fds);
+}
+
+void worker_pause(Worker *w, uint64_t usec)
+{
+        if (usec > 0 && worker_is_ready(w) && loop_timer_set(w->timer, usec) >= 0 &&
+            priv_link_set_reading(w->link, false) < 0)
+                end_process(w);
 }
 
 void worker_kill(Worker *w)

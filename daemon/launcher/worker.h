@@ -32,6 +32,9 @@ bool worker_is_ready(const Worker *w);
 /* An error ends the worker after this turn: callers need not look. */
 void worker_send(Worker *w, PrivMessage type, const void *body, size_t size, const int *fds, size_t n_fds);
 
+/* Nothing that it says is read for so long. */
+void worker_pause(Worker *w, uint64_t usec);
+
 /* Killed, reaped in the background; no event comes any more and the pointer is no longer the caller's. */
 void worker_retire(Worker *w);
 
