@@ -33,6 +33,9 @@ const char help_overview[] = "usage: sandboxctl VERB [OPTION…] [ARG…]\n"
                              "  create               make a session; prints its id\n"
                              "  exec ID [--] COMMAND…\n"
                              "                       run a command in a session\n"
+                             "  shell [ID]           your shell, in a session of its own or in that one\n"
+                             "  attach ID            the streams of a command that runs\n"
+                             "  logs [-f] ID         what commands have written\n"
                              "  list (ps)            your sessions\n"
                              "  describe ID          one session in full\n"
                              "  wait ID              wait for a session's end\n"
@@ -59,7 +62,7 @@ static const struct {
           "Runs a command in a new session, which ends with it.\n\n" SESSION_TEXT
           "  -t, -T               with, without a terminal inside (default: when both ends are terminals)\n"
           "  -c STRING            run STRING with the shell\n"
-          "  --detach             do not wait; prints the session's id\n"
+          "  --detach             do not wait; prints the session's id; output goes to its log\n"
           "  --keep               keep the session's record when it has ended\n"
           "  --stats              say at the end how long it took\n"
           "  -q                   do not list what was denied\n" COMMON_TEXT
@@ -76,6 +79,22 @@ static const struct {
           "  --env-file F         lines NAME=VALUE\n"
           "  --workdir D          where the command starts\n"
           "  -q                   do not list what was denied\n" COMMON_TEXT },
+        { "shell",
+          "usage: sandboxctl shell [OPTION…]\n       sandboxctl shell ID [OPTION…]\n\nYour login shell: in a new "
+          "session, with the options of run, or in that one, with those\nof exec.\n\n" COMMON_TEXT },
+        { "attach",
+          "usage: sandboxctl attach [OPTION…] ID [PROCESS]\n\nConnects to a command whose streams the daemon "
+          "carries: one with a terminal, or one that was\nstarted with --detach. It goes on when you leave; at a "
+          "terminal Ctrl-P Ctrl-Q does so.\n\n"
+          "  --read-only          only watch\n"
+          "  --replay N           first the last N bytes that are kept (default: what nobody has read)\n"
+          "  --hang-up            end the command when you leave\n" COMMON_TEXT
+          "\nExit status: the command's own; 0 when you left it.\n" },
+        { "logs",
+          "usage: sandboxctl logs [OPTION…] ID [PROCESS]\n\nWhat commands started with --detach have "
+          "written, as far as it is kept.\n\n"
+          "  -f, --follow         go on until the session ends\n"
+          "  --tail N             only the last N bytes\n" COMMON_TEXT },
         { "list",
           "usage: sandboxctl list [-a] [--state STATE] [--label KEY=VALUE]\n\nYour sessions, oldest "
           "first, with their age and how many commands run.\n\n"

@@ -573,6 +573,11 @@ int request_finish_command(Request *q, int argc, char *argv[], bool has_own_envi
         return has_own_environment ? finish_environment(q, q->command) : 0;
 }
 
+int request_finish_environment(Request *q)
+{
+        return finish_environment(q, q->command);
+}
+
 int request_parameters(Request *q, bool has_command, size_t profile_index, Json **ret)
 {
         _cleanup_json_ Json *p = NULL;

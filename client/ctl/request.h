@@ -36,6 +36,9 @@ int request_finish_context(Request *q);
 /* The environment's own part, and the command line from argv. */
 int request_finish_command(Request *q, int argc, char *argv[], bool has_own_environment);
 
+/* The environment's own part alone, of the user's login shell. */
+int request_finish_environment(Request *q);
+
 /* {context[, command][, profileFileDescriptor: n_fds]}: takes what it puts there. */
 int request_parameters(Request *q, bool has_command, size_t profile_index, Json **ret) _must_check_;
 

@@ -7,6 +7,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "client/ctl/attach.h"
 #include "client/ctl/request.h"
 #include "client/ctl/streams.h"
 #include "proto/base/clock.h"
@@ -23,6 +24,7 @@ typedef struct Running {
         SandboxdClient *client;
         bool is_spawn;
         bool is_started;
+        bool is_attached; /* the terminal stays with the daemon, which counts what goes through it */
         char id[40];
         char process[24];
         unsigned n_signals;
@@ -136,8 +138,10 @@ static int on_started(Running *r, SandboxdReply *reply)
         r->is_started = true;
         if (!r->stdio.has_pty)
                 return 0;
-        if (reply->n_fds != 1)
-                return fail("the daemon sent no terminal");
+        if (reply->n_fds != 1) {
+                r->is_attached = true;
+                return 0;
+        }
         return out_of_memory(stdio_start_pty(&r->stdio, TAKE_FD(reply->fds[0])));
 }
 
@@ -184,6 +188,15 @@ static int take_replies(Running *r, SandboxdReply *ret_last)
         }
 }
 
+/* Its status comes with the last reply. */
+static int attach_own(Running *r)
+{
+        const AttachRequest q = { .id = r->id, .process = r->process, .replay_bytes = -1, .is_bound = true };
+
+        r->is_attached = false;
+        return attach_run(r->common, &q) == EXIT_OURS ? EXIT_OURS : 0;
+}
+
 /* Moves bytes and signals until the last reply; 0 or an exit status. */
 static int attend(Running *r, SandboxdReply *ret_last)
 {
@@ -195,6 +208,12 @@ static int attend(Running *r, SandboxdReply *ret_last)
                 e = take_replies(r, ret_last);
                 if (e != 0)
                         return e > 0 ? 0 : -e;
+                if (r->is_attached) {
+                        e = attach_own(r);
+                        if (e != 0)
+                                return e;
+                        continue;
+                }
                 n = stdio_poll(&r->stdio, polls);
                 polls[n] = (struct pollfd){ .fd = sandboxd_fd(r->client), .events = POLLIN };
                 polls[n + 1] = (struct pollfd){ .fd = r->signal_fd, .events = POLLIN };
@@ -375,13 +394,6 @@ static int begin(Running *r, Common *common)
         return out_of_memory(request_init(&r->request));
 }
 
-static int check_detached(const Request *q)
-{
-        if (q->is_detached && q->wants_terminal)
-                return fail("--detach and -t do not go together: nobody would be at the terminal");
-        return 0;
-}
-
 int verb_run(Common *common, int argc, char *argv[])
 {
         Running r;
@@ -392,14 +404,12 @@ int verb_run(Common *common, int argc, char *argv[])
         if (status == 0)
                 status = request_parse_session(&r.request, common, argc, argv);
         if (status == 0)
-                status = check_detached(&r.request);
-        if (status == 0)
                 status = request_finish_command(&r.request, argc - optind, argv + optind, false);
         if (status == 0)
                 status = request_finish_context(&r.request);
         if (status == 0)
-                status = out_of_memory(
-                                json_set_boolean(r.request.context, "removeOnExit", !r.request.has_keep));
+                status = out_of_memory(json_set_boolean(r.request.context, "removeOnExit",
+                                                        !r.request.has_keep && !r.request.is_detached));
         if (status == 0)
                 status = converse(&r);
         running_done(&r);
@@ -427,6 +437,34 @@ int verb_exec(Common *common, int argc, char *argv[])
                 optind += optind < argc && str_equal(argv[optind], "--");
                 status = request_finish_command(&r.request, argc - optind, argv + optind, true);
         }
+        if (status == 0)
+                status = converse(&r);
+        running_done(&r);
+        return status;
+}
+
+/* `shell ID` is an exec, `shell` a run; both of the user's own shell. */
+int verb_shell(Common *common, int argc, char *argv[])
+{
+        bool has_id = argc > 1 && argv[1][0] != '-';
+        Running r;
+        int status;
+
+        status = begin(&r, common);
+        r.is_spawn = !has_id;
+        if (status == 0 && has_id && str_copy(r.id, sizeof(r.id), argv[1]) < 0)
+                status = fail("no session %s: `sandboxctl list` shows yours", argv[1]);
+        if (status == 0)
+                status = has_id ? request_parse_command(&r.request, common, argc - 1, argv + 1)
+                                : request_parse_session(&r.request, common, argc, argv);
+        if (status == 0 && optind < argc - has_id)
+                status = fail("shell takes no command: `sandboxctl %s` does", has_id ? "exec" : "run");
+        if (status == 0)
+                status = has_id ? request_finish_environment(&r.request)
+                                : request_finish_context(&r.request);
+        if (status == 0 && !has_id)
+                status = out_of_memory(
+                                json_set_boolean(r.request.context, "removeOnExit", !r.request.has_keep));
         if (status == 0)
                 status = converse(&r);
         running_done(&r);

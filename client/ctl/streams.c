@@ -65,7 +65,7 @@ int stdio_init(Stdio *s, bool wants_terminal, bool wants_no_terminal, bool is_de
 {
         int r = 0;
 
-        *s = (Stdio){ .master = -EBADF };
+        *s = (Stdio){ .master = -EBADF, .is_detached = is_detached };
         for (size_t i = 0; i < STDIO_FLOWS; i++) {
                 s->pass_fds[i] = -EBADF;
                 s->flows[i] = (Flow){ .from = -EBADF, .to = -EBADF };
@@ -96,7 +96,7 @@ void stdio_done(Stdio *s)
         s->master = fd_close(s->master);
 }
 
-static int describe_pty(Json *command)
+static int describe_pty(const Stdio *s, Json *command)
 {
         _cleanup_json_ Json *terminal = NULL;
         const char *term = secure_getenv("TERM");
@@ -112,6 +112,9 @@ static int describe_pty(Json *command)
                 r = json_set_integer(terminal, "columns", size.ws_col);
         if (r >= 0 && size.ws_row > 0)
                 r = json_set_integer(terminal, "rows", size.ws_row);
+        /* Who reads beside us would take half of it. */
+        if (r >= 0 && !s->is_detached)
+                r = json_set_boolean(terminal, "exclusive", true);
         if (r >= 0)
                 r = json_set(command, "terminal", TAKE_PTR(terminal));
         if (r < 0 || (r = json_set_string(command, "standardInput", "pty")) < 0 ||
@@ -128,10 +131,10 @@ int stdio_describe(Stdio *s, Json *command, Json *parameters, int fds[], size_t 
         int r = 0;
 
         if (s->has_pty)
-                return describe_pty(command);
+                return describe_pty(s, command);
         for (size_t i = 0; r >= 0 && i < 3; i++) {
                 if (s->is_nulls[i]) {
-                        r = json_set_string(command, modes[i], "null");
+                        r = json_set_string(command, modes[i], i > 0 && s->is_detached ? "log" : "null");
                         continue;
                 }
                 r = json_set_string(command, modes[i], "file_descriptor");

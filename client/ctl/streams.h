@@ -18,6 +18,7 @@ typedef struct Flow {
 
 typedef struct Stdio {
         bool has_pty;
+        bool is_detached;
         bool is_raw; /* our terminal's mode was changed */
         bool is_nulls[3];
         int pass_fds[3]; /* for the call; borrowed or owned */
@@ -28,7 +29,7 @@ typedef struct Stdio {
 
 #define STDIO_FLOWS 3U
 
-/* A detached command gets files and nothing else of ours. */
+/* A detached command gets files and nothing else of ours; other output goes to its log. */
 int stdio_init(Stdio *s, bool wants_terminal, bool wants_no_terminal, bool is_detached) _must_check_;
 void stdio_done(Stdio *s);
 /* Modes and indexes into command and parameters; descriptors into fds. */

@@ -173,6 +173,8 @@ static int attach_upgraded(Client *c, const Json *parameters, Process *p, bool i
         r = json_new_object(&o);
         if (r >= 0)
                 r = json_set_string(o, "framing", is_raw ? FRAMING_RAW : FRAMING_STREAM);
+        if (r >= 0)
+                r = json_set_boolean(o, "isTerminal", streams_have_pty(p->streams));
         if (r < 0)
                 return r;
         r = client_upgrade(c, TAKE_PTR(o));

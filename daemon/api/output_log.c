@@ -5,7 +5,7 @@
 
 /* Small writes of a stream share a piece for so long. */
 #define GATHER_USEC   100000U
-#define PIECE_ROOM    1024U
+#define PIECE_ROOM    4096U
 #define POSITION_NONE UINT64_MAX
 
 typedef struct Piece {

@@ -121,7 +121,7 @@ int process_result(const Process *p, Json **ret)
                         r = json_set_string(o, "signal", name);
                 if (r >= 0)
                         r = json_set_boolean(o, "coreDumped", p->has_core);
-        } else if (p->state == PROCESS_EXITED && p->reason == END_EXITED && !p->is_unknown) {
+        } else if (p->state == PROCESS_EXITED && !p->is_unknown) {
                 r = json_set_integer(o, "exitCode", p->status);
         }
         if (r >= 0)
