@@ -114,7 +114,7 @@ static int apply(Json *p, int c, const char *value)
         case 'n':
                 return set_limit(p, value);
         case 'f':
-                return fail("-f is not available in this version: ask again with --since");
+                return json_set_boolean(p, "follow", true) < 0 ? fail("out of memory") : 0;
         default:
                 return EXIT_OURS;
         }

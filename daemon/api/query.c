@@ -16,6 +16,7 @@ struct AuditQuery {
         Client *client;
         uint64_t token;
         int fd;
+        bool is_following;
         LoopIo *io;
         Buf input;
         AuditVerification *verdict; /* NULL: rows */
@@ -195,6 +196,47 @@ static bool record_is_sound(const AuditRecord *r)
         return n == r->n_bytes && r->n_bytes <= AUDIT_RECORD_MAX;
 }
 
+static int send_ready(Client *c, bool has_continues)
+{
+        _cleanup_json_ Json *p = NULL;
+        int r;
+
+        r = json_new_object(&p);
+        if (r >= 0)
+                r = json_set_boolean(p, "ready", true);
+        if (r < 0)
+                return r;
+        client_reply(c, TAKE_PTR(p), has_continues, NULL, 0);
+        return 0;
+}
+
+static void fail_retired(Client *c, uint64_t oldest)
+{
+        _cleanup_json_ Json *p = NULL;
+
+        c->query = audit_query_free(c->query);
+        if (json_new_object(&p) < 0 || json_set_integer(p, "oldestSequence", (int64_t) oldest) < 0)
+                client_failure(c, -ENOMEM);
+        else
+                client_error(c, AUDIT_ERROR "NoSuchSequence", TAKE_PTR(p));
+}
+
+/* 1: go on; -ESTALE: the call is over. */
+static int take_mark(AuditQuery *q, const AuditRecord *mark)
+{
+        int r;
+
+        if (mark->status == AUDIT_MARK_RETIRED && mark->sequence <= INT64_MAX) {
+                fail_retired(q->client, mark->sequence);
+                return -ESTALE;
+        }
+        if (mark->status != AUDIT_MARK_READY || !q->is_following)
+                return -EBADMSG;
+        buf_consume(&q->input, mark->n_bytes);
+        r = send_ready(q->client, /* has_continues= */ true);
+        return r < 0 ? r : 1;
+}
+
 /* 1: a record was sent; 0: more bytes are needed. */
 static int send_record(AuditQuery *q)
 {
@@ -209,6 +251,8 @@ static int send_record(AuditQuery *q)
                 return -EBADMSG;
         if (buf_size(&q->input) < record.n_bytes)
                 return 0;
+        if (record.kind == 0)
+                return take_mark(q, &record);
         r = record_format(&record, buf_front(&q->input) + sizeof(record), &o);
         if (r >= 0)
                 r = json_new_object(&p);
@@ -223,8 +267,7 @@ static int send_record(AuditQuery *q)
 
 static void finish(Client *c)
 {
-        _cleanup_json_ Json *p = NULL;
-        bool is_whole = buf_size(&c->query->input) == 0;
+        bool is_whole = buf_size(&c->query->input) == 0 && !c->query->is_following;
 
         if (!is_whole || (c->query->verdict && !c->query->verdict->is_last)) {
                 query_fail(c, "the reader of the log ended early");
@@ -238,10 +281,8 @@ static void finish(Client *c)
                 return;
         }
         c->query = audit_query_free(c->query);
-        if (json_new_object(&p) < 0 || json_set_boolean(p, "ready", true) < 0)
+        if (send_ready(c, /* has_continues= */ false) < 0)
                 client_failure(c, -ENOMEM);
-        else
-                client_reply(c, TAKE_PTR(p), false, NULL, 0);
 }
 
 static void on_pipe(void *userdata, int fd, _unused_ unsigned events)
@@ -271,7 +312,7 @@ static void on_pipe(void *userdata, int fd, _unused_ unsigned events)
         do
                 r = q->verdict ? verification_take(c, &q->input, q->verdict) : send_record(q);
         while (r > 0 && !c->is_closing);
-        if (c->is_closing)
+        if (c->is_closing || r == -ESTALE)
                 return;
         if (r < 0)
                 query_fail(c, "the log's reader sent something unsound");
@@ -403,11 +444,12 @@ int method_audit_query(Client *c, const Json *parameters)
         const Json *uid = get_value(parameters, "uid");
         bool is_own = uid && json_integer(uid) == (int64_t) c->peer.uid;
         PrivQuery m = { .uid = uid ? json_integer(uid) : -1,
-                        .has_all_users = c->peer.is_auditor && !is_own };
-        const char *field = "follow";
+                        .has_all_users = c->peer.is_auditor && !is_own,
+                        .is_following = get_boolean(parameters, "follow") };
+        const char *field = NULL;
         int r;
 
-        if (get_boolean(parameters, "follow") || take_filters(parameters, &m, &field) < 0) {
+        if (take_filters(parameters, &m, &field) < 0) {
                 client_invalid(c, field);
                 return 0;
         }
@@ -418,6 +460,7 @@ int method_audit_query(Client *c, const Json *parameters)
         r = audit_query_new(c, NULL, &m.token);
         if (r < 0)
                 return r;
+        c->query->is_following = m.is_following != 0;
         (void) priv_link_send(c->api->audit, PRIV_QUERY, &m, sizeof(m), NULL, 0);
         return 0;
 }

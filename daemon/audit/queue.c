@@ -7,6 +7,7 @@
 #include "daemon/audit/queue.h"
 
 #include "daemon/audit/quota.h"
+#include "daemon/audit/readers.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -406,6 +407,7 @@ void queue_commit(void *audit)
                 fail_batch(a, batch, r);
         else {
                 release_batch(a, batch);
+                readers_poke(a->readers);
                 report_gap(a);
                 audit_sign_soon(a);
                 r = store_maintain(a->store);

@@ -16,12 +16,16 @@
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
+#include "proto/base/log.h"
 #include "proto/base/str.h"
 
 #define QUERY_USEC (10 * USEC_PER_SEC)
 #define STALL_MSEC 30000
 #define PAGE_BYTES (256U * 1024U)
 #define PAGE_ROWS  1000
+
+/* Between two looks of one that follows: under a load of commits it is not one look a commit. */
+#define FOLLOW_PAUSE_MSEC 20
 
 /* Parameters: 1 after, 2 since, 3 until, 4 kinds, 5 verdicts, 6 uid, 7 own uid, 8 session, 9 user, 10 host,
  * 11 pattern of subdomains, 12 address, 13 rule, 14 limit. */
@@ -93,6 +97,9 @@ typedef struct Reader {
         int fd;
         uint64_t deadline_usec; /* for the time spent in SQLite, not for waiting for the peer */
         uint64_t after;
+        uint64_t segment; /* the newest that was read */
+        int poke_fd;
+        bool is_following;
         char pattern[PRIV_HOST_SIZE * 2];
         PrivAddress address;
 } Reader;
@@ -146,7 +153,8 @@ static int write_out(Reader *r)
 {
         while (buf_size(&r->out) > 0) {
                 struct pollfd p = { .fd = r->fd, .events = POLLOUT };
-                int n = poll(&p, 1, STALL_MSEC);
+                /* One that follows holds nothing but its place: it may wait for its peer, or for its end. */
+                int n = poll(&p, 1, r->is_following ? -1 : STALL_MSEC);
                 ssize_t written;
 
                 if (n < 0 && errno == EINTR)
@@ -255,8 +263,32 @@ static int open_segment(const Reader *r, uint64_t number, Segment **ret)
         return result;
 }
 
-static int read_segment(Reader *r, uint64_t number)
+static int put_mark(Reader *r, enum AuditMark mark, uint64_t sequence)
 {
+        AuditRecord record = { .n_bytes = sizeof(record), .sequence = sequence, .status = mark };
+        int result;
+
+        memset(record.lengths, 0xff, sizeof(record.lengths));
+        result = buf_put(&r->out, &record, sizeof(record));
+        return result < 0 ? result : write_out(r);
+}
+
+/* For the oldest segment that there is: whoever says where to go on, or follows and is slow, must not miss
+ * what was retired meanwhile. */
+static int check_retired(Reader *r, const Segment *segment)
+{
+        uint64_t place = r->after;
+        int result;
+
+        if (place == 0 || segment->first_sequence <= place + 1)
+                return 0;
+        result = put_mark(r, AUDIT_MARK_RETIRED, segment->first_sequence);
+        return result < 0 ? result : -ENODATA;
+}
+
+static int read_segment(Reader *r, uint64_t number, bool is_oldest)
+{
+        uint64_t head;
         _cleanup_(segment_closep) Segment *segment = NULL;
         _cleanup_(sql_finalizep) SqlStatement *t = NULL;
         int result;
@@ -267,8 +299,10 @@ static int read_segment(Reader *r, uint64_t number)
                 return 0;
         if (result < 0)
                 return result;
-        if (segment->head_sequence <= r->after)
-                return 0;
+        result = is_oldest ? check_retired(r, segment) : 0;
+        if (result < 0 || segment->head_sequence <= r->after)
+                return result;
+        head = segment->head_sequence;
         result = sql_prepare(segment->sql, r->request->query.session[0] != '\0' ? rows_session : rows_all,
                              &t);
         while (result >= 0) {
@@ -284,6 +318,8 @@ static int read_segment(Reader *r, uint64_t number)
                 if (!more)
                         break;
         }
+        /* Those up to the head are there or do not match. */
+        r->after = MAX_OF(r->after, head);
         return result;
 }
 
@@ -326,39 +362,95 @@ static int skip_to_newest(Reader *r, const uint64_t *numbers, size_t n)
         return result;
 }
 
-static int run(Reader *r)
+/* All that is there after our place. */
+static int look(Reader *r, bool is_first)
 {
         _cleanup_free_ uint64_t *numbers = NULL;
-        size_t n;
+        size_t n = 0;
+        int result;
+
+        r->deadline_usec = clock_monotonic_usec() + QUERY_USEC;
+        result = segment_list(r->directory, &numbers, &n);
+        if (result >= 0 && is_first)
+                result = skip_to_newest(r, numbers, n);
+        for (size_t i = 0; result >= 0 && i < n; i++) {
+                if (numbers[i] < r->segment)
+                        continue;
+                result = read_segment(r, numbers[i], i == 0);
+                r->segment = numbers[i];
+        }
+        return result;
+}
+
+/* 1: rows came; 0: the writer or the peer is gone. */
+static int wait_for_rows(const Reader *r)
+{
+        char bytes[256];
+
+        (void) poll(NULL, 0, FOLLOW_PAUSE_MSEC);
+        for (;;) {
+                struct pollfd p[] = { { .fd = r->poke_fd, .events = POLLIN }, { .fd = r->fd } };
+                ssize_t n;
+
+                if (poll(p, ELEMENTSOF(p), -1) < 0) {
+                        if (errno == EINTR)
+                                continue;
+                        return neg_errno();
+                }
+                if (p[1].revents != 0)
+                        return 0;
+                n = read(r->poke_fd, bytes, sizeof(bytes));
+                if (n > 0)
+                        return 1;
+                if (n == 0 || (errno != EAGAIN && errno != EINTR))
+                        return 0;
+        }
+}
+
+static int run(Reader *r)
+{
         int result;
 
         result = chain_new(&r->chain);
         if (result >= 0)
                 result = make_pattern(r);
         if (result >= 0)
-                result = segment_list(r->directory, &numbers, &n);
+                result = look(r, /* is_first= */ true);
+        if (!r->is_following)
+                return result;
         if (result >= 0)
-                result = skip_to_newest(r, numbers, n);
-        for (size_t i = 0; result >= 0 && i < n; i++)
-                result = read_segment(r, numbers[i]);
+                result = put_mark(r, AUDIT_MARK_READY, 0);
+        while (result >= 0) {
+                result = wait_for_rows(r);
+                if (result == 0)
+                        break;
+                if (result > 0)
+                        result = look(r, /* is_first= */ false);
+        }
         return result;
 }
 
-int reader_run(const char *directory, const ReaderRequest *request, int out_fd)
+int reader_run(const char *directory, const ReaderRequest *request, int out_fd, int poke_fd)
 {
         static const uint32_t broken = AUDIT_RECORD_MAX;
         Reader r = { .directory = directory,
                      .request = request,
                      .fd = out_fd,
                      .out = BUF_INIT(PAGE_BYTES + AUDIT_RECORD_MAX),
-                     .after = request->query.after_sequence,
-                     .deadline_usec = clock_monotonic_usec() + QUERY_USEC };
+                     .poke_fd = poke_fd,
+                     .is_following = request->query.is_following != 0,
+                     .after = request->query.after_sequence };
         int result;
 
         /* Else a write of more than there is room for waits without end. */
         result = fd_set_nonblock(out_fd, true);
         if (result >= 0)
                 result = run(&r);
+        if (result < 0 && result != -ENODATA && result != -EPIPE)
+                (void) log_warning(result, "rows cannot be read");
+        /* The mark has said it. */
+        if (result == -ENODATA)
+                result = 0;
         if (result < 0 && write(out_fd, &broken, sizeof(broken)) < 0)
                 result = neg_errno();
         r.chain = chain_free(r.chain);

@@ -17,8 +17,9 @@
 #define READERS_PER_USER_MAX 16U /* who does not read their rows keeps nobody else from theirs */
 #define HELPERS              3U /* spares for one that somebody kills: after the store is open none can be made */
 #define HELPER_NICE          5
-#define STREAM_FDS \
-        2U /* the writing end of the stream, and one whose closing tells that the reader is gone */
+#define STREAM_FDS                                                                                        \
+        2U /* the writing end of the stream, and a socket: closed, the reader is gone; a byte on it, rows \
+              came */
 
 typedef struct Running {
         ListLink link;
@@ -26,6 +27,7 @@ typedef struct Running {
         LoopIo *io;
         int fd;
         uint32_t uid;
+        bool is_following;
 } Running;
 
 struct Readers {
@@ -87,10 +89,10 @@ static int send_request(int fd, const ReaderRequest *request, const int fds[STRE
         return 0;
 }
 
-static int run(const char *directory, const ReaderRequest *request, int out_fd)
+static int run(const char *directory, const ReaderRequest *request, const int fds[STREAM_FDS])
 {
-        return request->is_verify ? verifier_run(directory, &request->verify, out_fd)
-                                  : reader_run(directory, request, out_fd);
+        return request->is_verify ? verifier_run(directory, &request->verify, fds[0])
+                                  : reader_run(directory, request, fds[0], fds[1]);
 }
 
 _noreturn_ static void run_helper(const char *directory, int fd)
@@ -114,7 +116,7 @@ _noreturn_ static void run_helper(const char *directory, int fd)
 
                 if (pid == 0) {
                         (void) fd_close(3);
-                        _exit(run(directory, &request, fds[0]) < 0 ? 1 : 0);
+                        _exit(run(directory, &request, fds) < 0 ? 1 : 0);
                 }
                 fd_close_many(fds, STREAM_FDS);
         }
@@ -191,13 +193,13 @@ Readers *readers_free(Readers *r)
         return NULL;
 }
 
-/* Nothing is ever written there: readable is closed. */
+/* The reader writes nothing there: readable is closed. */
 static void on_ended(void *userdata, _unused_ int fd, _unused_ unsigned events)
 {
         running_free(userdata);
 }
 
-static int watch(Readers *r, Loop *loop, uint32_t uid, int take_fd)
+static int watch(Readers *r, Loop *loop, const ReaderRequest *request, int take_fd)
 {
         Running *x = calloc(1, sizeof(*x));
 
@@ -205,7 +207,10 @@ static int watch(Readers *r, Loop *loop, uint32_t uid, int take_fd)
                 (void) fd_close(take_fd);
                 return -ENOMEM;
         }
-        *x = (Running){ .readers = r, .fd = take_fd, .uid = uid };
+        *x = (Running){ .readers = r,
+                        .fd = take_fd,
+                        .uid = request->uid,
+                        .is_following = !request->is_verify && request->query.is_following != 0 };
         list_init(&x->link);
         list_append(&r->running, &x->link);
         r->n_running++;
@@ -215,6 +220,15 @@ static int watch(Readers *r, Loop *loop, uint32_t uid, int take_fd)
                 return -ENOMEM;
         }
         return 0;
+}
+
+/* A socket that is full holds a byte that the reader has not seen: it will look. */
+void readers_poke(const Readers *r)
+{
+        LIST_FOREACH (x, &r->running, const Running, link) {
+                if (x->is_following)
+                        (void) !write(x->fd, "", 1);
+        }
 }
 
 static bool may_start(const Readers *r, uint32_t uid)
@@ -239,13 +253,13 @@ int readers_start(Readers *r, Loop *loop, const ReaderRequest *request, int *ret
                 return neg_errno();
         from = stream[0];
         to = stream[1];
-        if (pipe2(life, O_CLOEXEC) < 0)
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, life) < 0)
                 return neg_errno();
         alive = life[0];
         held = life[1];
         result = send_to_helper(r, request, (int[STREAM_FDS]){ to, held });
         if (result >= 0)
-                result = watch(r, loop, request->uid, TAKE_FD(alive));
+                result = watch(r, loop, request, TAKE_FD(alive));
         if (result < 0)
                 return result;
         *ret_fd = TAKE_FD(from);

@@ -27,3 +27,6 @@ DEFINE_CLEANUP(Readers *, readers_free)
 /* The caller owns *ret_fd, the reading end of the stream. A stream that breaks off within a record is one
  * that failed. -EBUSY: too many run. */
 int readers_start(Readers *readers, Loop *loop, const ReaderRequest *request, int *ret_fd) _must_check_;
+
+/* Rows were committed: those that follow look. */
+void readers_poke(const Readers *readers);

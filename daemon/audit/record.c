@@ -166,9 +166,10 @@ static int describe(const PrivQuery *q, Buf *b)
         int r;
 
         r = buf_printf(b,
-                       "{\"limit\":%llu,\"sinceUSec\":%llu,\"untilUSec\":%llu,\"kinds\":%u,\"decisions\":%u",
+                       "{\"limit\":%llu,\"sinceUSec\":%llu,\"untilUSec\":%llu,\"kinds\":%u,\"decisions\":%u,\"follow\":%s",
                        (unsigned long long) q->limit, (unsigned long long) q->since_usec,
-                       (unsigned long long) q->until_usec, q->kinds, q->decisions);
+                       (unsigned long long) q->until_usec, q->kinds, q->decisions,
+                       q->is_following ? "true" : "false");
         if (r >= 0 && q->uid >= 0)
                 r = buf_printf(b, ",\"uid\":%lld", (long long) q->uid);
         if (r >= 0)
@@ -220,7 +221,8 @@ static int on_query(Api *api, const PrivQuery *q)
         for (size_t i = 0; i < ELEMENTSOF(texts); i++)
                 if (!str_is_utf8(texts[i], strlen(texts[i])))
                         return -EPROTO;
-        if (q->since_usec > INT64_MAX || q->until_usec > INT64_MAX || q->after_sequence > INT64_MAX)
+        if (q->since_usec > INT64_MAX || q->until_usec > INT64_MAX || q->after_sequence > INT64_MAX ||
+            q->is_following > 1)
                 return -EPROTO;
         if (api->sees_all && q->has_all_users)
                 return queue_read(api, q);

@@ -15,6 +15,7 @@
 
 /* How many virtual machine instructions pass between two looks at the clock. */
 #define PROGRESS_STEPS 10000
+#define READ_BUSY_MSEC 2000
 
 /* Written once, overwritten from then on: a commit that does not grow the file waits for less. Those of two
  * segments fit into the 8 MiB that every process may lock. */
@@ -121,6 +122,9 @@ int sql_open(const char *path, SqlMode mode, Sql **ret)
         if (code != SQLITE_OK)
                 return s->db ? report(s, code) : -ENOMEM;
         (void) sqlite3_extended_result_codes(s->db, 1);
+        /* The writer has a file to itself for moments: when it makes one, and when it cuts its log. */
+        if (mode == SQL_READ)
+                (void) sqlite3_busy_timeout(s->db, READ_BUSY_MSEC);
         sqlite3_progress_handler(s->db, PROGRESS_STEPS, on_progress, s);
         r = harden(s);
         if (r < 0)

@@ -605,12 +605,12 @@ typedef struct PrivQuery {
         uint64_t since_usec;
         uint64_t until_usec;
         uint64_t after_sequence;
-        uint64_t limit;         /* newest so many; 0: all */
-        uint32_t kinds;         /* bit per AuditKind */
-        uint32_t decisions;     /* bit per Verdict */
-        int64_t uid;            /* -1: any */
-        uint32_t has_all_users; /* rows of others too: only where the channel may */
-        uint32_t padding;
+        uint64_t limit;               /* newest so many; 0: all */
+        uint32_t kinds;               /* bit per AuditKind */
+        uint32_t decisions;           /* bit per Verdict */
+        int64_t uid;                  /* -1: any */
+        uint32_t has_all_users;       /* rows of others too: only where the channel may */
+        uint32_t is_following;        /* and what comes, after a mark */
         char session[PRIV_NAME_SIZE]; /* id or name */
         char user[PRIV_NAME_SIZE];
         char host[PRIV_HOST_SIZE];
@@ -670,6 +670,12 @@ enum AuditRecordString {
 };
 
 #define AUDIT_RECORD_MAX (128U * 1024U)
+
+/* Instead of a row, where kind is 0: what status says. */
+enum AuditMark {
+        AUDIT_MARK_READY = 1, /* what there was has been sent; what follows is new */
+        AUDIT_MARK_RETIRED,   /* rows that were asked for are gone; sequence is the oldest that is there */
+};
 
 typedef struct AuditRecord {
         uint32_t n_bytes;
