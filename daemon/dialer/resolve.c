@@ -40,6 +40,7 @@ struct Lookup {
         Resolver *resolver;
         char name[PRIV_HOST_SIZE];
         unsigned n_pending; /* queries of c-ares that still point here, and the deferred call */
+        bool is_cut_off;    /* by new servers: asked again of those */
         PrivAddress v6[RESOLVE_ADDRESSES_MAX / 2];
         PrivAddress v4[RESOLVE_ADDRESSES_MAX / 2];
         size_t n_v6;
@@ -209,7 +210,7 @@ int resolver_configure(Resolver *r, const PrivResolver *servers, int hosts_fd)
                 return e;
         (void) hosts_table_free(r->hosts);
         r->hosts = hosts;
-        /* Servers cannot change under a query. */
+        /* Servers cannot change under a query: what is asked now is asked again of the new ones. */
         ares_cancel(r->channel);
         r->has_servers = servers->n_servers > 0;
         if (r->has_servers && ares_set_servers_ports(r->channel, nodes) != ARES_SUCCESS)
@@ -218,12 +219,24 @@ int resolver_configure(Resolver *r, const PrivResolver *servers, int hosts_fd)
         return 0;
 }
 
+static void start_deferred(void *userdata);
+
+static bool ask_again(Lookup *l)
+{
+        if (!l->is_cut_off || !l->callback || loop_defer(l->resolver->loop, start_deferred, l) < 0)
+                return false;
+        l->is_cut_off = false;
+        l->n_v6 = l->n_v4 = 0;
+        l->n_pending = 1;
+        return true;
+}
+
 static void lookup_finish(Lookup *l)
 {
         PrivAddress all[RESOLVE_ADDRESSES_MAX];
         size_t n = 0;
 
-        if (--l->n_pending > 0)
+        if (--l->n_pending > 0 || ask_again(l))
                 return;
         for (size_t i = 0; i < MAX_OF(l->n_v6, l->n_v4); i++) {
                 if (i < l->n_v6)
@@ -244,10 +257,18 @@ static void add_address(Lookup *l, const PrivAddress *a)
                 l->v4[l->n_v4++] = *a;
 }
 
+static void note_status(Lookup *l, int status)
+{
+        if (status == ARES_ECANCELLED)
+                l->is_cut_off = true;
+}
+
 static void on_a(void *userdata, int status, _unused_ int timeouts, unsigned char *answer, int size)
 {
         struct ares_addrttl found[ANSWERS_MAX];
         int n = ANSWERS_MAX;
+
+        note_status(userdata, status);
 
         if (status == ARES_SUCCESS && ares_parse_a_reply(answer, size, NULL, found, &n) == ARES_SUCCESS) {
                 for (int i = 0; i < n; i++) {
@@ -264,6 +285,8 @@ static void on_aaaa(void *userdata, int status, _unused_ int timeouts, unsigned 
 {
         struct ares_addr6ttl found[ANSWERS_MAX];
         int n = ANSWERS_MAX;
+
+        note_status(userdata, status);
 
         if (status == ARES_SUCCESS && ares_parse_aaaa_reply(answer, size, NULL, found, &n) == ARES_SUCCESS) {
                 for (int i = 0; i < n; i++) {

@@ -2,16 +2,19 @@
 
 import contextlib
 import os
+import select
 import socket
 import sqlite3
 import ssl
 import struct
 import threading
 import time
+import types
 
 import pytest
 
 import machine
+import privsep
 from privsep import CLOSE, Channel
 from test_egress_worker import Dns, Rig, connect, eventually, get, handshake, hostile
 
@@ -100,6 +103,25 @@ def test_a_dialer_without_audit_makes_way(names):
     rig.audit_dialer.end.close()
     assert rig.dialer.wait(13) != 0
     rig.launcher_dialer.end.close()
+
+
+def test_new_name_servers_answer_what_the_old_ones_were_asked(names, sink):
+    """A look-up that waits for a server that is no more is asked again, not failed."""
+    mute = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    mute.bind(("127.0.0.1", 0))
+    rig = hostile(types.SimpleNamespace(port=mute.getsockname()[1]))
+    try:
+        rig.dial(1, 1000, "allowed.test", sink, 1)
+        assert select.select([mute], [], [], 10)[0]
+        servers = [(4, socket.inet_aton("127.0.0.1") + bytes(12), names.port)] + [(0, bytes(16), 0)] * 3
+        rig.launcher_dialer.send("DIALER_RESOLVER", 1, *[v for s in servers for v in s], fds=[privsep.sealed(b"\n")])
+        name, _, _, fds = rig.egress_end.receive()
+        assert name == "CONNECTED"
+        socket.close(fds[0])
+    finally:
+        rig.launcher_dialer.end.close()
+        assert rig.dialer.wait(5) == 0
+        mute.close()
 
 
 class Script:
