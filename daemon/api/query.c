@@ -366,8 +366,11 @@ void audit_queries_fail(Api *api)
 
 /* ---- the call ---- */
 
+/* No bit at all would mean any: an empty list sets one that nothing has. */
 static int take_list(const Json *list, int (*parse)(const char *), uint32_t *ret_bits)
 {
+        if (list && json_n(list) == 0)
+                *ret_bits = UINT32_C(1) << 31;
         for (size_t i = 0; list && i < json_n(list); i++) {
                 int v = parse(json_string(json_at(list, i)));
 
