@@ -3,6 +3,8 @@
  * words. Nothing is concluded from versions or configuration.
  */
 
+#include <errno.h>
+
 #include "daemon/api/manager.h"
 #include "proto/base/error.h"
 #include "proto/base/str.h"
@@ -116,6 +118,8 @@ static int append_probe(Json *list, uint32_t name, const PrivProbe *p)
                 c.state = t->missing_state;
                 c.message = t->missing;
                 c.advice = t->advice;
+                if (p->error == -EPERM && (name == PROBE_BPF_LSM || name == PROBE_FEXIT))
+                        c.advice = "the daemon may not load BPF programs here: lockdown or a container forbids it";
                 if (str_printf(text, sizeof(text), "%s (%s)", t->missing, error_name(p->error)) >= 0)
                         c.message = text;
         }

@@ -87,6 +87,7 @@ struct Launcher {
         Id instance;
         Id state;
         uint64_t started_usec;
+        ListLink inside;  /* connections of callers inside a session */
         ListLink workers; /* every one that is not freed, retired ones too */
         Worker *audit;
         Worker *dialer;

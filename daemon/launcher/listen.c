@@ -9,6 +9,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "daemon/launcher/inside.h"
 #include "daemon/launcher/user.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -154,15 +155,20 @@ static void serve_one(Launcher *l, int take_fd)
         uint32_t uid, over;
         Peer peer;
         User *u;
+        int r;
 
         /* Whom the kernel does not name gets nothing, not even an answer. */
         if (l->is_stopping || peer_read_uid(fd, &uid) < 0)
                 return;
         /* First what is cheap: one process must not connect faster than we can turn it away. */
         u = user_of_peer(l, uid);
-        if (!u || !quota_admit_connection(u, &over) || peer_read(l, fd, &peer) < 0)
+        if (!u || !quota_admit_connection(u, &over))
                 return;
-        user_add_connection(u, &peer, over, TAKE_FD(fd));
+        r = peer_read(l, fd, &peer);
+        if (r == 0)
+                user_add_connection(u, &peer, over, TAKE_FD(fd));
+        else if (r > 0)
+                inside_refuse(l, uid, TAKE_FD(fd));
 }
 
 static void on_connection(void *userdata, int listen_fd, _unused_ unsigned events)

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "daemon/launcher/blank.h"
+#include "daemon/launcher/inside.h"
 #include "daemon/launcher/launcher.h"
 #include "daemon/launcher/listen.h"
 #include "daemon/launcher/lookup.h"
@@ -108,6 +109,7 @@ static void launcher_done(Launcher *l)
                 worker_retire(l->pool[i]);
         workers_end(l);
         listen_close(l);
+        inside_free_all(l);
         l->resolver_lookup = lookup_free(l->resolver_lookup);
         l->reload.lookup = lookup_free(l->reload.lookup);
         l->watch_io = loop_io_free(l->watch_io);
@@ -136,6 +138,7 @@ static int run(const Config *config, Kernel *kernel)
         int r;
 
         list_init(&l.workers);
+        list_init(&l.inside);
         r = loop_new(&l.loop);
         if (r < 0)
                 return log_error(r, "cannot make the event loop");

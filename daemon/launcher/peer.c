@@ -123,7 +123,7 @@ int peer_read(const Launcher *l, int socket_fd, Peer *ret)
         if (r < 0)
                 return r;
         if (r > 0)
-                return -EACCES;
+                return 1;
         /* It still runs, so the pid was its own while we looked. */
         if (has_ended(pidfd))
                 return -ESRCH;

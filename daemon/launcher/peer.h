@@ -18,6 +18,6 @@ typedef struct Peer {
 /* Only the uid: cheap, for quotas. */
 int peer_read_uid(int socket_fd, uint32_t *ret_uid) _must_check_;
 
-/* -EACCES: nobody that we can name, or a process inside a session. Other errors: it could not be found out,
- * which is the same to the caller. */
+/* 1: a process inside a session, which gets nothing. Errors: nobody that we can name, or it could not be
+ * found out, which is the same to the caller. */
 int peer_read(const Launcher *l, int socket_fd, Peer *ret) _must_check_;

@@ -1,6 +1,6 @@
 /*
- * One process that gives the daemon as much work as it can: flood SOCKET WORKSPACE KIND… , a thread for each KIND,
- * until its standard input ends.
+ * One process that gives the daemon as much work as it can: flood SOCKET WORKSPACE KIND… , a thread for each
+ * KIND, until its standard input ends.
  */
 
 #include <poll.h>
@@ -98,10 +98,11 @@ static void flood_messages(void)
 static void flood_creates(void)
 {
         char message[4096];
-        int n = snprintf(message, sizeof(message),
-                         "{\"method\":\"io.sandboxd.Session.Create\",\"parameters\":{\"context\":{\"workspace\":\"%s\","
-                         "\"lifetime\":\"detached\"}}}",
-                         workspace);
+        int n = snprintf(
+                        message, sizeof(message),
+                        "{\"method\":\"io.sandboxd.Session.Create\",\"parameters\":{\"context\":{\"workspace\":\"%s\","
+                        "\"lifetime\":\"detached\"}}}",
+                        workspace);
 
         repeat(message, (size_t) n + 1, 1);
 }
@@ -121,7 +122,8 @@ static void flood_big(void)
 
         if (!message)
                 return;
-        n = snprintf(message, BIG_SIZE, "{\"method\":\"io.sandboxd.Session.Describe\",\"parameters\":{\"id\":\"x\",\"a\":[1");
+        n = snprintf(message, BIG_SIZE,
+                     "{\"method\":\"io.sandboxd.Session.Describe\",\"parameters\":{\"id\":\"x\",\"a\":[1");
         for (size_t at = (size_t) n; at < BIG_SIZE - 4; at += 2)
                 memcpy(message + at, ",1", 2);
         (void) snprintf(message + BIG_SIZE - 4, 5, "1]}}");
@@ -146,8 +148,9 @@ static void *run(void *name)
         static const struct {
                 const char *name;
                 void (*run)(void);
-        } kinds[] = { { "connects", flood_connects }, { "messages", flood_messages }, { "creates", flood_creates },
-                      { "queries", flood_queries },   { "big", flood_big },           { "halves", flood_halves } };
+        } kinds[] = { { "connects", flood_connects }, { "messages", flood_messages },
+                      { "creates", flood_creates },   { "queries", flood_queries },
+                      { "big", flood_big },           { "halves", flood_halves } };
 
         for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
                 if (strcmp(kinds[i].name, name) == 0)
