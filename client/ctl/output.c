@@ -181,6 +181,8 @@ static const ErrorText error_texts[] = {
         { SESSION "NameExists", "name",
           "you have a session of the name %s already: choose another, or remove that one", EXIT_OURS },
         { SESSION "InvalidState", "state", "the session is %s, which the call does not fit", EXIT_OURS },
+        { SESSION "RequestIdConflict", "requestId", "the request id %s was used for something else",
+          EXIT_OURS },
         { SESSION "PathRefused", "path", "%s cannot be used", EXIT_OURS },
         { SESSION "NotEnforceable", "what", "cannot enforce %s", EXIT_OURS },
         { SESSION "QuotaExceeded", "resource", "too many %s: end some and try again", EXIT_OURS },

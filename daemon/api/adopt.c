@@ -27,7 +27,7 @@ static void on_grace_over(void *userdata)
         Session *s = userdata;
 
         LIST_FOREACH (c, &s->api->clients, Client, link) {
-                if ((c->wait == WAIT_SESSION || c->wait == WAIT_PROCESS) &&
+                if ((c->wait == WAIT_SESSION || c->wait == WAIT_PROCESS || c->wait == WAIT_RESULT) &&
                     id_equal(&c->wait_session, &s->id)) {
                         s->connection = c->peer.connection;
                         return;
@@ -79,6 +79,22 @@ static int resume_processes(Session *s)
         return 0;
 }
 
+/* The former worker died between the session and its answer. */
+static void resume_request(Session *s, const Id *key)
+{
+        Request *q = request_find_key(s->api, key);
+
+        if (!q || q->command)
+                return;
+        if (!q->is_spawn) {
+                request_made(q, s, 0);
+                return;
+        }
+        /* And before it asked for the command: the next call makes another session. */
+        (void) request_give_up(q);
+        session_end(s, END_SETUP_FAILED);
+}
+
 static int adopt(Session *s, const PrivSessionCreated *m, Imsg *message)
 {
         uint32_t number = s->next_process;
@@ -121,7 +137,8 @@ int session_on_adopt(Api *api, Imsg *m)
                 r = adopt(s, created, m);
         if (r < 0)
                 return r;
-        session_add(TAKE_PTR(s));
+        session_add(s);
+        resume_request(TAKE_PTR(s), &created->claims.request);
         return 0;
 }
 
@@ -135,6 +152,7 @@ static void settle(Session *s, EndReason reason, uint64_t ended_usec)
                 p->is_unknown = true;
                 process_set_ended(p, reason);
                 session_store_process(p);
+                request_command_ended(p);
         }
         s->end_reason = reason;
         s->has_end_reason = true;
@@ -165,5 +183,6 @@ void sessions_settle(Api *api)
                 else
                         settle(s, END_DAEMON_RESTART, api->start.started_usec);
         }
+        requests_settle(api);
         (void) sessions_prune(api, UINT64_MAX);
 }

@@ -28,6 +28,30 @@ static int make_end(const Process *p, Json **ret)
         return 0;
 }
 
+/* Those who made the same call. */
+static void answer_followers(Process *p)
+{
+        Session *s = p->session;
+
+        LIST_FOREACH (c, &s->api->clients, Client, link) {
+                Json *o = NULL;
+                int r;
+
+                if (c->wait != WAIT_RESULT || c->wait_process != p->number ||
+                    !id_equal(&c->wait_session, &s->id))
+                        continue;
+                r = make_end(p, &o);
+                if (r >= 0)
+                        r = json_set_boolean(o, "existing", true);
+                if (r >= 0) {
+                        client_reply(c, o, false, NULL, 0);
+                        continue;
+                }
+                json_unref(o);
+                client_failure(c, r);
+        }
+}
+
 static void answer_last(Process *p)
 {
         Client *c = client_find(p->session->api, p->connection);
@@ -35,6 +59,7 @@ static void answer_last(Process *p)
         int r;
 
         p->connection = 0;
+        answer_followers(p);
         if (!c || c->wait != WAIT_CREATE)
                 return;
         r = make_end(p, &o);

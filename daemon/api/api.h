@@ -28,7 +28,10 @@
 
 #define API_ENDED_SESSIONS_MAX 256U
 #define API_LABELS_MAX         64U
+#define API_LABEL_KEY_MAX      63U
+#define API_LABEL_VALUE_MAX    255U
 #define API_POLICY_TEXT_MAX    (16U * 1024U * 1024U)
+#define API_PROFILE_KEPT_MAX   (64U * 1024U)
 #define API_PROCESSES_KEPT_MAX 256U
 #define SESSION_ERROR          "io.sandboxd.Session."
 #define POLICY_ERROR           "io.sandboxd.Policy."
@@ -39,6 +42,7 @@ typedef struct Api Api;
 typedef struct Client Client;
 typedef struct Session Session;
 typedef struct Process Process;
+typedef struct Request Request;
 typedef struct AuditQuery AuditQuery;
 typedef struct Attachment Attachment;
 typedef struct LogsReader LogsReader;
@@ -71,7 +75,9 @@ typedef enum WaitKind {
         WAIT_SESSION, /* Wait() without a process */
         WAIT_PROCESS, /* Wait() with one */
         WAIT_TERMINATE,
-        WAIT_FREEZE, /* Freeze() or Thaw() */
+        WAIT_FREEZE,  /* Freeze() or Thaw() */
+        WAIT_REQUEST, /* an equal call is under way */
+        WAIT_RESULT,  /* of what an equal call has made */
         WAIT_QUERY,
         WAIT_LOGS,
         WAIT_MANAGER,
@@ -95,6 +101,7 @@ struct Process {
         bool has_pty;
         bool has_exclusive_pty; /* the client says that it reads the descriptor that it gets */
         bool is_killed;         /* by us: reason says why */
+        Request *request;       /* until its result is known */
         bool is_unknown;        /* it has ended, nobody knows how */
         bool is_probed;         /* init was asked whether it is still there */
         bool is_kill_passed;    /* the launcher was asked, because init is frozen */
@@ -158,6 +165,7 @@ struct Session {
         LoopTimer *runtime_timer;
         LoopTimer *idle_timer;
         LoopTimer *grace_timer;
+        Request *request; /* pending, of Create() or Spawn() */
         LoopTimer *store_timer;
         size_t n_store_lines;
         bool is_stored;
@@ -179,6 +187,7 @@ struct Client {
         WaitKind wait;
         Id wait_session;
         uint32_t wait_process;
+        Request *request; /* of the open call, until somebody else has it */
         bool wait_frozen; /* WAIT_FREEZE: what it is to become */
         Id *wait_ids;     /* WAIT_TERMINATE */
         size_t n_wait_ids;
@@ -219,6 +228,10 @@ struct Api {
         ListLink orphans;  /* read back and neither adopted nor known to have ended */
         int store_fd;      /* directory */
         bool is_settled;
+        Map requests;          /* by id */
+        ListLink request_list; /* oldest first */
+        size_t n_request_lines;
+        bool is_waking;
         size_t n_sessions; /* that have not ended */
         size_t n_ended;
         LoopTimer *retention_timer;
@@ -262,6 +275,9 @@ int quota_client_new(Client *c) _must_check_;
 void quota_client_done(Client *c);
 /* After each change of a client's buffers; false: close it. */
 bool quota_client_is_within(Client *c);
+
+/* The open call once more: what it waited for has come, or will not. */
+void client_dispatch_again(Client *c);
 
 /* ---- methods: they answer now or later, and return 0, or negative errno for client_failure() ---- */
 

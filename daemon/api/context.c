@@ -117,8 +117,6 @@ static int check_unsupported(Compilation *k)
                 }
                 return not_enforceable(k->client, "user", "not available in this version");
         }
-        if (get_string(k->parameters, "requestId"))
-                return not_enforceable(k->client, "requestId", "not available in this version");
         return 1;
 }
 
@@ -184,6 +182,30 @@ static int take_workspace(Compilation *k)
         return r < 0 ? r : 1;
 }
 
+/* Keys are words for List(), values any text. */
+static bool labels_are_sound(const Json *labels)
+{
+        void *cursor = NULL;
+        const char *key;
+        const Json *value;
+
+        if (json_n(labels) > API_LABELS_MAX)
+                return false;
+        while (json_next(labels, &cursor, &key, &value)) {
+                size_t n = strlen(key);
+
+                if (n < 1 || n > API_LABEL_KEY_MAX || strlen(json_string(value)) > API_LABEL_VALUE_MAX ||
+                    strspn(key, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._/-") != n)
+                        return false;
+        }
+        return true;
+}
+
+static bool claim_is_sound(const char *text)
+{
+        return !text || strlen(text) < PRIV_NAME_SIZE * 2;
+}
+
 static int take_life(Compilation *k)
 {
         const char *lifetime = get_string(k->context, "lifetime");
@@ -194,8 +216,12 @@ static int take_life(Compilation *k)
 
         k->session->is_detached = lifetime && str_equal(lifetime, "detached");
         k->session->has_remove_on_exit = get_boolean(k->context, "removeOnExit");
-        if (labels && json_n(labels) > API_LABELS_MAX)
+        if (labels && !labels_are_sound(labels))
                 return invalid(k->client, "context.labels");
+        if (!claim_is_sound(get_string(k->context, "agent")))
+                return invalid(k->client, "context.agent");
+        if (!claim_is_sound(get_string(k->context, "agentSession")))
+                return invalid(k->client, "context.agentSession");
         if (get_value(k->context, "timeoutUSec") && timeout <= 0)
                 return invalid(k->client, "context.timeoutUSec");
         k->session->timeout_usec = (uint64_t) timeout;
@@ -248,6 +274,20 @@ static void flags_done(PolicyFlags *f)
                 free((void *) (uintptr_t) lists[i]);
 }
 
+/* What Describe() returns must make the same session again: the text is in the context, whatever way it
+ * came. */
+static int keep_profile(Compilation *k, const char *text, size_t size)
+{
+        int r = 0;
+
+        if (size > API_PROFILE_KEPT_MAX)
+                session_warn(k->session, "profile-not-kept",
+                             "the profile is too long for Describe(): its context makes another session");
+        else if (strlen(text) == size && str_is_utf8(text, size))
+                r = json_set_string(k->session->context, "profileContent", text);
+        return r < 0 ? r : 1;
+}
+
 /* The profile's text where it comes by descriptor; *ret_text stays NULL where it does not. */
 static int take_profile(Compilation *k, char **ret_text)
 {
@@ -267,7 +307,7 @@ static int take_profile(Compilation *k, char **ret_text)
         if (r == -EINVAL || r == -EFBIG)
                 return invalid(k->client, "profileFileDescriptor");
         k->sources.content = *ret_text;
-        return r < 0 ? r : 1;
+        return r < 0 ? r : keep_profile(k, *ret_text, k->sources.content_size);
 }
 
 static int load_policy(Compilation *k, PolicyDiagnostics *d)

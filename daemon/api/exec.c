@@ -191,11 +191,15 @@ int session_exec(Session *s, Client *c, const Json *parameters, const Json *comm
         p->connection = c->peer.connection;
         p->wants_result = c->call.is_more;
         p->is_spawned = s->is_spawn && s->next_process == 1;
+        request_set_command(p->is_spawned ? TAKE_PTR(s->request) : TAKE_PTR(c->request), p);
         c->wait = WAIT_CREATE;
         s->next_process++;
         processes_make_room(s);
         list_append(&s->processes, &p->link);
         s->n_processes++;
+        /* Where a successor of ours looks for it. */
+        if (p->request)
+                session_store_process(p);
         p = NULL;
         session_update_idle(s);
         return 1;
@@ -340,6 +344,7 @@ static int on_exec_started(Session *s, Imsg *m)
                 return -EPROTO;
         p->state = PROCESS_RUNNING;
         p->started_usec = clock_realtime_usec();
+        request_command_started(p);
         events_exec_started(p);
         if (p->timeout_usec > 0)
                 r = loop_timer_set(p->timer, p->timeout_usec);

@@ -242,7 +242,7 @@ static int on_start(Api *api, Imsg *m)
         api->is_draining = start->is_draining != 0;
         log_set_level((LogLevel) start->log_level);
         on_retention(api);
-        if (sessions_load(api) < 0)
+        if (requests_load(api) < 0 || sessions_load(api) < 0)
                 (void) log_error(-EIO, "the store of uid %u cannot be read", start->identity.uid);
         return attach_audit(api, m);
 }
@@ -312,6 +312,7 @@ static int serve(Api *api)
 
 static void api_done(Api *api)
 {
+        api->store_fd = fd_close(api->store_fd);
         LIST_FOREACH (c, &api->clients, Client, link)
                 client_close(c);
         LIST_FOREACH (s, &api->sessions, Session, link)
@@ -322,6 +323,7 @@ static void api_done(Api *api)
                 list_unlink(&s->link);
                 session_free(s);
         }
+        requests_free(api);
         api->retention_timer = loop_timer_free(api->retention_timer);
         api->quota_timer = loop_timer_free(api->quota_timer);
         api->audit = priv_link_free(api->audit);
@@ -332,7 +334,6 @@ static void api_done(Api *api)
         /* The end of sessions is an event, too: what was deferred for those who listen looks for them. */
         api->events = events_free(api->events);
         api->idl = idl_set_free(api->idl);
-        api->store_fd = fd_close(api->store_fd);
         api->null_fd = fd_close(api->null_fd);
 }
 
@@ -348,6 +349,7 @@ int main(int argc, char *argv[])
         list_init(&api.clients);
         list_init(&api.sessions);
         list_init(&api.orphans);
+        list_init(&api.request_list);
         output_store_init(&api.outputs, OUTPUT_STORE_MAX);
         if (parse_arguments(argc, argv, &a) < 0) {
                 (void) log_error(-EINVAL, "this program is started by sandboxd, with its arguments");

@@ -25,6 +25,7 @@ Process *process_free(Process *p)
                 list_unlink(&p->link);
                 p->session->n_processes--;
         }
+        request_command_gone(p);
         p->timer = loop_timer_free(p->timer);
         p->command_line = json_unref(p->command_line);
         buf_done(&p->strings);
@@ -178,6 +179,7 @@ int process_store(const Process *p, Json **ret)
             (r = json_set_boolean(o, "hasCore", p->has_core)) < 0 ||
             (r = json_set_boolean(o, "isUnknown", p->is_unknown)) < 0 ||
             (r = json_set_boolean(o, "hasPty", p->has_pty)) < 0 ||
+            (r = json_set_string(o, "request", p->request ? p->request->id : NULL)) < 0 ||
             (r = json_set(o, "commandLine", json_ref(p->command_line))) < 0)
                 return r;
         *ret = TAKE_PTR(o);
@@ -241,6 +243,21 @@ static int process_new_loaded(Session *s, uint32_t number, Process **ret)
         return 0;
 }
 
+/* Requests are read before sessions. */
+static void load_request(Process *p, const char *id)
+{
+        Request *q = id && !p->request ? request_find(p->session->api, id) : NULL;
+
+        if (q && !q->command && !q->result)
+                request_set_command(q, p);
+        if (p->state == PROCESS_RUNNING)
+                request_command_started(p);
+        else if (p->state == PROCESS_EXITED)
+                request_command_ended(p);
+        else if (p->state == PROCESS_FAILED)
+                request_command_gone(p);
+}
+
 int process_load(Session *s, const Json *line)
 {
         int64_t number = get_integer(line, "process");
@@ -264,5 +281,6 @@ int process_load(Session *s, const Json *line)
         p->has_pty = get_boolean(line, "hasPty");
         json_unref(p->command_line);
         p->command_line = json_keep(command_line);
+        load_request(p, get_string(line, "request"));
         return 0;
 }

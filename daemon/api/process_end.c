@@ -37,6 +37,7 @@ void process_failed(Process *p, const char *error, Json *take_parameters)
         p->connection = 0;
         answer_process_end(p);
         session_store_process(p);
+        request_command_gone(p);
         if (p->is_spawned)
                 session_end(s, END_SETUP_FAILED);
         else
@@ -185,6 +186,7 @@ void process_finish(Process *p, EndReason reason)
                 answer_process_end(p); /* first: somebody waits for it */
         process_record_exit(p);
         session_store_process(p);
+        request_command_ended(p);
         if (!p->is_spawned) {
                 session_update_idle(s);
                 return;
@@ -228,5 +230,6 @@ void processes_session_ended(Session *s)
                 process_record_exit(p);
                 answer_process_end(p);
                 session_store_process(p);
+                request_command_ended(p);
         }
 }

@@ -49,6 +49,7 @@ void client_close(Client *c)
         loop_timer_stop(c->timer);
         loop_timer_stop(c->output_timer);
         c->wait = WAIT_NONE;
+        c->request = request_give_up(c->request);
         if (c->attachment)
                 attachment_leave(c->attachment);
         streams_client_gone(c->api, c->peer.connection);
@@ -114,6 +115,7 @@ static void continue_deferred(void *userdata)
 static void call_finished(Client *c)
 {
         c->wait = WAIT_NONE;
+        c->request = request_give_up(c->request);
         free(c->wait_ids);
         c->wait_ids = NULL;
         c->n_wait_ids = 0;
@@ -252,6 +254,24 @@ static void dispatch(Client *c)
         r = method_find(c->call.method)(c, c->call.parameters);
         if (r < 0 && !c->is_closing && conn_has_call(c->conn))
                 client_failure(c, r);
+}
+
+void client_dispatch_again(Client *c)
+{
+        int r;
+
+        c->wait = WAIT_NONE;
+        c->is_in_use = true;
+        r = method_find(c->call.method)(c, c->call.parameters);
+        if (r < 0 && !c->is_closing && conn_has_call(c->conn))
+                client_failure(c, r);
+        c->is_in_use = false;
+        if (c->is_closing || conn_has_call(c->conn))
+                return;
+        conn_message_done(&c->call);
+        c->has_call = false;
+        if (loop_defer(c->api->loop, continue_deferred, c) < 0)
+                client_close(c);
 }
 
 static void dispatch_waiting(Client *c)

@@ -91,6 +91,7 @@ Session *session_free(Session *s)
         while (!list_is_empty(&s->processes))
                 process_free(list_entry(s->processes.next, Process, link));
         stop_timers(s);
+        s->request = request_give_up(s->request);
         s->init = priv_link_free(s->init);
         s->init_pidfd = fd_close(s->init_pidfd);
         s->context = json_unref(s->context);
@@ -165,6 +166,7 @@ void session_end(Session *s, EndReason reason)
                 return;
         is_new = s->state != SESSION_STOPPING;
         s->is_ending = true;
+        s->request = request_give_up(s->request);
         s->state = SESSION_STOPPING;
         answer_freeze_end(s);
         if (!s->has_end_reason)
@@ -398,7 +400,7 @@ static void spawn_command(Session *s, Client *c)
 
 static void begin_to_store(Session *s)
 {
-        if (s->has_remove_on_exit && !s->is_detached)
+        if (s->has_remove_on_exit && !s->is_detached && !s->request)
                 session_store_soon(s);
         else
                 session_store(s);
@@ -429,6 +431,8 @@ int session_on_created(Api *api, Imsg *m)
                 session_end(s, END_CLIENT_GONE);
         } else {
                 begin_to_store(s);
+                if (!s->is_spawn)
+                        request_made(TAKE_PTR(s->request), s, 0);
                 if (c && s->is_spawn)
                         spawn_command(s, c);
                 else if (c)
@@ -493,13 +497,25 @@ void sessions_audit_lost(Api *api)
 
 /* ---- the table ---- */
 
+/* Somebody else has made the same call: it is theirs from now on. */
+static bool find_follower(Session *s)
+{
+        LIST_FOREACH (c, &s->api->clients, Client, link) {
+                if (c->wait != WAIT_RESULT || !id_equal(&c->wait_session, &s->id))
+                        continue;
+                s->connection = c->peer.connection;
+                return true;
+        }
+        return false;
+}
+
 void sessions_client_gone(Api *api, uint64_t connection)
 {
         LIST_FOREACH (s, &api->sessions, Session, link) {
                 if (s->connection != connection)
                         continue;
                 s->connection = 0;
-                if (!s->is_detached)
+                if (!s->is_detached && !find_follower(s))
                         session_end(s, END_CLIENT_GONE);
         }
 }

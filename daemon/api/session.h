@@ -3,6 +3,7 @@
 /* Sessions and their commands, as the worker knows them. */
 
 #include "daemon/api/api.h"
+#include "daemon/api/request.h"
 
 int session_new(Api *api, Session **ret) _must_check_;
 Session *session_free(Session *s);

@@ -22,6 +22,8 @@ static int fill_claims(const Session *s, PrivSessionCreate *m)
         int r;
 
         claims->is_detached = s->is_detached;
+        if (s->request)
+                claims->request = s->request->key;
         r = str_copy(claims->name, sizeof(claims->name), s->name);
         if (r >= 0)
                 r = str_copy(claims->profile, sizeof(claims->profile), s->profile);
@@ -58,6 +60,9 @@ static int create(Client *c, const Json *parameters, bool is_spawn)
         uint32_t limit = c->api->start.settings.sessions_per_user_max;
         int r;
 
+        r = request_begin(c, parameters);
+        if (r <= 0)
+                return r;
         if (c->api->is_draining) {
                 client_error(c, SESSION_ERROR "ShuttingDown", NULL);
                 return 0;
@@ -77,6 +82,7 @@ static int create(Client *c, const Json *parameters, bool is_spawn)
                 return r;
         s->context = json_keep(get_value(parameters, "context"));
         s->connection = c->peer.connection;
+        s->request = TAKE_PTR(c->request);
         s->is_spawn = is_spawn;
         s->knows_denials = true;
         s->token = ++c->api->next_token;
@@ -181,10 +187,9 @@ int method_exec(Client *c, const Json *parameters)
         r = command_check(c, parameters, command);
         if (r <= 0)
                 return r;
-        if (get_string(parameters, "requestId")) {
-                client_invalid(c, "requestId");
-                return 0;
-        }
+        r = request_begin(c, parameters);
+        if (r <= 0)
+                return r;
         s = session_find_or_answer(c, get_string(parameters, "id"));
         if (!s)
                 return 0;

@@ -163,6 +163,7 @@ typedef struct PrivSessionClaims {
         char agent_session[PRIV_NAME_SIZE * 2];
         char workspace[PRIV_PATH_SIZE];
         uint32_t is_detached;
+        Id request; /* of the call that wants it; zero: none */
 } PrivSessionClaims;
 
 /* fds: the compiled policy (sealed). Answered by AUDIT_SESSION_OPENED once the row is committed. */

@@ -22,7 +22,7 @@ def wait_for(name):
         if m is None: sys.exit(0)
         if m[0] == name: return m
 def claims():
-    return b"".join(s.ljust(n, b"\\0") for s, n in ((b"n", 64), (b"p", 64), (b"", 128), (b"", 128), (b"/w", 4096))) + bytes(4)
+    return b"".join(s.ljust(n, b"\\0") for s, n in ((b"n", 64), (b"p", 64), (b"", 128), (b"", 128), (b"/w", 4096))) + bytes(20)
 def create(token, connection, plan, policy):
     body = struct.pack("=QQII5QII", token, connection, 0, 0, 0, 0, 0, 0, 0, 0, 0) + claims() + bytes(4)
     channel.send("SESSION_CREATE", fds=[plan, policy], tail=body)
@@ -54,7 +54,7 @@ FATAL = {
     "fifo": "create(1, connection, *os.pipe())",
     "empty": "create(1, connection, sealed(b''), sealed(b''))",
     "huge": "create(1, connection, sealed(bytes(3 << 20)), sealed(b'x'))",
-    "unterminated": "channel.send('SESSION_CREATE', fds=[sealed(b'x'), sealed(b'x')], tail=b'x' * 4560)",
+    "unterminated": "channel.send('SESSION_CREATE', fds=[sealed(b'x'), sealed(b'x')], tail=b'x' * 4576)",
 }
 
 # None of these is more than a claim that nobody believes.

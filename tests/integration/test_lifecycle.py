@@ -531,3 +531,360 @@ def test_store_that_cannot_be_written(own_instance, alice):
     assert own_instance.ctl(alice, "exec", session, "--", "true").returncode == 0
     os.chmod(folder, 0o700)
     own_instance.ctl(alice, "terminate", session)
+
+
+# ---- requestId ----
+
+def spawn(user, request, *words, more=None, **context_more):
+    return {"context": context(user, **context_more), "command": command(*words), "requestId": request, **(more or {})}
+
+
+def starts(instance, session=None):
+    return [row["session"] for row in instance.rows(0, kind="session", action="start")]
+
+
+def test_request_of_create(instance, alice, bob):
+    parameters = {"context": context(alice), "requestId": "one"}
+    first = result(instance.call(alice, SESSION + "Create", parameters)[0])
+    again = result(instance.call(alice, SESSION + "Create", parameters)[0])
+    assert "existing" not in first and again["existing"] is True and again["id"] == first["id"]
+    assert again["runtime"]["state"] == "running"
+    # Written otherwise it is the same call.
+    turned = {"requestId": "one", "context": {**dict(reversed(list(parameters["context"].items()))), "name": None}}
+    assert result(instance.call(alice, SESSION + "Create", turned)[0])["id"] == first["id"]
+    for other in ({**parameters, "context": {**parameters["context"], "labels": {"a": "b"}}},):
+        refused = instance.call(alice, SESSION + "Create", other)[0]
+        assert refused == {"error": SESSION + "RequestIdConflict",
+                           "parameters": {"requestId": "one", "id": first["id"]}}
+    refused = instance.call(alice, SESSION + "Spawn", spawn(alice, "one", "true"))[0]
+    assert refused["error"] == SESSION + "RequestIdConflict"
+    # Another user's ids are another's.
+    other = result(instance.call(bob, SESSION + "Create", {"context": context(bob), "requestId": "one"})[0])
+    assert "existing" not in other and other["id"] != first["id"]
+    instance.ctl(alice, "terminate", first["id"])
+    assert result(instance.call(alice, SESSION + "Create", parameters)[0])["runtime"]["state"] == "exited"
+    instance.ctl(alice, "remove", first["id"])
+    gone = instance.call(alice, SESSION + "Create", parameters)[0]
+    assert (gone["error"], gone["parameters"]) == (SESSION + "NoSuchSession", {"id": first["id"]})
+    instance.ctl(bob, "terminate", "--all")
+
+
+def test_request_of_spawn(instance, alice):
+    work = alice.workspace()
+    parameters = spawn(alice, "two", "sh", "-c", "echo >> count; exit 5", workspace=work, removeOnExit=True)
+    first = result(instance.call(alice, SESSION + "Spawn", parameters)[0])
+    assert eventually(lambda: instance.ctl(alice, "describe", first["id"]).returncode == 125, 20)
+    # The session is forgotten, the answer is not.
+    for more in ({}, {"more": True}):
+        replies = instance.call(alice, SESSION + "Spawn", parameters, **more)
+        again = result(replies[-1])
+        assert again["existing"] is True and (again["id"], again["process"]) == (first["id"], first["process"])
+        assert again["result"] == {"exitCode": 5, "reason": "exited"} and len(replies) == 1
+    with open(work + "/count", encoding="utf-8") as f:
+        assert f.read() == "\n"
+
+
+def test_request_of_exec(instance, alice, beating):
+    session, _, _ = beating
+    work = os.path.dirname(beating[2])
+    parameters = {"id": session, "requestId": "three",
+                  "command": command("sh", "-c", "echo >> execs; while [ ! -e on ]; do sleep 0.05; done; exit 6")}
+    first = result(instance.call(alice, SESSION + "Exec", parameters)[0])
+    with Connection(instance, alice) as connection:
+        connection.send(SESSION + "Exec", parameters, more=True)
+        reply = connection.reply()
+        assert reply["continues"] and "result" not in reply["parameters"]
+        assert (reply["parameters"]["existing"], reply["parameters"]["process"]) == (True, first["process"])
+        alice.write(work + "/on", "")
+        reply = connection.reply()
+        assert reply["parameters"]["result"] == {"exitCode": 6, "reason": "exited"} and "continues" not in reply
+    again = result(instance.call(alice, SESSION + "Exec", parameters)[0])
+    assert again["result"] == {"exitCode": 6, "reason": "exited"}
+    other = {**parameters, "command": command("true")}
+    assert instance.call(alice, SESSION + "Exec", other)[0]["error"] == SESSION + "RequestIdConflict"
+    with open(work + "/execs", encoding="utf-8") as f:
+        assert f.read() == "\n"
+
+
+def test_equal_calls_that_race(instance, alice):
+    """Many at once make one session, and each is told how it ended."""
+    work = alice.workspace()
+    parameters = spawn(alice, "race", "sh", "-c", "echo >> count; sleep 1; exit 2", workspace=work)
+    before = len(starts(instance))
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(Connection(instance, alice)) for _ in range(8)]
+        for connection in connections:
+            connection.send(SESSION + "Spawn", parameters, more=True)
+        ids, made = set(), 0
+        for connection in connections:
+            replies = [connection.reply()]
+            while replies[-1].get("continues"):
+                replies.append(connection.reply())
+            ids.add(result(replies[-1])["id"])
+            made += not any(r["parameters"].get("existing") for r in replies)
+            assert replies[-1]["parameters"]["result"] == {"exitCode": 2, "reason": "exited"}
+    assert len(ids) == 1 and made == 1 and len(starts(instance)) == before + 1
+    with open(work + "/count", encoding="utf-8") as f:
+        assert f.read() == "\n"
+
+
+def test_request_that_failed_may_be_made_again(instance, alice):
+    parameters = {"context": context(alice, workspace="/no/such/folder"), "requestId": "late"}
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(Connection(instance, alice)) for _ in range(3)]
+        for connection in connections:
+            connection.send(SESSION + "Create", parameters)
+        assert [c.reply()["error"] for c in connections] == [SESSION + "PathRefused"] * 3
+    missing = spawn(alice, "missing", "no-such-program")
+    for _ in range(2):
+        assert instance.call(alice, SESSION + "Spawn", missing)[0]["error"] == SESSION + "CommandNotFound"
+    good = {"context": context(alice), "requestId": "late"}
+    assert "existing" not in result(instance.call(alice, SESSION + "Create", good)[0])
+
+
+def test_second_of_equal_calls_keeps_the_session(instance, alice):
+    """The one who asked first goes; the session lives for the other."""
+    work = alice.workspace()
+    parameters = spawn(alice, "heir", "sh", "-c", "while [ ! -e on ]; do sleep 0.05; done; exit 3", workspace=work,
+                       lifetime="connection")
+    with Connection(instance, alice) as heir:
+        with Connection(instance, alice) as first:
+            first.send(SESSION + "Spawn", parameters, more=True)
+            assert first.reply()["continues"]
+            heir.send(SESSION + "Spawn", parameters, more=True)
+            assert heir.reply()["continues"]
+        time.sleep(0.3)
+        alice.write(work + "/on", "")
+        assert heir.reply()["parameters"]["result"] == {"exitCode": 3, "reason": "exited"}
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 129, "ä" * 129])
+def test_request_ids_are_bounded(instance, alice, bad):
+    for method, parameters in (("Create", {"context": context(alice)}),
+                               ("Spawn", {"context": context(alice), "command": command("true")}),
+                               ("Exec", {"id": "0" * 32, "command": command("true")})):
+        refused = instance.call(alice, SESSION + method, {**parameters, "requestId": bad})[0]
+        assert refused == {"error": "org.varlink.service.InvalidParameter", "parameters": {"parameter": "requestId"}}
+    created = instance.call(alice, SESSION + "Create", {"context": context(alice), "requestId": uuid.uuid4().hex + "ä" * 96})[0]
+    assert result(created)["id"]
+
+
+def test_requests_survive_workers_and_restarts(own_instance, alice):
+    work = alice.workspace()
+    created = {"context": context(alice), "requestId": "c"}
+    spawned = spawn(alice, "s", "sh", "-c", "echo >> count; sleep 3; exit 5", workspace=work)
+    session = result(own_instance.call(alice, SESSION + "Create", created)[0])["id"]
+    first = result(own_instance.call(alice, SESSION + "Spawn", spawned)[0])
+    execed = {"id": session, "command": command("sleep", "1000"), "requestId": "e"}
+    process = result(own_instance.call(alice, SESSION + "Exec", execed)[0])["process"]
+    for blow in (kill_api, kill_api, kill_daemon):
+        blow(own_instance)
+        again = result(own_instance.call(alice, SESSION + "Create", created)[0])
+        assert again["existing"] and again["id"] == session
+        again = result(own_instance.call(alice, SESSION + "Exec", execed)[0])
+        assert again["existing"] and again["process"] == process
+        assert again.get("result") == (None if blow is kill_api else {"reason": "daemon-restart"})
+        with Connection(own_instance, alice) as connection:
+            connection.send(SESSION + "Spawn", spawned, more=True)
+            reply = connection.reply()
+            while reply.get("continues"):
+                reply = connection.reply()
+            again = result(reply)
+            assert again["existing"] and again["id"] == first["id"]
+            assert again["result"] == {"exitCode": 5, "reason": "exited"}
+        conflict = own_instance.call(alice, SESSION + "Create", {"context": context(alice), "requestId": "c"})[0]
+        assert conflict["error"] == SESSION + "RequestIdConflict"
+    with open(work + "/count", encoding="utf-8") as f:
+        assert f.read() == "\n"
+
+
+def test_worker_that_dies_in_the_middle_of_requests(own_instance, alice):
+    """Whenever it dies: the same call again makes no second session."""
+    for n in range(12):
+        work = alice.workspace()
+        parameters = spawn(alice, f"m{n}", "sh", "-c", "echo >> count; exit 4", workspace=work)
+        before = own_instance.head()
+        with Connection(own_instance, alice) as connection:
+            connection.send(SESSION + "Spawn", parameters)
+            # Later and later, over all that a start does.
+            time.sleep(0.004 * n)
+            kill_api(own_instance)
+            connection.reply(30)
+        with Connection(own_instance, alice) as connection:
+            connection.send(SESSION + "Spawn", parameters, more=True)
+            reply = connection.reply()
+            while reply and reply.get("continues"):
+                reply = connection.reply()
+            assert reply and result(reply)["result"]["reason"] == "exited", reply
+        with open(work + "/count", encoding="utf-8") as f:
+            assert f.read() == "\n", (n, own_instance.rows(before))
+        # Four deaths in ten seconds are enough for the daemon to wait before it starts another.
+        time.sleep(2.6)
+
+
+def test_requests_are_bounded(own_instance, alice):
+    """A day's worth; beyond it calls are refused, and what is a day old makes room."""
+    own_instance.ctl(alice, "list")
+    own_instance.stop()
+    folder = f"{own_instance.state}/api/{alice.uid}"
+    owner = os.stat(folder)
+    now = int(time.time() * SECOND)
+
+    def write(n, age):
+        with open(folder + "/requests", "w", encoding="ascii") as f:
+            for i in range(n):
+                f.write(json.dumps({"request": f"r{i}", "key": uuid.uuid4().hex, "digest": "00" * 32, "isSpawn": False,
+                                    "createdAtUSec": now - age, "session": uuid.uuid4().hex, "process": 0}) + "\n")
+        os.chown(folder + "/requests", owner.st_uid, owner.st_gid)
+    write(8192, 3600 * SECOND)
+    own_instance.start()
+    refused = own_instance.call(alice, SESSION + "Create", {"context": context(alice), "requestId": "new"})[0]
+    assert refused["error"] == SESSION + "QuotaExceeded" and refused["parameters"]["resource"] == "requestIds"
+    assert own_instance.call(alice, SESSION + "Create", {"context": context(alice), "requestId": "r7"})[0]["error"] == \
+        SESSION + "RequestIdConflict"
+    create(own_instance, alice)
+    own_instance.stop()
+    write(8192, 25 * 3600 * SECOND)
+    own_instance.start()
+    for request in ("new", "r7"):
+        made = own_instance.call(alice, SESSION + "Create", {"context": context(alice), "requestId": request})[0]
+        assert "existing" not in result(made)
+
+
+def test_requests_without_a_store_are_refused(own_instance, alice):
+    own_instance.ctl(alice, "list")
+    folder = f"{own_instance.state}/api/{alice.uid}"
+    os.chmod(folder, 0o500)
+    refused = own_instance.call(alice, SESSION + "Create", {"context": context(alice), "requestId": "x"})[0]
+    assert refused["error"] == "io.systemd.System" and refused["parameters"]["errnoName"] == "EACCES"
+    os.chmod(folder, 0o700)
+    made = own_instance.call(alice, SESSION + "Create", {"context": context(alice), "requestId": "x"})[0]
+    assert "existing" not in result(made)
+
+
+def test_damaged_requests(own_instance, alice):
+    parameters = {"context": context(alice), "requestId": "x"}
+    result(own_instance.call(alice, SESSION + "Create", parameters)[0])
+    own_instance.stop()
+    path = f"{own_instance.state}/api/{alice.uid}/requests"
+    with open(path, "ab") as f:
+        f.write(b'{"request":"x","session":"no id"}\n')
+    own_instance.start()
+    assert "existing" not in result(own_instance.call(alice, SESSION + "Create", parameters)[0])
+    assert f"requests in the store of uid {alice.uid} is damaged" in own_instance.log_text()
+
+
+# ---- names and labels ----
+
+def listed(instance, user, **filters):
+    replies = instance.call(user, SESSION + "List", filters, more=True)
+    assert "continues" not in replies[-1] and "error" not in replies[-1], replies[-1]
+    return [r["parameters"]["id"] for r in replies[:-1]]
+
+
+def test_labels_and_states(own_instance, alice, bob):
+    red = create(own_instance, alice, labels={"colour": "red", "team/x": "1"})
+    blue = create(own_instance, alice, labels={"colour": "blue", "team/x": "1"})
+    plain = create(own_instance, alice)
+    create(own_instance, bob, labels={"colour": "red"})
+    own_instance.ctl(alice, "freeze", blue)
+    own_instance.ctl(alice, "terminate", plain)
+    assert listed(own_instance, alice) == [red, blue, plain]
+    assert listed(own_instance, alice, labels={"colour": "red"}) == [red]
+    assert listed(own_instance, alice, labels={"team/x": "1"}) == [red, blue]
+    assert listed(own_instance, alice, labels={"team/x": "1", "colour": "green"}) == []
+    assert listed(own_instance, alice, states=["frozen", "exited"]) == [blue, plain]
+    assert listed(own_instance, alice, states=["running"], labels={"colour": "blue"}) == []
+    assert listed(own_instance, alice, ownerUid=alice.uid) == [red, blue, plain]
+    shown = own_instance.ctl(alice, "list", "--label", "team/x=1", "--state", "frozen").stdout
+    assert blue in shown and red not in shown
+    assert describe(own_instance, alice, red)["runtime"]["labels"] == {"colour": "red", "team/x": "1"}
+    session = own_instance.create(alice, "--label", "k=v", "--label", "e=")
+    assert describe(own_instance, alice, session)["context"]["labels"] == {"k": "v", "e": ""}
+    assert own_instance.ctl(alice, "list", "--label", "k=v", "--json").stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("labels", [{"": "x"}, {"a b": "x"}, {"k" * 64: "x"}, {"k": "x" * 256}, {"ä": "x"},
+                                    {f"k{i}": "" for i in range(65)}])
+def test_labels_have_bounds(instance, alice, labels):
+    refused = instance.call(alice, SESSION + "Create", {"context": context(alice, labels=labels)})[0]
+    assert refused["error"] == "org.varlink.service.InvalidParameter"
+    assert refused["parameters"]["parameter"] == "context.labels"
+
+
+def test_every_verb_takes_a_name(instance, alice, bob):
+    create(instance, alice, name="verbs")
+    taken = instance.call(alice, SESSION + "Create", {"context": context(alice, name="verbs")})[0]
+    assert taken["error"] == SESSION + "NameExists" and taken["parameters"]["name"] == "verbs"
+    create(instance, bob, name="verbs")
+    start(instance, alice, "verbs", "sleep", "1000")
+    for verb in (("describe", "verbs"), ("freeze", "verbs"), ("thaw", "verbs"), ("signal", "verbs", "TERM"),
+                 ("wait", "verbs", "1"), ("exec", "verbs", "--", "true"), ("terminate", "verbs"), ("wait", "verbs"),
+                 ("remove", "verbs")):
+        done = instance.ctl(alice, *verb)
+        assert done.returncode == (143 if verb == ("wait", "verbs", "1") else 0), (verb, done)
+    assert instance.ctl(bob, "terminate", "verbs").returncode == 0
+    assert instance.ctl(bob, "remove", "verbs").returncode == 0
+    for bad in ("Upper", "-x", "", "a" * 64, "a/b", "0" * 32, "ä"):
+        refused = instance.call(alice, SESSION + "Create", {"context": context(alice, name=bad)})[0]
+        assert refused["parameters"] == {"parameter": "context.name"}, bad
+
+
+def test_described_context_makes_the_same_session(instance, alice, make_profile):
+    """Also of a profile that came as a descriptor."""
+    session = instance.create(alice, "-p", make_profile(limits={"tasks": 77}), "--label", "a=b", "--env", "X=1",
+                              "--read", "/usr/share")
+    found = describe(instance, alice, session)
+    assert '"tasks": 77' in found["context"]["profileContent"]
+    again = result(instance.call(alice, SESSION + "Create", {"context": found["context"]})[0])["id"]
+    twin = describe(instance, alice, again)
+    assert twin["context"] == found["context"]
+    assert twin["runtime"]["policyDigest"] == found["runtime"]["policyDigest"]
+    assert instance.ctl(alice, "exec", again, "--", "sh", "-c", "echo $X").stdout == "1\n"
+    for each in (session, again):
+        instance.ctl(alice, "terminate", "--grace", "0", each)
+
+
+# ---- whose session it is ----
+
+def test_lifetime_of_a_connection(instance, alice):
+    for lifetime, lives in (("connection", False), (None, False), ("detached", True)):
+        with Connection(instance, alice) as connection:
+            made = connection.call(SESSION + "Create", {"context": context(alice, lifetime=lifetime)})
+            session = result(made)["id"]
+            process = result(connection.call(SESSION + "Exec", {"id": session,
+                                                                "command": command("sleep", "1000")}))["process"]
+            assert process
+        if lives:
+            assert instance.ctl(alice, "exec", session, "--", "true").returncode == 0
+            assert state(instance, alice, session) == "running"
+            instance.ctl(alice, "terminate", "--grace", "0", session)
+        else:
+            assert wait(instance, alice, session) == {"reason": "client-gone"}
+
+
+def test_terminate_with_grace(instance, alice):
+    """SIGTERM first; who does not listen is killed when the time is over."""
+    work = alice.workspace()
+    session = create(instance, alice, workspace=work)
+    start(instance, alice, session, "sh", "-c", "trap 'echo bye > said; exit 0' TERM; touch up; "
+                                                "while :; do sleep 0.05; done")
+    assert eventually(lambda: os.path.exists(work + "/up"), 20)
+    done = instance.call(alice, SESSION + "Terminate", {"id": session, "graceUSec": 600 * SECOND}, )[0]
+    assert result(done) == {"terminated": 1} and os.path.exists(work + "/said")
+    deaf = create(instance, alice)
+    start(instance, alice, deaf, "sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
+    done = instance.call(alice, SESSION + "Terminate", {"id": deaf, "graceUSec": SECOND // 2})[0]
+    assert result(done) == {"terminated": 1}
+    assert wait(instance, alice, deaf) == {"reason": "terminated"}
+
+
+def test_terminate_all_is_ones_own(own_instance, alice, bob):
+    mine = [create(own_instance, alice) for _ in range(3)]
+    other = create(own_instance, bob)
+    done = own_instance.call(alice, SESSION + "Terminate", {"all": True, "graceUSec": 0})[0]
+    assert result(done) == {"terminated": 3}
+    assert [state(own_instance, alice, s) for s in mine] == ["exited"] * 3
+    assert state(own_instance, bob, other) == "running"
+    for wrong in ({}, {"id": other, "all": True}, {"all": True, "ownerUid": alice.uid}):
+        assert own_instance.call(alice, SESSION + "Terminate", wrong)[0]["parameters"] == {"parameter": "id"}
