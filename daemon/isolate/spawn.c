@@ -149,18 +149,28 @@ int spawn(const SpawnSpec *spec, pid_t *ret_pid, int *ret_pidfd)
         return 0;
 }
 
+/* Nobody knows of this process but its parent, so it goes with it; a parent that went before the signal was
+ * asked for is seen by its number. */
+static _noreturn_ void wait_for_end(pid_t parent)
+{
+        if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0 || getppid() != parent)
+                _exit(SPAWN_EXIT_FAILED);
+        for (;;)
+                (void) pause();
+}
+
 int spawn_waiter(uint64_t namespaces, pid_t *ret_pid, int *ret_pidfd)
 {
         struct clone_args arguments = { .flags = namespaces | CLONE_PIDFD, .exit_signal = SIGCHLD };
+        pid_t pid, parent = getpid();
         int pidfd = -EBADF;
-        pid_t pid;
 
         arguments.pidfd = (uint64_t) (uintptr_t) &pidfd;
         pid = do_clone3(&arguments);
         if (pid < 0)
                 return neg_errno();
-        while (pid == 0)
-                (void) pause();
+        if (pid == 0)
+                wait_for_end(parent);
         *ret_pid = pid;
         *ret_pidfd = pidfd;
         return 0;
