@@ -132,7 +132,7 @@ int listen_open(Launcher *l)
         if (r < 0)
                 return log_error(r, "cannot make %s/%s", l->config->runtime_dir, LISTEN_NAME);
         l->reserve_fd = fcntl(l->kernel->null_fd, F_DUPFD_CLOEXEC, 3);
-        return l->reserve_fd < 0 ? neg_errno() : 0;
+        return l->reserve_fd < 0 ? log_error(neg_errno(), "cannot reserve a descriptor") : 0;
 }
 
 /* Without descriptors the queue would keep the loop spinning: the reserve takes one connection away, and
@@ -193,8 +193,13 @@ static void on_connection(void *userdata, int listen_fd, _unused_ unsigned event
 
 static void on_pause_over(void *userdata)
 {
-        if (listen_start(userdata) < 0)
-                (void) log_error(0, "cannot accept connections any more");
+        Launcher *l = userdata;
+        int r = listen_start(l);
+
+        if (r < 0) {
+                (void) log_error(r, "cannot accept connections yet");
+                (void) !loop_timer_set(l->accept_timer, LISTEN_PAUSE_USEC);
+        }
 }
 
 int listen_start(Launcher *l)

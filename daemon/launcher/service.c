@@ -172,11 +172,12 @@ static void fill_pool(Launcher *l)
         if (i == ELEMENTSOF(l->pool))
                 return;
         r = worker_new(l, WORKER_EGRESS, 0, &pool_events, l, &l->pool[i]);
-        /* Where it failed the next taker tries again. */
-        if (r < 0)
-                (void) log_error(r, "cannot start an egress worker");
-        else
+        if (r >= 0) {
                 fill_pool_after(l, POOL_NEXT_USEC);
+                return;
+        }
+        (void) log_error(r, "cannot start an egress worker, trying again later");
+        (void) !loop_timer_set(l->pool_timer, POOL_PAUSE_USEC);
 }
 
 static void fill_pool_after(Launcher *l, uint64_t after_usec)

@@ -121,13 +121,16 @@ static int open_programs(const Config *config, Kernel *k)
 
 static int open_own(Kernel *k)
 {
+        int r;
+
         k->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
         if (k->null_fd < 0)
                 return log_error(neg_errno(), "cannot open /dev/null");
         k->mount_fd = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
         if (k->mount_fd < 0)
                 return log_error(neg_errno(), "cannot open the mount namespace");
-        return netns_open_home(&k->network_fd);
+        r = netns_open_home(&k->network_fd);
+        return r < 0 ? log_error(r, "cannot open the network namespace") : 0;
 }
 
 const char *setup_unenforced_layer(const Config *config)

@@ -176,11 +176,13 @@ int launcher_start(Launcher *l)
         quota_read_descriptors(l);
         for (size_t i = 0; i < ELEMENTSOF(numbers) && r >= 0; i++)
                 r = loop_signal_new(l->loop, numbers[i], on_signal, l, &l->signals[i]);
-        if (r >= 0)
-                r = listen_open(l);
-        if (r >= 0)
-                r = lookup_new(l, &(LookupQuestion){ "workers", NULL, -EBADF }, on_ids, l, &lookup);
-        return r;
+        if (r < 0)
+                return log_error(r, "cannot watch signals");
+        r = listen_open(l);
+        if (r < 0)
+                return r;
+        r = lookup_new(l, &(LookupQuestion){ "workers", NULL, -EBADF }, on_ids, l, &lookup);
+        return r < 0 ? log_error(r, "cannot look the workers' users up") : 0;
 }
 
 /* First the sessions, then audit, which must write what it was told, and its own row of the stop, before it
