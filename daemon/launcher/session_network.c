@@ -80,6 +80,9 @@ static int connect_egress(Session *s, Worker *egress)
         if (r >= 0)
                 r = imsg_pair(dialer_pair);
         if (r >= 0) {
+                /* The former worker may have ended because the dialer could not open the session. */
+                if (s->had_egress)
+                        session_open_dialer(s);
                 worker_send(l->audit, PRIV_AUDIT_EGRESS_ATTACH, &ref, sizeof(ref), &audit_pair[1], 1);
                 worker_send(l->dialer, PRIV_DIALER_EGRESS_ATTACH, &ref, sizeof(ref), &dialer_pair[0], 1);
                 send_start(s, egress, audit_pair[0], dialer_pair[1]);
