@@ -333,6 +333,21 @@ static int serve(Setup *s, int api_fd)
         return r < 0 ? r : serve_run(&server);
 }
 
+/* Nobody flushes this channel later. */
+static int send_result(ImsgChannel *launcher, const PrivInitResult *result)
+{
+        int r = imsg_send(launcher, PRIV_INIT_RESULT, result, sizeof(*result), NULL, 0);
+
+        while (r >= 0 && imsg_has_queue(launcher)) {
+                struct pollfd writable = { .fd = launcher->fd, .events = POLLOUT };
+
+                if (poll(&writable, 1, -1) < 0 && errno != EINTR)
+                        return neg_errno();
+                r = imsg_flush(launcher);
+        }
+        return r;
+}
+
 int main(void)
 {
         static Setup s;
@@ -354,7 +369,7 @@ int main(void)
         close_setup(&s);
         if (r == 0)
                 s.result.step[0] = s.result.detail[0] = '\0';
-        if (imsg_send(&launcher, PRIV_INIT_RESULT, &s.result, sizeof(s.result), NULL, 0) < 0 || r < 0)
+        if (send_result(&launcher, &s.result) < 0 || r < 0)
                 return 1;
         /* The channel stays open: its end tells the launcher that we are gone. */
         return serve(&s, api_fd) < 0;

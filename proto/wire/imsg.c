@@ -102,6 +102,9 @@ static int send_now(int fd, struct iovec *iov, size_t n_iov, const int *fds, siz
                         continue;
                 if (errno == ECONNRESET)
                         return -EPIPE;
+                /* The kernel is short of memory just now: the message waits as it does for a slow reader. */
+                if (errno == ENOBUFS || errno == ENOMEM)
+                        return -EAGAIN;
                 return neg_errno();
         }
 }
