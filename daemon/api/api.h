@@ -244,6 +244,7 @@ struct Api {
         bool has_log_changes; /* the readers of logs run at the end of the turn */
         Events *events;
         bool is_draining; /* no new sessions, says the launcher */
+        LoopTimer *orphan_timer; /* runs while there is no channel to audit */
 };
 
 /* ---- server.c: connections ---- */

@@ -21,6 +21,9 @@
 #define API_MEMORY_MAX       (UINT64_C(1) << 30)
 #define BOOT_ID_PATH         "/proc/sys/kernel/random/boot_id"
 
+/* The launcher brings a new audit within this time, or has not seen that the channel ended. */
+#define ORPHAN_USEC (10 * USEC_PER_SEC)
+
 typedef struct Arguments {
         uint32_t uid;
         uint32_t worker_uid;
@@ -200,6 +203,16 @@ static void on_audit_closed(void *owner, _unused_ PrivLink *link, _unused_ int r
         sessions_audit_lost(api);
         processes_audit_lost(api);
         audit_queries_fail(api);
+        if (loop_timer_set(api->orphan_timer, ORPHAN_USEC) < 0)
+                loop_stop(api->loop, -ENOMEM);
+}
+
+/* Our successor gets a new channel. */
+static void on_orphaned(void *userdata)
+{
+        Api *api = userdata;
+
+        loop_stop(api->loop, log_error(-EPIPE, "no audit has come"));
 }
 
 static int attach_audit(Api *api, Imsg *m)
@@ -211,6 +224,7 @@ static int attach_audit(Api *api, Imsg *m)
         r = priv_link_new(api->loop, TAKE_FD(m->fds[0]), CHANNEL_API_AUDIT, ROLE_API, &api->audit);
         if (r < 0)
                 return r;
+        loop_timer_stop(api->orphan_timer);
         priv_link_set_handler(api->audit, on_audit_message, on_audit_closed, api);
         priv_link_set_phase(api->audit, PHASE_RUN);
         return 0;
@@ -299,6 +313,8 @@ static int serve(Api *api)
         if (r >= 0)
                 r = loop_timer_new(api->loop, on_retention, api, &api->retention_timer);
         if (r >= 0)
+                r = loop_timer_new(api->loop, on_orphaned, api, &api->orphan_timer);
+        if (r >= 0)
                 r = priv_link_new(api->loop, LAUNCHER_FD, CHANNEL_LAUNCHER_API, ROLE_API, &api->launcher);
         if (r < 0)
                 return r;
@@ -326,6 +342,7 @@ static void api_done(Api *api)
         requests_free(api);
         api->retention_timer = loop_timer_free(api->retention_timer);
         api->quota_timer = loop_timer_free(api->quota_timer);
+        api->orphan_timer = loop_timer_free(api->orphan_timer);
         api->audit = priv_link_free(api->audit);
         /* What is on the loop goes before it. */
         api->launcher = priv_link_free(api->launcher);

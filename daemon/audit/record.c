@@ -51,6 +51,9 @@ static void start(Audit *a, Api *api, const ReaderRequest *request, uint64_t tok
 
         r.error = readers_start(a->readers, a->loop, request, &fd);
         answer(api, PRIV_QUERY_STARTED, &r, fd);
+        /* No helper is left and none can be made beside an open store: our successor has new ones. */
+        if (r.error == -EPIPE || r.error == -ECONNRESET)
+                loop_stop(a->loop, log_error(r.error, "nobody is left who reads rows"));
 }
 
 static void start_reader(Audit *a, Api *api, const PrivQuery *q)
