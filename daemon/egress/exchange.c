@@ -82,6 +82,17 @@ static int stop_sending(Client *c)
         return 0;
 }
 
+/* A server that has closed may have answered before; anything else means that it does not have the request. */
+static int on_not_sent(Client *c, int error)
+{
+        if (error == -EPIPE || error == -ECONNRESET)
+                return stop_sending(c);
+        if (c->has_answer_begun)
+                return error;
+        server_close(c, CLOSE_ERROR);
+        return answer_error(c, 502, "the request could not be sent");
+}
+
 static int on_bad_body(Client *c)
 {
         server_close(c, CLOSE_CLIENT);
@@ -109,7 +120,7 @@ static int step_request_body(Client *c)
         if (r == -EBADMSG)
                 return on_bad_body(c);
         if (r < 0)
-                return stop_sending(c);
+                return on_not_sent(c, r);
         c->has_sent = true;
         if (is_kept)
                 buf_consume(&c->in, b.n_used);
@@ -126,7 +137,7 @@ static int step_request(Client *c)
 
         c->has_sent |= buf_size(&c->to_server) < n;
         if (r < 0)
-                return stop_sending(c);
+                return on_not_sent(c, r);
         if (r == 0)
                 return 0;
         if (!c->request_body.is_done)
