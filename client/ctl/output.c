@@ -46,6 +46,18 @@ const char *shown_escaped(const char *s)
         return text ? text : "-";
 }
 
+/* For where there may be no memory. */
+static void say_plainly(const char *line)
+{
+        (void) !fd_write_all(STDERR_FILENO, line, strlen(line));
+}
+
+static bool no_output(void)
+{
+        say_plainly("sandboxctl: the output cannot be written\n");
+        return false;
+}
+
 static bool write_text(int fd, const char *format, va_list ap)
 {
         char *text = NULL;
@@ -67,7 +79,7 @@ bool print(const char *format, ...)
         va_start(ap, format);
         is_written = write_text(STDOUT_FILENO, format, ap);
         va_end(ap);
-        return is_written;
+        return is_written || no_output();
 }
 
 int fail(const char *format, ...)
@@ -80,8 +92,10 @@ int fail(const char *format, ...)
         n = vasprintf(&text, format, ap);
         va_end(ap);
         if (n < 0 || str_escape(text, (size_t) n, &escaped) < 0 ||
-            str_aprintf(&line, "sandboxctl: %s\n", escaped) < 0)
+            str_aprintf(&line, "sandboxctl: %s\n", escaped) < 0) {
+                say_plainly("sandboxctl: out of memory\n");
                 return EXIT_OURS;
+        }
         n = fd_write_all(STDERR_FILENO, line, strlen(line));
         return EXIT_OURS; /* where it cannot be said, the status says it */
 }
@@ -93,7 +107,7 @@ bool print_json(int fd, const Json *value)
                           fd_write_all(fd, buf_front(&b), buf_size(&b)) >= 0;
 
         buf_done(&b);
-        return is_written;
+        return is_written || no_output();
 }
 
 void format_time(uint64_t usec, char text[32])

@@ -341,6 +341,16 @@ static int finish(Running *r, const SandboxdReply *last)
         return status;
 }
 
+/* Scripts take the whole output for the id. */
+static int print_id(const Json *parameters)
+{
+        const char *id = text_of(parameters, "id");
+
+        if (!id || id[0] == '\0' || id[strspn(id, "0123456789abcdef")] != '\0')
+                return fail("the daemon's answer has no id");
+        return print("%s\n", id) ? 0 : EXIT_OURS;
+}
+
 /* A detached one: its id is all that is said. */
 static int finish_detached(Running *r)
 {
@@ -354,7 +364,7 @@ static int finish_detached(Running *r)
                 return fail_reply(&reply);
         if (r->common->has_json)
                 return print_json(STDOUT_FILENO, reply.parameters) ? 0 : EXIT_OURS;
-        return print("%s\n", shown(text_of(reply.parameters, "id"))) ? 0 : EXIT_OURS;
+        return print_id(reply.parameters);
 }
 
 static int converse(Running *r)
@@ -499,7 +509,7 @@ int verb_create(Common *common, int argc, char *argv[])
         if (status == 0 && common->has_json)
                 status = print_json(STDOUT_FILENO, reply.parameters) ? 0 : EXIT_OURS;
         else if (status == 0)
-                status = print("%s\n", shown(text_of(reply.parameters, "id"))) ? 0 : EXIT_OURS;
+                status = print_id(reply.parameters);
         running_done(&r);
         return status;
 }
