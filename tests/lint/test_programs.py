@@ -55,6 +55,14 @@ def test_init_is_static():
     assert "INTERP" not in readelf("sandbox-init", "-l")
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nothing_of_the_fault_tests(program):
+    """Calls that fail on request are in test builds alone."""
+    with open(path_of(program), "rb") as f:
+        content = f.read()
+    assert not [word for word in (b"fault_malloc", b"__wrap_malloc", b"sandboxd-fault") if word in content]
+
+
 def undefined(program):
     out = subprocess.run(["nm", "-D", "-u", path_of(program)], stdout=subprocess.PIPE, text=True, check=True).stdout
     return {re.sub(r"@.*", "", word) for word in out.split() if len(word) > 1}

@@ -170,6 +170,8 @@ class Instance:
         self.address = "unix:" + self.socket
         self.log = os.path.join(self.folder, "log")
         self.libexec = os.path.join(BUILD, "libexec")
+        self.launcher = os.path.join(BUILD, "daemon/launcher/sandboxd")
+        self.ctl_path = CTL
         self.process = None
         if settings is not None:
             self.write_config("sandboxd.json", settings)
@@ -180,13 +182,16 @@ class Instance:
         with open(os.path.join(self.config, name), "w", encoding="utf-8") as f:
             f.write(value if isinstance(value, str) else json.dumps(value))
 
-    def start(self, timeout=30, environment=None):
-        argv = [os.path.join(BUILD, "daemon/launcher/sandboxd"), "--config-dir", self.config, "--state-dir",
+    def launch(self, environment=None):
+        argv = [self.launcher, "--config-dir", self.config, "--state-dir",
                 self.state, "--runtime-dir", self.runtime, "--libexec-dir", self.libexec,
                 "--policy-dir", POLICIES, "--print-ready"]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                                             start_new_session=True, env={**os.environ, **(environment or {})})
+
+    def start(self, timeout=30, environment=None):
+        self.launch(environment)
         end = time.monotonic() + timeout
         line = b""
         while b"\n" not in line:
@@ -256,12 +261,12 @@ class Instance:
     def ctl(self, user, *arguments, **options):
         environment = options.pop("environment", {})
         options["env"] = user.environment(SANDBOXD_ADDRESS=self.address, **environment)
-        return user.run([CTL, *map(os.fspath, arguments)], **options)
+        return user.run([self.ctl_path, *map(os.fspath, arguments)], **options)
 
     def ctl_start(self, user, *arguments, **options):
         environment = options.pop("environment", {})
         options["env"] = user.environment(SANDBOXD_ADDRESS=self.address, **environment)
-        return user.popen([CTL, *map(os.fspath, arguments)], **options)
+        return user.popen([self.ctl_path, *map(os.fspath, arguments)], **options)
 
     def sh(self, user, script, workspace=None, options=(), **more):
         """A shell script in a session of its own."""

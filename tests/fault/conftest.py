@@ -1,0 +1,78 @@
+"""Runs the points of all tasks side by side, once for the session, and prints what each found."""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import machine
+import tasks
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def pytest_configure(config):
+    if os.getuid() != 0:
+        raise pytest.UsageError("the fault tests need root")
+
+
+class Lanes:
+    """Processes that take one task after another."""
+
+    def __init__(self, todo):
+        self.results = {}
+        self.todo = queue.Queue()
+        for task in todo:
+            self.todo.put(task)
+        threads = [threading.Thread(target=self.work) for _ in range(max(2, min(4, os.cpu_count() or 2)))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def work(self):
+        with subprocess.Popen([sys.executable, os.path.join(HERE, "lane.py")], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True) as lane:
+            while True:
+                try:
+                    task = self.todo.get_nowait()
+                except queue.Empty:
+                    lane.stdin.close()
+                    lane.wait(60)
+                    return
+                lane.stdin.write(json.dumps(task) + "\n")
+                lane.stdin.flush()
+                line = lane.stdout.readline()
+                self.results[tasks.name_of(task)] = json.loads(line) if line else {
+                    "task": task, "points": 0, "seconds": 0, "slow": [], "problems": ["the lane has died"]}
+
+
+RESULTS = {}
+
+
+@pytest.fixture(scope="session")
+def results(request):
+    wanted = {item.callspec.params["task_name"] for item in request.session.items if hasattr(item, "callspec")
+              and "task_name" in item.callspec.params}
+    is_matrix = any("matrix" in item.name for item in request.session.items)
+    if not os.path.exists(os.path.join(machine.BUILD, "tests/fault/sandboxd")):
+        pytest.skip("this build has no programs for fault tests")
+    RESULTS.update(Lanes([task for task in tasks.TASKS if tasks.name_of(task) in wanted or
+                          (is_matrix and task["action"] == "kill")]).results)
+    return RESULTS
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not RESULTS:
+        return
+    terminalreporter.section("fault points")
+    for name, result in sorted(RESULTS.items()):
+        terminalreporter.write_line(f"{name:44} {result['points']:5} points {result['seconds']:6} s  "
+                                    f"{len(result['problems']) or 'nothing'} found")
+    for action in ("fail", "kill"):
+        n = sum(result["points"] for result in RESULTS.values() if result["task"]["action"] == action)
+        terminalreporter.write_line(f"{action}: {n} points")

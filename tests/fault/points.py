@@ -1,0 +1,448 @@
+"""What the fault tests share: the page that the programs under test look at, an instance of them, the flow that each
+point disturbs, and what must hold after it."""
+
+import contextlib
+import ctypes
+import json
+import mmap
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import machine
+
+FOLDER = os.path.join(machine.BUILD, "tests/fault")
+PROGRAMS = ("", "sandboxd", "sandboxd-api", "sandboxd-audit", "sandboxd-dialer", "sandboxd-egress", "sandboxd-lookup",
+            "sandbox-init", "sandboxctl", "reader", "sandboxd-child", "sandbox-init-child")
+CLASSES = ("alloc", "open", "write", "accept", "commit", "spawn", "step")
+COUNT, FAIL, STOP = range(3)
+
+
+class Page(ctypes.Structure):
+    """page.h"""
+    _fields_ = [("target", ctypes.c_uint32), ("classes", ctypes.c_uint32), ("action", ctypes.c_uint32),
+                ("at", ctypes.c_uint32), ("count", ctypes.c_uint32), ("fired", ctypes.c_uint32),
+                ("is_stopped", ctypes.c_uint32), ("pid", ctypes.c_int32), ("own_pid", ctypes.c_int32),
+                ("call", ctypes.c_uint32), ("caller", ctypes.c_uint64), ("clock_skew_nsec", ctypes.c_int64),
+                ("live", ctypes.c_int64 * 16), ("counts", (ctypes.c_uint32 * 7) * 16)]
+
+
+def call_names():
+    """Names of the calls by their numbers."""
+    names = ["", "malloc", "calloc", "realloc", "aligned", "fork", "syscall", "fcntl", "epoll_ctl", "recvmsg"]
+    with open(os.path.join(machine.TOP, "tests/fault/calls.def"), encoding="utf-8") as f:
+        names += [line.split("(")[1].split(",")[0] for line in f if line.startswith(("CALL(", "GNU("))]
+    return names
+
+
+CALLS = call_names()
+
+
+def descendants(pid):
+    """All processes below one, by the kernel's lists of children: quicker than a look at all of /proc."""
+    found = [pid]
+    for parent in found:
+        with contextlib.suppress(OSError):
+            for task in os.listdir(f"/proc/{parent}/task"):
+                with open(f"/proc/{parent}/task/{task}/children", encoding="ascii") as f:
+                    found += map(int, f.read().split())
+    return found[1:]
+
+
+class FaultInstance(machine.Instance):
+    """A daemon of the test builds, in a folder of its own with its page."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.libexec = tempfile.mkdtemp(prefix="run-", dir=FOLDER)
+        os.chmod(self.libexec, 0o755)
+        for name in (*PROGRAMS[1:9], "libsandboxd-fault.so"):
+            os.link(os.path.join(FOLDER, name), os.path.join(self.libexec, name))
+        with open(os.path.join(self.libexec, "page"), "w+b") as f:
+            os.fchmod(f.fileno(), 0o666)
+            f.truncate(ctypes.sizeof(Page))
+            self.memory = mmap.mmap(f.fileno(), ctypes.sizeof(Page))
+        self.page = Page.from_buffer(self.memory)
+        self.launcher = os.path.join(self.libexec, "sandboxd")
+        self.ctl_path = os.path.join(self.libexec, "sandboxctl")
+
+    def remove(self):
+        self.disarm()
+        super().remove()
+        shutil.rmtree(self.libexec, ignore_errors=True)
+
+    def arm(self, program, classes, at, action):
+        """The at-th call of these classes in this program; earlier deaths are long ago for the launcher."""
+        page = self.page
+        page.target = 0
+        page.clock_skew_nsec += 11 * 10**9
+        page.classes = sum(1 << CLASSES.index(name) for name in classes)
+        page.action, page.at, page.count, page.fired, page.is_stopped = action, at, 0, 0, 0
+        self.is_killed = False
+        page.target = PROGRAMS.index(program)
+
+    def disarm(self):
+        self.page.target = 0
+        self.page.is_stopped = 0
+        self.is_killed = False
+
+    def where(self):
+        page = self.page
+        return f"{CALLS[page.call]} at {page.caller:#x}"
+
+    def stopped_pid(self):
+        """The process that waits to be killed, as this machine knows it."""
+        if self.page.pid:
+            return self.page.pid
+        for pid in descendants(self.process.pid):
+            with contextlib.suppress(OSError, IndexError):
+                with open(f"/proc/{pid}/status", encoding="utf-8") as f:
+                    status = dict(line.split(":", 1) for line in f if ":" in line)
+                if int(status["NSpid"].split()[-1]) == self.page.own_pid and status["State"].split()[0] == "R":
+                    return pid
+        return 0
+
+    def start_watched(self, timeout=30):
+        """True: ready; False: it ended; None: neither in time."""
+        self.launch()
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            self.kill_stopped()
+            ready, _, _ = select.select([self.process.stdout], [], [], 0.0005)
+            if ready:
+                return os.read(self.process.stdout.fileno(), 64).startswith(b"ready")
+        return None
+
+    def remains(self):
+        """Processes that run a program of this instance."""
+        found = []
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                with contextlib.suppress(OSError):
+                    target = os.readlink(f"/proc/{entry}/exe")
+                    if target.startswith(self.libexec + "/") and not target.endswith("sandboxctl"):
+                        found.append((int(entry), os.path.basename(target)))
+        return found
+
+    def kill_stopped(self):
+        """Kills who has stopped; tells whether somebody had."""
+        if not self.page.is_stopped:
+            return False
+        pid = self.stopped_pid()
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            self.page.is_stopped = 0
+            self.is_killed = True
+        return pid != 0
+
+
+def comm_state(pid):
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as f:
+        return f.read().rpartition(b")")[2].split()[0].decode()
+    return "Z"
+
+
+class Point:
+    """One disturbed flow: what its clients said, and what is wrong with it."""
+
+    def __init__(self, lane, name):
+        self.lane, self.name = lane, name
+        self.said = []
+        self.id = None
+
+    def call(self, *arguments, timeout=30):
+        """A client of the instance; whoever stops meanwhile is killed. The end in time is part of what is tested."""
+        lane = self.lane
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            child = lane.instance.ctl_start(lane.user, *arguments, stdout=out, stderr=err, cwd=lane.work)
+            end = time.monotonic() + timeout
+            while child.poll() is None:
+                lane.instance.kill_stopped()
+                if time.monotonic() > end:
+                    child.kill()
+                    child.wait()
+                    lane.wrong(f"{arguments[0]} did not end")
+                    break
+                time.sleep(0.0005)
+            out.seek(0)
+            err.seek(0)
+            done = subprocess.CompletedProcess(arguments, child.returncode, out.read().decode(errors="replace"),
+                                               err.read().decode(errors="replace"))
+        self.said.append(f"{arguments[0]}: {done.returncode} {done.stdout[:100]!r} {done.stderr[:300]!r}")
+        if done.returncode == 125 and not done.stderr.strip():
+            lane.wrong(f"{arguments[0]} failed without a word")
+        return done
+
+
+class Lane:
+    """One instance and one user, and point after point."""
+
+    number = 0
+
+    def __init__(self, user, dns, web):
+        self.user, self.dns, self.web = user, dns, web
+        self.work = user.workspace()
+        self.problems = []
+        self.point = None
+        self.group = None
+        self.instance = FaultInstance(settings={"resolver": {"servers": [f"127.0.0.1:{dns.port}"]}})
+        self.profile = os.path.join(self.instance.folder, "profile.json")
+        with open(self.profile, "w", encoding="utf-8") as f:
+            json.dump({"version": 1, "name": "fault", "extends": ["agent"], "filesystem": {"read": [FOLDER]},
+                       "network": {"rules": [{"id": "t", "action": "allow", "host": "allowed.test",
+                                              "ports": [web.server_port], "cidr": "127.0.0.1/32"}]}}, f)
+
+    def wrong(self, what):
+        point = self.point
+        self.problems.append(f"{point.name if point else ''}: {what}; {self.instance.where()}; "
+                             f"{point.said if point else ''}")
+
+    # What a client does
+
+    def session_flow(self, point):
+        made = point.call("create", "-p", self.profile)
+        if made.returncode == 0:
+            if len(made.stdout.strip()) != 32:
+                self.wrong("create says no id")
+                return
+            point.id = made.stdout.strip()
+            point.visit = point.call("exec", point.id, "--", FOLDER + "/fault-visitor", point.file,
+                                     str(self.web.server_port))
+            point.call("terminate", point.id)
+            point.call("remove", point.id)
+
+    def rows_flow(self, point):
+        done = point.call("audit", "log", "--json", "-n", "3")
+        if done.returncode == 0:
+            for line in done.stdout.splitlines():
+                json.loads(line)
+
+    def start_flow(self, point):
+        """The daemon comes up, or ends with a word; then nothing of it is left."""
+        instance = self.instance
+        said = len(instance.log_text())
+        is_ready = instance.start_watched()
+        point.said.append(f"start: {'ready' if is_ready else 'ended'} {instance.log_text()[said:][:400]!r}")
+        if is_ready is None:
+            self.wrong("the start did not end")
+        if is_ready:
+            return
+        if instance.process.poll() is None:
+            instance.process.kill()
+        status = instance.process.wait()
+        instance.process.stdout.close()
+        instance.process = None
+        if status != -signal.SIGKILL and (status == 0 or len(instance.log_text()) == said):
+            self.wrong(f"the start failed without a word, status {status}")
+        if not machine.eventually(lambda: not instance.remains(), 10):
+            self.wrong(f"processes that are left: {instance.remains()}")
+
+    def restart_flow(self, point):
+        """The death of a worker, and the start of the next one."""
+        for pid in self.instance.workers(point.program):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        point.call("run", "-T", "--", "true")
+
+    # What must hold then
+
+    def check_records(self, point, head):
+        rows = self.instance.rows(head)
+        net = [row for row in rows if row["kind"] == "net"]
+        path = "/" + point.file
+        got = [request for request in self.web.requests if request[1] == path]
+        allowed = [row for row in net if row["verdict"] == "allow" and row["host"] == "allowed.test"]
+        denied = [row for row in net if row["verdict"] == "deny" and row["host"] == "evil.test"]
+        if len(got) > len(allowed):
+            self.wrong(f"{len(got)} requests, {len(allowed)} rows")
+        if any("evil.test" in request[2].get("Host", "") for request in got):
+            self.wrong("a denied request went out")
+        if os.path.exists(os.path.join(self.work, point.file)):
+            os.unlink(os.path.join(self.work, point.file))
+            if not [row for row in rows if row["action"] == "exec"]:
+                self.wrong("a command without a row")
+        visit = getattr(point, "visit", None)
+        # Where no row can be written the answer is no, and the gap is what is recorded.
+        if visit and visit.stdout.strip().endswith(" 403") and not denied and point.program != "sandboxd-audit":
+            self.wrong("a denial without a row")
+        if point.id and not [r for r in rows if r["action"] == "start" and r["session"] == point.id]:
+            self.wrong("a session without a row")
+
+    def check_serves(self):
+        """A client that comes now is served: at once, or after the pause that follows deaths."""
+        end = time.monotonic() + 20
+        while True:
+            done = self.instance.ctl(self.user, "run", "-q", "-T", "-p", self.profile, "--", FOLDER + "/fault-visitor",
+                                     "again", str(self.web.server_port), cwd=self.work, timeout=30)
+            if done.returncode == 0 and done.stdout == "200 403\n":
+                return
+            if time.monotonic() > end or self.instance.process.poll() is not None:
+                self.wrong(f"does not serve afterwards: {done.returncode} {done.stdout} {done.stderr}; {self.instance.log_text()[-1500:]}")
+                return
+            # Pauses between attempts are part of the product; nobody has to sit them out here.
+            self.instance.page.clock_skew_nsec += 2 * 10**9
+            time.sleep(0.02)
+
+    def restore(self):
+        """A helper of audit that was killed stays away until audit is started again."""
+        pids = self.instance.workers("sandboxd-audit")
+        if len(pids) == 4 and all(comm_state(pid) != "Z" for pid in pids):
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.check_serves()
+
+    def sessions(self):
+        done = self.instance.ctl(self.user, "list", "--json", cwd=self.work, timeout=30)
+        return [json.loads(line)["id"] for line in done.stdout.splitlines()]
+
+    def tidy(self):
+        """Sessions that a cut-off client left behind are its user's to remove."""
+        for name in self.sessions():
+            self.instance.ctl(self.user, "terminate", name, cwd=self.work, timeout=30)
+            self.instance.ctl(self.user, "remove", name, cwd=self.work, timeout=30)
+
+    # Counts
+
+    def counts(self):
+        found = {"mounts": self.mounts(), "groups": len(self.groups()),
+                 "namespaces": self.launcher_namespaces()}
+        for name in PROGRAMS[1:7]:
+            pids = [self.instance.process.pid] if name == "sandboxd" else self.instance.workers(name)
+            found[name] = sorted(machine.count_fds(pid) for pid in pids)
+            found[name + " threads"] = sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids)
+        found["processes"] = len(descendants(self.instance.process.pid))
+        return found
+
+    def launcher_namespaces(self):
+        found = 0
+        for fd in os.listdir(f"/proc/{self.instance.process.pid}/fd"):
+            with contextlib.suppress(OSError):
+                found += os.readlink(f"/proc/{self.instance.process.pid}/fd/{fd}").startswith(("net:", "mnt:", "user:"))
+        return found
+
+    def mounts(self):
+        """Mounts of this machine that have to do with this instance: there is to be none."""
+        words = (self.instance.folder, self.instance.libexec, self.user.home)
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as f:
+            return sum(any(word in line for word in words) for line in f)
+
+    def groups(self):
+        """Control groups of this instance's sessions."""
+        if not self.group:
+            for pid in self.instance.workers("sandbox-init"):
+                with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="utf-8") as f:
+                    own = next(line[3:].strip() for line in f if line.startswith("0::"))
+                    self.group = machine.cgroup2_mount() + own[:own.rindex("/")]
+        return [folder for folder, _, _ in os.walk(self.group)] if self.group else []
+
+    def steady_counts(self):
+        """Once what is prepared ahead is there again."""
+        last = None
+        for _ in range(200):
+            now = None
+            with contextlib.suppress(OSError):
+                now = self.counts()
+            if now is not None and now == last:
+                return now
+            last = now
+            time.sleep(0.1)
+        return last
+
+    def check_balance(self, before):
+        now = {}
+
+        def is_back():
+            nonlocal now
+            self.instance.page.clock_skew_nsec += 10**9
+            with contextlib.suppress(OSError):
+                now = self.counts()
+            return now == before
+        if not machine.eventually(is_back, 15, 0.05):
+            self.wrong("not back where it was: " + ", ".join(f"{key}: {before[key]} -> {now.get(key)}" for key in before
+                                                             if before[key] != now.get(key)))
+        open_sessions = machine.eventually(lambda: not self.open_in_log(), 5, 0.05)
+        if not open_sessions:
+            self.wrong(f"sessions that are open in the log: {self.open_in_log()}")
+
+    def open_in_log(self):
+        open_ids = set()
+        for row in self.instance.rows(0, kind="session"):
+            if row["action"] == "start" and row["verdict"] != "deny":
+                open_ids.add(row["session"])
+            elif row["action"] == "end":
+                open_ids.discard(row["session"])
+        return open_ids
+
+    # Point after point
+
+    def run(self, task):
+        """All points of one task: {"flow", "program", "classes", "action", "from", "until", "step"}. Ends when a
+        flow is over and the call that was to be hit never came, twice."""
+        self.problems = []
+        action = {"fail": FAIL, "kill": STOP}[task["action"]]
+        at, missed, fired, before = task.get("from", 1), 0, 0, None
+        if task["flow"] != "start":
+            self.ensure_runs()
+            self.check_serves()
+            before = self.steady_counts()
+        began, slow = time.monotonic(), []
+        while missed < 2 and at <= task.get("until", 100000) and len(self.problems) < 5:
+            Lane.number += 1
+            since = time.monotonic()
+            is_hit = self.run_point(task, at, action)
+            if time.monotonic() - since > 1:
+                slow.append(f"{at}: {time.monotonic() - since:.1f} s {self.instance.where()} {self.said}")
+            fired += is_hit
+            missed = 0 if is_hit else missed + 1
+            at += task.get("step", 1)
+            if before and (fired % 16 == 0 or missed == 2):
+                self.check_balance(before)
+        if before:
+            self.check_balance(before)
+        return {"task": task, "points": fired, "last": at, "seconds": round(time.monotonic() - began, 1), "slow": slow,
+                "problems": self.problems}
+
+    def run_point(self, task, at, action):
+        instance = self.instance
+        point = self.point = Point(self, f"{task['action']} {task['program']} {'+'.join(task['classes'])} {at}")
+        point.program, point.file = task["program"], f"f{Lane.number}"
+        is_start = task["flow"] == "start"
+        if is_start and instance.process:
+            instance.stop(signal.SIGKILL)
+        head = 0 if is_start else instance.head()
+        instance.arm(task["program"], task["classes"], at, action)
+        getattr(self, task["flow"] + "_flow")(point)
+        # Who is hit after the last client has ended is killed now.
+        instance.page.target = 0
+        is_hit = bool(instance.page.fired)
+        if is_hit and action == STOP and not machine.eventually(lambda: instance.is_killed or instance.kill_stopped(), 5,
+                                                                0.0005):
+            self.wrong("who stopped was not found")
+        instance.disarm()
+        if is_hit and (task["program"], action) == ("sandboxd", STOP) and instance.process:
+            instance.process.wait(20)
+        if instance.process and instance.process.poll() is not None:
+            if (task["program"], action) != ("sandboxd", STOP) and not is_start:
+                self.wrong("the launcher is gone: " + instance.log_text()[-1500:])
+            instance.restart_if_dead()
+        elif not instance.process:
+            instance.start()
+        if is_hit:
+            self.check_serves()
+            self.tidy()
+            self.restore()
+        if not is_start:
+            self.check_records(point, head)
+        self.point, self.said = None, point.said
+        return is_hit
+
+    def ensure_runs(self):
+        if not self.instance.process:
+            self.instance.start()
