@@ -181,15 +181,15 @@ int spawn_waiter_into(int cgroup_fd, int *ret_pidfd)
         struct clone_args arguments = { .flags = CLONE_PIDFD | CLONE_INTO_CGROUP,
                                         .exit_signal = SIGCHLD,
                                         .cgroup = (unsigned) cgroup_fd };
+        pid_t pid, parent = getpid();
         int pidfd = -EBADF;
-        pid_t pid;
 
         arguments.pidfd = (uint64_t) (uintptr_t) &pidfd;
         pid = do_clone3(&arguments);
         if (pid < 0)
                 return neg_errno();
-        while (pid == 0)
-                (void) pause();
+        if (pid == 0)
+                wait_for_end(parent);
         *ret_pidfd = pidfd;
         return 0;
 }

@@ -14,7 +14,7 @@ def task(action, flow, program, *classes, **more):
 
 # The longest first, so that the last ones end together.
 TASKS = [
-    task("kill", "start", "sandboxd"),
+    task("kill", "start", "sandboxd", step=2),
     task("fail", "session", "sandboxd-api", "alloc"),
     task("fail", "session", "sandboxd-egress", "alloc"),
     task("fail", "session", "sandboxd-audit", "alloc"),
@@ -30,7 +30,7 @@ TASKS = [
     task("kill", "session", "sandbox-init-child"),
     task("kill", "rows", "reader"),
     task("kill", "start", "sandboxd-lookup"),
-    task("kill", "start", "sandboxd-audit"),
+    task("kill", "start", "sandboxd-audit", step=4),
     task("kill", "start", "sandboxd-dialer"),
     task("kill", "start", "sandboxd-egress"),
     task("fail", "session", "sandboxd", "alloc"),
