@@ -243,7 +243,7 @@ struct Api {
         int n_stream_fds;
         bool has_log_changes; /* the readers of logs run at the end of the turn */
         Events *events;
-        bool is_draining; /* no new sessions, says the launcher */
+        bool is_draining;        /* no new sessions, says the launcher */
         LoopTimer *orphan_timer; /* runs while there is no channel to audit */
 };
 

@@ -82,7 +82,8 @@ static int stop_sending(Client *c)
         return 0;
 }
 
-/* A server that has closed may have answered before; anything else means that it does not have the request. */
+/* A server that has closed may have answered before; anything else means that it does not have the request.
+ */
 static int on_not_sent(Client *c, int error)
 {
         if (error == -EPIPE || error == -ECONNRESET)

@@ -1,10 +1,8 @@
 /*
- * Stands before the C library in test builds of the programs, whose object files are the product's: counts calls,
- * and lets the n-th one of a class fail, or stops the process there for the test to kill it. A program cannot kill
- * itself: as pid 1 of its namespace it is spared its own signals.
+ * Stands before the C library in test builds of the programs, whose object files are the product's: counts
+ * calls, and lets the n-th one of a class fail, or stops the process there for the test to kill it. A
+ * program cannot kill itself: as pid 1 of its namespace it is spared its own signals.
  */
-
-#include "tests/fault/page.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +16,8 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "tests/fault/page.h"
 
 #define EXPORT      __attribute__((visibility("default")))
 #define STOP_CYCLES (100ULL * 1000 * 1000 * 1000)
@@ -87,7 +87,8 @@ static void stop(void)
         page->own_pid = (int32_t) raw(SYS_getpid, 0, 0, 0, 0, 0, 0);
         page->pid = host_pid;
         __atomic_store_n(&page->is_stopped, 1U, __ATOMIC_RELEASE);
-        while (__atomic_load_n(&page->is_stopped, __ATOMIC_ACQUIRE) && __builtin_ia32_rdtsc() - since < STOP_CYCLES)
+        while (__atomic_load_n(&page->is_stopped, __ATOMIC_ACQUIRE) &&
+               __builtin_ia32_rdtsc() - since < STOP_CYCLES)
                 __builtin_ia32_pause();
 }
 
@@ -121,21 +122,21 @@ static bool hit(FaultClass class, uint32_t line, const void *caller)
 
 #if defined(FAULT_STATIC)
 /* The linker's --wrap gives the names. */
-#define STAND_BEFORE(name)                           \
+#define STAND_BEFORE(name)                                    \
         long real_##name(SIX_TYPES) __asm__("__real_" #name); \
         EXPORT long fault_##name(SIX_TYPES) __asm__("__wrap_" #name);
 #else
 /* The loader finds this library before the C library. */
 #include <dlfcn.h>
 typedef long (*Any)(SIX_TYPES);
-#define STAND_BEFORE(name)                                      \
-        static long real_##name(SIX_NAMES)                      \
-        {                                                       \
-                static Any found;                               \
-                if (!found)                                     \
-                        found = find(#name);                    \
-                return found(a, b, c, d, e, f);                 \
-        }                                                       \
+#define STAND_BEFORE(name)                      \
+        static long real_##name(SIX_NAMES)      \
+        {                                       \
+                static Any found;               \
+                if (!found)                     \
+                        found = find(#name);    \
+                return found(a, b, c, d, e, f); \
+        }                                       \
         EXPORT long fault_##name(SIX_TYPES) __asm__(#name);
 
 static Any find(const char *name)
@@ -148,15 +149,15 @@ static Any find(const char *name)
 }
 #endif
 
-#define CALL(name, class, failure, error)               \
-        STAND_BEFORE(name)                              \
-        long fault_##name(SIX_NAMES)                    \
-        {                                               \
-                if (HIT(FAULT_##class, name)) {         \
-                        errno = error;                  \
-                        return failure;                 \
-                }                                       \
-                return real_##name(a, b, c, d, e, f);   \
+#define CALL(name, class, failure, error)             \
+        STAND_BEFORE(name)                            \
+        long fault_##name(SIX_NAMES)                  \
+        {                                             \
+                if (HIT(FAULT_##class, name)) {       \
+                        errno = error;                \
+                        return failure;               \
+                }                                     \
+                return real_##name(a, b, c, d, e, f); \
         }
 #if defined(FAULT_STATIC)
 #define GNU(name, class, failure, error)
@@ -385,7 +386,8 @@ long fault_clock_gettime(SIX_NAMES)
         struct timespec *t = (struct timespec *) b;
         long r = real_clock_gettime(a, b, c, d, e, f);
 
-        if (page && (program == PROGRAM_LAUNCHER || program == PROGRAM_API) && a == CLOCK_MONOTONIC && (int) r == 0) {
+        if (page && (program == PROGRAM_LAUNCHER || program == PROGRAM_API) && a == CLOCK_MONOTONIC &&
+            (int) r == 0) {
                 int64_t nsec = t->tv_nsec + page->clock_skew_nsec % 1000000000;
 
                 t->tv_sec += page->clock_skew_nsec / 1000000000 + nsec / 1000000000;

@@ -30,14 +30,14 @@ typedef struct FaultPage {
         uint32_t target;  /* the program that is counted: its place in points.py's list, 0 for none */
         uint32_t classes; /* mask of FaultClass */
         uint32_t action;
-        uint32_t at;      /* the call that is hit, from 1 */
+        uint32_t at; /* the call that is hit, from 1 */
         uint32_t count;
         uint32_t fired;
         uint32_t is_stopped;
-        int32_t pid;      /* of the stopped process as the host sees it; 0 in a child that it forked */
-        int32_t own_pid;  /* as it sees itself */
-        uint32_t call;    /* the line of calls.def */
-        uint64_t caller;  /* where in the program, for addr2line */
+        int32_t pid;     /* of the stopped process as the host sees it; 0 in a child that it forked */
+        int32_t own_pid; /* as it sees itself */
+        uint32_t call;   /* the line of calls.def */
+        uint64_t caller; /* where in the program, for addr2line */
         int64_t clock_skew_nsec; /* the clocks of launcher and api go ahead: pauses need not be waited for */
         int64_t live[FAULT_PROGRAMS]; /* allocations that are not freed */
         uint32_t counts[FAULT_PROGRAMS][_FAULT_CLASS_MAX];

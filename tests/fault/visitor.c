@@ -1,5 +1,5 @@
-/* Runs in a session: `fault-visitor NAME PORT` makes the file NAME, asks for http://allowed.test:PORT/NAME and
- * http://evil.test:PORT/NAME through the proxy and prints both statuses, 0 where there was no answer. */
+/* Runs in a session: `fault-visitor NAME PORT` makes the file NAME, asks for http://allowed.test:PORT/NAME
+ * and http://evil.test:PORT/NAME through the proxy and prints both statuses, 0 where there was no answer. */
 
 #include <arpa/inet.h>
 #include <fcntl.h>
@@ -27,8 +27,8 @@ static int ask(const char *host, const char *port, const char *name)
                 return 0;
         }
         length = snprintf(text, sizeof(text),
-                          "GET http://%s:%s/%s HTTP/1.1\r\nHost: %s:%s\r\nConnection: close\r\n\r\n", host, port,
-                          name, host, port);
+                          "GET http://%s:%s/%s HTTP/1.1\r\nHost: %s:%s\r\nConnection: close\r\n\r\n", host,
+                          port, name, host, port);
         n = send(fd, text, (size_t) length, MSG_NOSIGNAL);
         if (n == length)
                 n = recv(fd, text, sizeof(text) - 1, 0);
