@@ -68,8 +68,8 @@ def one_call(path, user, maker):
     fds = descriptors(maker.rng) if "FileDescriptor" in str(IDL[name].methods[method][0]) else []
     try:
         with Connection(path, user, timeout=1) as c:
-            reply = c.call(f"{name}.{method}", parameters, fds, **flags) if not flags.get("oneway") else \
-                c.send_call(f"{name}.{method}", parameters, fds, **flags) and None
+            c.send_call(f"{name}.{method}", parameters, fds, **flags)
+            reply = None if flags.get("oneway") else c.receive()
     except (TimeoutError, ValueError, OSError):
         return False
     finally:
