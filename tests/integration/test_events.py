@@ -1,8 +1,10 @@
 """Events.Subscribe: numbers that grow over restarts, cursors, replay then live, slow readers, own events only."""
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
 
 from machine import Instance, eventually
 from varlink import Call
@@ -285,3 +287,37 @@ def test_the_verb(instance, alice):
         follower.stdout.close()
     bad = instance.ctl(alice, "events", "--cursor", "x")
     assert bad.returncode == 125 and bad.stderr.count("\n") == 1, bad
+
+
+def test_rows_that_are_missing_are_an_event(own_instance, alice, root):
+    """A log folder that is full: denied without a row, and a gap when it has room again. How many rows, those hear
+    who may read everybody's."""
+    instance = own_instance
+    assert instance.stop() == 0
+    audit = os.path.join(instance.state, "audit")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", audit], check=True)
+    try:
+        instance.start()
+        session = instance.create(alice)
+        _, cursor = kept(instance, alice)
+        _, roots = kept(instance, root)
+        asking = instance.ctl_start(alice, "exec", "-q", session, "--", "sh", "-c",
+                                    "while :; do curl -s -m 5 http://evil.test/ >/dev/null; done")
+        ballast = os.path.join(audit, "ballast")
+
+        def unrecorded():
+            with contextlib.suppress(OSError), open(ballast, "ab", buffering=0) as f:
+                while f.write(b"x" * 4096):
+                    pass
+            return [e for e in kept(instance, alice, cursor=cursor, kinds=["decision"])[0] if "auditSequence" not in e]
+        found = eventually(unrecorded, 90, 0.2)
+        asking.kill()
+        asking.wait()
+        assert found and {e["reason"] for e in found} == {"audit"}
+        os.unlink(ballast)
+        gap = eventually(lambda: kept(instance, alice, cursor=cursor, kinds=["audit.gap"])[0], 30)
+        assert gap and "rows" not in gap[0]["details"] and gap[0]["details"]["firstAtUSec"] <= gap[0]["details"]["lastAtUSec"]
+        assert kept(instance, root, cursor=roots, kinds=["audit"])[0][0]["details"]["rows"] >= 1
+    finally:
+        instance.stop()
+        subprocess.run(["umount", "-l", audit], check=False)
