@@ -79,6 +79,9 @@ const char *text_of(const Json *object, const char *key);
 int64_t integer_of(const Json *object, const char *key);
 bool is_set(const Json *object, const char *key);
 
+/* 0, or the exit status after an error message. */
+int user_from_text(const char *text, uint32_t *ret_uid);
+
 /* Exit status of a Result. */
 int result_status(const Json *result);
 int signal_number(const char *name);

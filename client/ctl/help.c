@@ -96,11 +96,14 @@ static const struct {
           "  -f, --follow         go on until the session ends\n"
           "  --tail N             only the last N bytes\n" COMMON_TEXT },
         { "list",
-          "usage: sandboxctl list [-a] [--state STATE] [--label KEY=VALUE]\n\nYour sessions, oldest "
+          "usage: sandboxctl list [-a] [--state STATE] [--label KEY=VALUE] [--all-users|--of USER]\n\n"
+          "Your sessions, oldest "
           "first, with their age and how many commands run.\n\n"
           "  -a                   also those that have ended\n"
           "  --state STATE        those in this state: running, frozen, stopping, exited, failed\n"
-          "  --label KEY=VALUE    those with this label; all that are given must match\n" COMMON_TEXT },
+          "  --label KEY=VALUE    those with this label; all that are given must match\n"
+          "  --all-users          everybody's: for root and the group sandboxd-admins\n"
+          "  --of USER            that user's\n" COMMON_TEXT },
         { "describe", "usage: sandboxctl describe ID\n\nOne session in full.\n\n" COMMON_TEXT },
         { "wait", "usage: sandboxctl wait ID [PROCESS]\n\nWaits for the end of a session, or of one of its "
                   "commands.\n\n" COMMON_TEXT },
@@ -111,9 +114,10 @@ static const struct {
           "usage: sandboxctl freeze ID\n\nStops all processes of a session where they are.\n\n" COMMON_TEXT },
         { "thaw", "usage: sandboxctl thaw ID\n\nLets a frozen session go on.\n\n" COMMON_TEXT },
         { "terminate",
-          "usage: sandboxctl terminate [--grace T] ID|--all\n\nEnds a session: SIGTERM, then after the"
+          "usage: sandboxctl terminate [--grace T] ID|--all|--of USER\n\nEnds a session: SIGTERM, then after the"
           " grace time (10s) all is killed.\n\n"
-          "  --all                all of yours\n"
+          "  --all                all of yours; for root and the group sandboxd-admins everybody's\n"
+          "  --of USER            all of that user's\n"
           "  --grace T            0: at once\n" COMMON_TEXT },
         { "remove", "usage: sandboxctl remove ID\n\nForgets a session that has ended.\n\n" COMMON_TEXT },
         { "prune", "usage: sandboxctl prune [--older T]\n\nForgets all of your sessions that have "

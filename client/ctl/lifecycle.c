@@ -13,6 +13,9 @@ typedef struct ListFilter {
         Json *states; /* NULL: those that have not ended */
         Json *labels; /* NULL: any */
         bool has_all;
+        bool has_all_users;
+        bool has_owner;
+        uint32_t owner;
 } ListFilter;
 
 static int out_of_memory(int r)
@@ -60,7 +63,7 @@ static void format_state(const Json *runtime, char text[48])
                 text[0] = '\0';
 }
 
-static bool show_row(const Json *parameters)
+static bool show_row(const Json *parameters, bool has_owners)
 {
         const Json *runtime = json_get(parameters, "runtime");
         uint64_t created = (uint64_t) integer_of(runtime, "createdAtUSec"), now = clock_realtime_usec();
@@ -68,14 +71,16 @@ static bool show_row(const Json *parameters)
 
         format_age(now > created ? now - created : 0, age);
         format_state(runtime, state);
-        return print("%s  %-8s  %4s  %3lld  %-12s  %-10s  %s\n", shown(text_of(parameters, "id")), state,
+        return (!has_owners || print("%10lld  ", (long long) integer_of(runtime, "ownerUid"))) &&
+               print("%s  %-8s  %4s  %3lld  %-12s  %-10s  %s\n", shown(text_of(parameters, "id")), state,
                      age, (long long) integer_of(runtime, "running"), shown(text_of(runtime, "name")),
                      shown(text_of(runtime, "profile")), shown(text_of(runtime, "workspace")));
 }
 
-static bool show_head(void)
+static bool show_head(bool has_owners)
 {
-        return print("%-32s  %-8s  %4s  %3s  %-12s  %-10s  %s\n", "ID", "STATE", "AGE", "RUN", "NAME",
+        return (!has_owners || print("%10s  ", "UID")) &&
+               print("%-32s  %-8s  %4s  %3s  %-12s  %-10s  %s\n", "ID", "STATE", "AGE", "RUN", "NAME",
                      "PROFILE", "WORKSPACE");
 }
 
@@ -104,11 +109,11 @@ static int show_list(const Common *common, SandboxdClient *client, const ListFil
                 has_more = reply.has_more;
                 if (!is_wanted(f, reply.parameters))
                         continue;
-                if (!has_head && !show_head())
+                if (!has_head && !show_head(f->has_all_users))
                         return EXIT_OURS;
                 has_head = true;
                 if (!(common->has_json ? print_json(STDOUT_FILENO, reply.parameters)
-                                       : show_row(reply.parameters)))
+                                       : show_row(reply.parameters, f->has_all_users)))
                         return EXIT_OURS;
         }
         return 0;
@@ -143,16 +148,22 @@ static int add_state(ListFilter *f, const char *state)
 
 static int parse_list(Common *common, int argc, char *argv[], ListFilter *f)
 {
-        static const struct option options[] = { { "all", no_argument, NULL, 'a' },
-                                                 { "label", required_argument, NULL, 'l' },
-                                                 { "state", required_argument, NULL, 's' },
-                                                 COMMON_OPTIONS };
+        static const struct option options[] = {
+                { "all", no_argument, NULL, 'a' },         { "label", required_argument, NULL, 'l' },
+                { "state", required_argument, NULL, 's' }, { "all-users", no_argument, NULL, 'A' },
+                { "of", required_argument, NULL, 'o' },    COMMON_OPTIONS
+        };
         int c, status = 0;
 
         while (status == 0 && (c = next_option(common, argc, argv, "a", options)) >= 0) {
                 if (c == 'a')
                         f->has_all = true;
-                else if (c == 'l')
+                else if (c == 'A')
+                        f->has_all_users = true;
+                else if (c == 'o') {
+                        status = user_from_text(optarg, &f->owner);
+                        f->has_owner = true;
+                } else if (c == 'l')
                         status = label_add(&f->labels, optarg);
                 else if (c == 's')
                         status = add_state(f, optarg);
@@ -174,6 +185,10 @@ static int send_list(const Common *common, SandboxdClient *client, const ListFil
                 r = json_set(p, "states", json_ref(f->states));
         if (r >= 0 && f->labels)
                 r = json_set(p, "labels", json_ref(f->labels));
+        if (r >= 0 && f->has_all_users)
+                r = json_set_boolean(p, "allUsers", true);
+        if (r >= 0 && f->has_owner)
+                r = json_set_integer(p, "ownerUid", f->owner);
         if (r >= 0)
                 r = sandboxd_send(client, SESSION "List", p, SANDBOXD_MORE, NULL, 0);
         return r < 0 ? fail_call(common, r) : 0;

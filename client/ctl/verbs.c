@@ -183,25 +183,30 @@ int verb_terminate(Common *common, int argc, char *argv[])
                                                  { "grace", required_argument, NULL, 'g' },
                                                  COMMON_OPTIONS };
         _cleanup_(sandboxd_reply_done) SandboxdReply reply = SANDBOXD_REPLY_INIT;
-        bool is_all = false, has_grace = false;
+        bool is_all = false, has_grace = false, has_owner = false;
         uint64_t grace = 0;
+        uint32_t owner = 0;
         Json *p = NULL;
         int c, status;
 
         while ((c = next_option(common, argc, argv, "", options)) >= 0) {
                 if (c == 'a')
                         is_all = true;
-                else if (c == 'g' && parse_duration(optarg, &grace) >= 0 && grace <= INT64_MAX)
+                else if (c == 'o') {
+                        has_owner = true;
+                        if ((status = user_from_text(optarg, &owner)) != 0)
+                                return status;
+                } else if (c == 'g' && parse_duration(optarg, &grace) >= 0 && grace <= INT64_MAX)
                         has_grace = true;
                 else
-                        return c == 'o'   ? fail("--of is not available in this version")
-                               : c == 'g' ? fail("%s: not a time; write for example 5s", optarg)
-                                          : EXIT_OURS;
+                        return c == 'g' ? fail("%s: not a time; write for example 5s", optarg) : EXIT_OURS;
         }
-        if ((argc - optind == 1) == is_all)
-                return fail("terminate takes one session, or --all");
+        if ((argc - optind) + is_all + has_owner != 1)
+                return fail("terminate takes one session, --all, or --of USER");
         if (json_new_object(&p) < 0 ||
-            (is_all ? json_set_boolean(p, "all", true) : json_set_string(p, "id", argv[optind])) < 0 ||
+            (is_all      ? json_set_boolean(p, "all", true)
+             : has_owner ? json_set_integer(p, "ownerUid", owner)
+                         : json_set_string(p, "id", argv[optind])) < 0 ||
             (has_grace && json_set_integer(p, "graceUSec", (int64_t) grace) < 0)) {
                 json_unref(p);
                 return out_of_memory(-ENOMEM);

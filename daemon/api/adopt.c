@@ -27,7 +27,8 @@ static void on_grace_over(void *userdata)
         Session *s = userdata;
 
         LIST_FOREACH (c, &s->api->clients, Client, link) {
-                if ((c->wait == WAIT_SESSION || c->wait == WAIT_PROCESS || c->wait == WAIT_RESULT) &&
+                if (!c->peer.is_relayed &&
+                    (c->wait == WAIT_SESSION || c->wait == WAIT_PROCESS || c->wait == WAIT_RESULT) &&
                     id_equal(&c->wait_session, &s->id)) {
                         s->connection = c->peer.connection;
                         return;

@@ -27,6 +27,7 @@
 #include "proto/wire/json.h"
 
 #define API_ENDED_SESSIONS_MAX 256U
+#define TERMINATE_GRACE_USEC   (UINT64_C(10) * 1000 * 1000)
 #define API_LABELS_MAX         64U
 #define API_LABEL_KEY_MAX      63U
 #define API_LABEL_VALUE_MAX    255U
@@ -50,6 +51,7 @@ typedef struct Streams Streams;
 typedef struct Events Events;
 typedef struct ManagerWait ManagerWait;
 typedef struct Subscription Subscription;
+typedef struct Relay Relay;
 
 /* The words of Runtime.state. */
 typedef enum SessionState {
@@ -82,6 +84,8 @@ typedef enum WaitKind {
         WAIT_LOGS,
         WAIT_MANAGER,
         WAIT_EVENTS,
+        WAIT_RELAY,     /* another worker answers */
+        WAIT_ADMIN_END, /* the launcher does */
 } WaitKind;
 
 struct Process {
@@ -191,7 +195,9 @@ struct Client {
         bool wait_frozen; /* WAIT_FREEZE: what it is to become */
         Id *wait_ids;     /* WAIT_TERMINATE */
         size_t n_wait_ids;
+        uint64_t wait_token; /* WAIT_ADMIN_END */
         AuditQuery *query;
+        Relay *relay;
         LoopTimer *output_timer; /* until the answer is read */
         bool is_output_timed;
         uint64_t n_sent;
@@ -333,6 +339,24 @@ void verification_finish(Client *c, const AuditVerification *verdict);
 /* The client's output has drained: go on. */
 void audit_query_resume(AuditQuery *q);
 void audit_queries_fail(Api *api);
+
+/* ---- relay.c: administrators, and others' sessions ---- */
+
+/* The call is an administrator's and names, by its id, a session that is none of ours. */
+bool admin_names_other(const Client *c);
+/* And another worker answers it. */
+bool relay_is_needed(const Client *c);
+int relay_start(Client *c) _must_check_;
+/* Of others, behind our own. */
+int relay_list(Client *c, const Json *parameters) _must_check_;
+bool relay_permits(const char *method);
+Relay *relay_free(Relay *r);
+/* The client's output has drained: go on. */
+void relay_resume(Relay *r);
+int admin_end_sessions(Client *c, const Json *parameters) _must_check_;
+int on_admin_opened(Api *api, Imsg *m) _must_check_;
+int on_admin_terminated(Api *api, const PrivAdminTerminated *m) _must_check_;
+int on_session_stop(Api *api, const PrivSessionStop *m) _must_check_;
 
 /* ---- values ---- */
 

@@ -289,6 +289,12 @@ static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return session_on_adopt(api, m);
         if (m->type == PRIV_SESSION_CREATED)
                 return session_on_created(api, m);
+        if (m->type == PRIV_ADMIN_OPENED)
+                return on_admin_opened(api, m);
+        if (m->type == PRIV_ADMIN_TERMINATED)
+                return on_admin_terminated(api, m->body);
+        if (m->type == PRIV_SESSION_STOP)
+                return on_session_stop(api, m->body);
         if (m->type == PRIV_SESSION_FROZEN)
                 return session_on_frozen(api, m->body);
         if (m->type == PRIV_SESSION_COMMAND_KILLED)

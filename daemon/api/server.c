@@ -28,6 +28,7 @@ static void client_free_deferred(void *userdata)
         c->attachment = attachment_free(c->attachment);
         c->manager = manager_wait_free(c->manager);
         c->subscription = subscription_free(c->subscription);
+        c->relay = relay_free(c->relay);
         if (c->has_call)
                 conn_message_done(&c->call);
         c->timer = loop_timer_free(c->timer);
@@ -251,7 +252,11 @@ static void dispatch(Client *c)
         }
         if (check_call(c, idl_set_find_method(c->api->idl, c->call.method)) == 0)
                 return;
-        r = method_find(c->call.method)(c, c->call.parameters);
+        if (c->peer.is_relayed && !relay_permits(c->call.method)) {
+                client_error(c, SERVICE_ERROR "PermissionDenied", NULL);
+                return;
+        }
+        r = relay_is_needed(c) ? relay_start(c) : method_find(c->call.method)(c, c->call.parameters);
         if (r < 0 && !c->is_closing && conn_has_call(c->conn))
                 client_failure(c, r);
 }
@@ -343,6 +348,8 @@ static void on_client_io(void *userdata, _unused_ int fd, unsigned events)
                         logs_reader_resume(c->logs);
                 if (!c->is_closing && c->subscription)
                         subscription_resume(c);
+                if (!c->is_closing && c->relay && !conn_wants_write(c->conn))
+                        relay_resume(c->relay);
         }
         if (c->is_closing || c->is_upgraded || !(events & LOOP_READ))
                 return;

@@ -29,6 +29,7 @@ bool session_is_live(const Session *s);
 
 /* session_methods.c. NULL: NoSuchSession, answered. */
 Session *session_find_or_answer(Client *c, const char *id);
+int session_answer_terminated(Client *c, size_t n) _must_check_;
 int session_answer_state(Client *c, const Session *s) _must_check_;
 
 /* The launcher's answers. */

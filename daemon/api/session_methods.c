@@ -10,8 +10,6 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
-#define GRACE_DEFAULT_USEC (10 * USEC_PER_SEC)
-
 /* ---- making ---- */
 
 static int fill_claims(const Session *s, PrivSessionCreate *m)
@@ -174,6 +172,11 @@ static int answer_count(Client *c, const char *key, size_t n)
                 return r;
         client_reply(c, TAKE_PTR(p), false, NULL, 0);
         return 0;
+}
+
+int session_answer_terminated(Client *c, size_t n)
+{
+        return answer_count(c, "terminated", n);
 }
 
 /* ---- commands ---- */
@@ -344,7 +347,7 @@ int method_terminate(Client *c, const Json *parameters)
         const char *id = get_string(parameters, "id");
         const Json *owner = get_value(parameters, "ownerUid"), *grace = get_value(parameters, "graceUSec");
         bool is_all = get_boolean(parameters, "all");
-        uint64_t grace_usec = GRACE_DEFAULT_USEC;
+        uint64_t grace_usec = TERMINATE_GRACE_USEC;
         Session *s;
 
         if ((id != NULL) + (owner != NULL) + is_all != 1) {
@@ -357,6 +360,9 @@ int method_terminate(Client *c, const Json *parameters)
         }
         if (grace)
                 grace_usec = (uint64_t) json_integer(grace);
+        if (c->peer.is_admin &&
+            (is_all || (owner && json_integer(owner) != (int64_t) c->peer.uid) || admin_names_other(c)))
+                return admin_end_sessions(c, parameters);
         if (owner && json_integer(owner) != (int64_t) c->peer.uid) {
                 client_error(c, SERVICE_ERROR "PermissionDenied", NULL);
                 return 0;
@@ -436,16 +442,16 @@ int method_list(Client *c, const Json *parameters)
 {
         const Json *owner = get_value(parameters, "ownerUid"), *states = get_value(parameters, "states"),
                    *labels = get_value(parameters, "labels");
-        bool is_own = !owner || json_integer(owner) == (int64_t) c->peer.uid;
+        bool is_own = !owner || json_integer(owner) == (int64_t) c->peer.uid,
+             has_others = !is_own || (!owner && get_boolean(parameters, "allUsers"));
         int r = 0;
 
-        if (get_boolean(parameters, "allUsers") || !is_own) {
-                if (c->peer.is_admin)
-                        client_error_string(c, SESSION_ERROR "NotEnforceable", "what", "allUsers");
-                else
-                        client_error(c, SERVICE_ERROR "PermissionDenied", NULL);
+        if ((get_boolean(parameters, "allUsers") || has_others) && !c->peer.is_admin) {
+                client_error(c, SERVICE_ERROR "PermissionDenied", NULL);
                 return 0;
         }
+        if (!is_own)
+                return relay_list(c, parameters);
         LIST_FOREACH (s, &c->api->sessions, Session, link) {
                 if (s->state == SESSION_STARTING || !has_state(s, states) || !has_labels(s, labels))
                         continue;
@@ -453,7 +459,7 @@ int method_list(Client *c, const Json *parameters)
                 if (r < 0 || c->is_closing)
                         return r;
         }
-        return answer_empty(c);
+        return has_others ? relay_list(c, parameters) : answer_empty(c);
 }
 
 int method_describe(Client *c, const Json *parameters)

@@ -211,6 +211,7 @@ static int to_column(const char *text, char **ret)
         return str_escape(text, strlen(text), ret);
 }
 
+/* *row->uid is who acted; a session that is named is somebody else's. */
 static int queue_texts(Audit *a, const PrivReport *rep, Row *row)
 {
         _cleanup_free_ char *action = NULL, *reason = NULL, *detail = NULL;
@@ -228,9 +229,11 @@ static int queue_texts(Audit *a, const PrivReport *rep, Row *row)
         n_action = strlen(action);
         n_reason = strlen(reason);
         n_detail = strlen(detail);
-        r = pending_new(PENDING_REPORT, row, NULL, n_action + n_reason + n_detail + 4, &p);
+        r = pending_new(PENDING_REPORT, row, session_find(a, &rep->session),
+                        n_action + n_reason + n_detail + 4, &p);
         if (r < 0)
                 return r;
+        p->row.uid = row->uid;
         p->row.action = pending_put(p, action, n_action);
         if (n_reason > 0)
                 p->row.reason = pending_put(p, reason, n_reason);

@@ -25,6 +25,7 @@
 #define LAUNCHER_BLOCK_MAX (64LL * 1024 * 1024)
 
 typedef struct Blank Blank;
+typedef struct Ending Ending;
 typedef struct Launcher Launcher;
 typedef struct Lookup Lookup;
 typedef struct Session Session;
@@ -103,6 +104,8 @@ struct Launcher {
         Map users;    /* by uid */
         Map sessions; /* by id */
         uint64_t last_connection;
+        ListLink endings; /* administrators' calls that wait for the end of sessions */
+        unsigned n_endings;
         unsigned n_connections; /* this and the next three: of all users but root */
         unsigned n_sessions;
         unsigned n_workers_of_users;

@@ -139,6 +139,7 @@ static int run(const Config *config, Kernel *kernel)
 
         list_init(&l.workers);
         list_init(&l.inside);
+        list_init(&l.endings);
         r = loop_new(&l.loop);
         if (r < 0)
                 return log_error(r, "cannot make the event loop");

@@ -258,6 +258,17 @@ void service_report(Launcher *l, uint32_t kind, uint32_t uid, bool is_denial, co
         worker_send(l->audit, PRIV_AUDIT_REPORT, &body, sizeof(body), NULL, 0);
 }
 
+void service_report_act(Launcher *l, uint32_t uid, const Id *session, const char *method, const char *detail)
+{
+        PrivReport body = { .kind = AUDIT_KIND_ADMIN, .uid = uid, .action = "act" };
+
+        if (session)
+                body.session = *session;
+        if (str_copy(body.reason, sizeof(body.reason), method) >= 0 &&
+            str_copy(body.detail, sizeof(body.detail), detail) >= 0)
+                worker_send(l->audit, PRIV_AUDIT_REPORT, &body, sizeof(body), NULL, 0);
+}
+
 void service_report_limit(Launcher *l, uint32_t uid, const char *quota, const char *detail)
 {
         PrivReport body = { .kind = AUDIT_KIND_LIMIT, .uid = uid, .is_denial = true, .action = "reached" };
@@ -279,6 +290,7 @@ int service_report_of_user(Launcher *l, uint32_t uid, const PrivReport *claim)
         body.uid = uid;
         body.is_denial = body.is_denial != 0;
         body.count = 0;
+        body.session = (Id){ 0 };
         worker_send(l->audit, PRIV_AUDIT_REPORT, &body, sizeof(body), NULL, 0);
         return 0;
 }

@@ -21,6 +21,10 @@ uint64_t service_pause_pool(Launcher *l);
 void service_report(Launcher *l, uint32_t kind, uint32_t uid, bool is_denial, const char *action,
                     const char *detail);
 
+/* An administrator does something to somebody else's session (NULL: looks which there are). */
+void service_report_act(Launcher *l, uint32_t uid, const Id *session, const char *method,
+                        const char *detail);
+
 /* A user reached a quota; detail: JSON. */
 void service_report_limit(Launcher *l, uint32_t uid, const char *quota, const char *detail);
 

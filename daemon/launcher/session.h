@@ -51,6 +51,8 @@ struct Session {
         Worker *egress;
         RestartGuard egress_guard;
         uint64_t egress_after_usec; /* monotonic: no egress worker before */
+        LoopTimer *stop_timer; /* an administrator ends it: of the owner's worker, then the grace time */
+        uint64_t grace_usec;
         unsigned n_polls;
         bool has_no_network;
         bool wants_egress;

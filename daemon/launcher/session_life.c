@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "daemon/isolate/spawn.h"
+#include "daemon/launcher/admin.h"
 #include "daemon/launcher/manager.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
@@ -31,6 +32,7 @@ static void session_free(Session *s)
         s->init_io = loop_io_free(s->init_io);
         s->init_link = priv_link_free(s->init_link);
         s->timer = loop_timer_free(s->timer);
+        s->stop_timer = loop_timer_free(s->stop_timer);
         session_forget_freeze(s);
         worker_retire(s->egress);
         s->plan_fd = fd_close(s->plan_fd);
@@ -59,6 +61,8 @@ static void send_end(Session *s)
                 user_send(s->user, PRIV_SESSION_CREATED, &s->answer, sizeof(s->answer), NULL, 0);
         else
                 user_send_end(s->user, &end);
+        user_note_ended(s->user, &s->id);
+        admin_session_over(s);
 }
 
 static void finish(void *userdata)
@@ -161,6 +165,8 @@ void session_stop(Session *s, EndReason reason)
                 s->reason = reason;
                 s->wants_egress = false;
                 loop_timer_stop(s->timer);
+                if (s->stop_timer)
+                        loop_timer_stop(s->stop_timer);
                 session_forget_freeze(s);
                 kill_all(s);
                 if (s->init_io)

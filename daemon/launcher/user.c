@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/launcher/admin.h"
 #include "daemon/launcher/lookup.h"
 #include "daemon/launcher/manager.h"
 #include "daemon/launcher/service.h"
@@ -22,6 +23,9 @@
  */
 
 #define USER_IDLE_USEC (30 * USEC_PER_SEC)
+
+/* As many as an api worker keeps at most. */
+#define USER_ENDED_MAX 256U
 
 /* An unknown uid stays unknown for so long: many of them must not keep us starting children. */
 #define USER_REFUSED_USEC (10 * USEC_PER_SEC)
@@ -80,6 +84,8 @@ static void user_free(User *u)
         quota_done(u);
         drop_connections(u);
         u->spare_user_fd = fd_close(u->spare_user_fd);
+        admin_forget(u);
+        free(u->ended);
         (void) map_remove(&u->launcher->users, &u->uid, sizeof(u->uid));
         free(u->ends);
         free(u);
@@ -106,6 +112,23 @@ void user_count_session(User *u, int difference)
         if (u->uid != 0)
                 l->n_sessions = (unsigned) ((int) l->n_sessions + difference);
         user_check_idle(u);
+}
+
+void user_note_ended(User *u, const Id *session)
+{
+        if (!u->ended)
+                u->ended = calloc(USER_ENDED_MAX, sizeof(*u->ended));
+        if (u->ended)
+                u->ended[u->n_ended++ % USER_ENDED_MAX] = *session;
+}
+
+bool user_has_ended(const User *u, const Id *session)
+{
+        for (size_t i = 0; i < MIN_OF(u->n_ended, (size_t) USER_ENDED_MAX); i++) {
+                if (id_equal(&u->ended[i], session))
+                        return true;
+        }
+        return false;
 }
 
 static void on_idle(void *userdata)
@@ -279,6 +302,12 @@ static int on_api_message(void *owner, _unused_ Worker *w, Imsg *m)
                 return session_freeze(u, m->body);
         case PRIV_SESSION_KILL_COMMAND:
                 return session_kill_command(u, m->body);
+        case PRIV_ADMIN_OPEN:
+                return admin_open(u, m->body);
+        case PRIV_ADMIN_TERMINATE:
+                return admin_terminate(u, m->body);
+        case PRIV_SESSION_STOPPING:
+                return admin_on_stopping(u, m->body);
         case PRIV_SESSION_REFUSE:
                 return on_refuse(u, m->body);
         default:
@@ -300,6 +329,7 @@ static void on_api_gone(void *owner, _unused_ Worker *w)
                         connection_free(u, c);
         }
         sessions_lose_api(u);
+        admin_forget(u);
         if (!restart_guard_permits(&u->guard)) {
                 (void) log_error(0, "api worker of uid %u ended too often: waiting", u->uid);
                 drop_connections(u);

@@ -30,6 +30,8 @@ struct User {
         LoopTimer *timer; /* idle, or the wait before a restart */
         RestartGuard guard;
         UserQuota quota;
+        Id *ended;                   /* the last ones that its worker may still know; NULL: none yet */
+        size_t n_ended;              /* ever */
         int spare_user_fd;           /* user namespace for the next session; each is used once */
         uint32_t spare_gid;          /* of the last session; 0: none yet, or nothing is prepared for root */
         uint64_t refused_until_usec; /* monotonic: no second look for an identity before; 0: none failed */
@@ -51,6 +53,10 @@ void user_add_connection(User *u, const Peer *peer, uint32_t over, int take_fd);
 
 /* The connection that api names, or NULL: it is not live. */
 const Connection *user_find_connection(const User *u, uint64_t number);
+
+/* For administrators, who name sessions only by their id. */
+void user_note_ended(User *u, const Id *session);
+bool user_has_ended(const User *u, const Id *session);
 
 /* A session more or less. */
 void user_count_session(User *u, int difference);

@@ -191,7 +191,7 @@ typedef struct PrivSessionEnd {
         uint32_t padding;
 } PrivSessionEnd;
 
-/* A row without a session: refused starts, loads of policy, start and stop of the daemon. */
+/* A row without a session of its own: refused starts, loads of policy, start and stop of the daemon. */
 typedef struct PrivReport {
         uint32_t kind; /* AuditKind: session, policy, limit or admin */
         uint32_t uid;
@@ -200,6 +200,7 @@ typedef struct PrivReport {
         char action[16];
         char reason[PRIV_TEXT_SIZE];
         char detail[PRIV_TEXT_SIZE * 2];
+        Id session; /* that somebody else acted on; all zero: none */
 } PrivReport;
 
 /* ---- launcher <-> dialer ---- */
@@ -297,6 +298,9 @@ typedef struct PrivClient {
         uint32_t is_admin;
         uint32_t is_auditor;
         uint32_t over; /* PrivOver; but for none: answer the first call with QuotaExceeded, then close */
+        uint32_t is_relayed; /* an administrator's calls about sessions of this worker's user, whose uid is
+                                uid */
+        uint32_t padding;
 } PrivClient;
 
 typedef struct PrivClientClosed {
@@ -388,6 +392,52 @@ typedef struct PrivLogLevel {
         uint32_t level;
         uint32_t padding;
 } PrivLogLevel;
+/* Which of others' sessions, or whose worker. */
+enum PrivAdminWhat {
+        ADMIN_SESSION = 0,
+        ADMIN_USER,
+        ADMIN_FIRST, /* of all users but the one who asks, by uid */
+        ADMIN_NEXT,  /* the one after uid */
+        ADMIN_ALL,
+        _ADMIN_WHAT_MAX,
+};
+
+typedef struct PrivAdminOpen {
+        uint64_t token;
+        uint64_t connection; /* on whose behalf; must be live and an administrator's */
+        Id session;
+        uint32_t what; /* PrivAdminWhat, but for all */
+        uint32_t uid;
+        char method[32]; /* for the log */
+} PrivAdminOpen;
+
+/* -ENOENT: no such session, or no such user has a worker. */
+typedef struct PrivAdminOpened {
+        uint64_t token;
+        int32_t error;
+        uint32_t uid; /* whose worker it is */
+} PrivAdminOpened;
+
+typedef struct PrivAdminTerminate {
+        uint64_t token;
+        uint64_t connection;
+        uint64_t grace_usec;
+        Id session;
+        uint32_t scope; /* PrivAdminWhat: session, user or all */
+        uint32_t uid;
+} PrivAdminTerminate;
+
+/* When their groups are empty. */
+typedef struct PrivAdminTerminated {
+        uint64_t token;
+        int32_t error;
+        uint32_t n_sessions;
+} PrivAdminTerminated;
+
+typedef struct PrivSessionStop {
+        Id session;
+        uint64_t grace_usec;
+} PrivSessionStop;
 
 /* 0: no limit. */
 typedef struct PrivLimits {

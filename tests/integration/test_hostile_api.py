@@ -1,5 +1,6 @@
 """An api worker that has been taken over: one user's worker may cost that user what it likes, and nobody else."""
 
+import json
 import os
 import time
 
@@ -29,8 +30,19 @@ def create(token, connection, plan, policy):
 def terminate(identity, reason=7):
     channel.send("SESSION_TERMINATE", tail=bytes.fromhex(identity) + struct.pack("=II", reason, 0))
 def refuse(n):
-    body = struct.pack("=IIII", 1, 0, 1, 0) + b"refuse".ljust(16, b"\\0") + b"r".ljust(256, b"\\0") + b"d".ljust(512, b"\\0")
+    body = struct.pack("=IIII", 1, 0, 1, 0) + b"refuse".ljust(16, b"\\0") + b"r".ljust(256, b"\\0") + b"d".ljust(512, b"\\0") + bytes(16)
     channel.send("SESSION_REFUSE", tail=body)
+def admin_open(what, identity="00" * 16, uid=0, method=b"Describe"):
+    channel.send("ADMIN_OPEN", tail=struct.pack("=QQ16sII32s", 1, connection, bytes.fromhex(identity), what, uid, method))
+def admin_terminate(scope, identity="00" * 16, uid=0):
+    channel.send("ADMIN_TERMINATE", tail=struct.pack("=QQQ16sII", 2, connection, 0, bytes.fromhex(identity), scope, uid))
+def refused(name):
+    m = wait_for(name)
+    if struct.unpack_from("=i", m[2], 8)[0] != -1 or m[3]:
+        say("was let in")
+        sys.exit(1)
+def foreign():
+    return open(folder + "/foreign").read()
 channel.send("API_READY")
 wait_for("API_START")
 m = wait_for("API_CLIENT")
@@ -48,6 +60,9 @@ FATAL = {
     "short": "channel.send('SESSION_TERMINATE', tail=b'x')",
     "too-long": "channel.send('SESSION_TERMINATE', tail=bytes(200000))",
     "descriptors": "channel.send('SESSION_TERMINATE', tail=bytes(24), fds=[0, 1, 2])",
+    "no-way": "admin_open(77)",
+    "odd-method": "admin_open(0, method=b'x\\n')",
+    "no-scope": "admin_terminate(2)",
     "reason": "terminate('00' * 16, 4000)",
     "unsealed": "create(1, connection, os.memfd_create('x'), os.memfd_create('x'))",
     "device": "fd = os.open('/dev/zero', os.O_RDWR); create(1, connection, fd, fd)",
@@ -60,6 +75,9 @@ FATAL = {
 # None of these is more than a claim that nobody believes.
 HARMLESS = {
     "foreign-session": "terminate(open(folder + '/foreign').read())",
+    "a-way-to-others": "for what in range(4): admin_open(what, foreign(), 1000); refused('ADMIN_OPENED')",
+    "the-end-of-others": "for scope in (0, 1, 4): admin_terminate(scope, foreign(), 1000); refused('ADMIN_TERMINATED')",
+    "stopping-of-others": "channel.send('SESSION_STOPPING', tail=bytes.fromhex(foreign()))",
     "no-such-session": "terminate('ab' * 16)",
     "no-such-connection": "create(1, connection + 1000, sealed(b'x'), sealed(b'x')); say(wait_for('SESSION_CREATED')[0])",
     "nonsense-plan": "create(1, connection, sealed(b'x' * 4096), sealed(b'x' * 64)); "
@@ -175,3 +193,40 @@ def test_worker_that_does_not_read(stage):
     stage.victim_lives()
     for other in [child, *children]:
         stage.end(other)
+
+
+# What a user's worker answers an administrator: {owner} is somebody else.
+LIES = {
+    "another-owner": '{{"parameters":{{"id":"%s","runtime":{{"state":"running","ownerUid":{owner}}}}},"continues":true}}',
+    "no-owner": '{{"parameters":{{"id":"%s","runtime":{{"state":"running"}}}},"continues":true}}',
+    "no-runtime": '{{"parameters":{{"id":"%s"}},"continues":true}}',
+    "no-json": "nonsense %s",
+    "silence": "",
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_worker_lies_to_an_administrator(stage, root, name):
+    """About its own sessions it may; its list ends where it speaks of others', and the others' are there."""
+    answer = LIES[name].format(owner=stage.victim.uid)
+    answer = answer % ("ab" * 16) if answer else ""
+    child = stage.play(f"""
+m = wait_for("API_CLIENT")
+if struct.unpack_from("=QII", m[2])[2] != {stage.user.uid}: say("another uid")
+s = socket.socket(fileno=m[3][0])
+s.setblocking(True)
+call = s.recv(65536)
+say("asked " + call.decode().rstrip(chr(0)))
+truth = '{{"parameters":{{"id":"%s","runtime":{{"state":"running","ownerUid":{stage.user.uid}}}}},"continues":true}}' % ("cd" * 16)
+socket.send_fds(s, [truth.encode() + b"\\0"], [0])
+answer = {answer!r}
+if answer: s.send(answer.encode() + b"\\0")
+""")
+    assert stage.said("connected")
+    done = stage.instance.ctl(root, "list", "--all-users", "--json", timeout=30)
+    assert done.returncode == 0, done
+    listed = {line["id"] for line in map(json.loads, done.stdout.splitlines())}
+    assert listed == {"cd" * 16, stage.session}, (listed, stage.instance.log_text()[-1500:])
+    assert stage.said('asked {"method":"io.sandboxd.Session.List"')
+    assert "another uid" not in stage.instance.log_text()
+    stage.end(child)

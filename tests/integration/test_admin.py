@@ -1,0 +1,273 @@
+"""Root and the group sandboxd-admins act on others' sessions; nobody else does, nor sees that there are any."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import uuid
+
+import pytest
+
+from machine import User, comm_of, eventually, processes_with, test_user as make_user
+
+ID = "0123456789abcdef" * 2
+
+
+def running(marker):
+    """The commands themselves, not the clients that wait for them."""
+    return [pid for pid in processes_with(marker) if comm_of(pid) == "sleep"]
+
+
+@contextlib.contextmanager
+def member(group, suffix):
+    with make_user(suffix) as user:
+        subprocess.run(["gpasswd", "-a", user.name, group], check=True, stdout=subprocess.DEVNULL)
+        yield User(user.name)
+
+
+@pytest.fixture(scope="module")
+def admin():
+    with member("sandboxd-admins", "adm") as user:
+        yield user
+
+
+@pytest.fixture(scope="module")
+def auditor():
+    with member("sandboxd-auditors", "aud") as user:
+        yield user
+
+
+@pytest.fixture(params=["admin", "root"])
+def administrator(request):
+    return request.getfixturevalue(request.param)
+
+
+def parameters_of(reply):
+    return reply.get("parameters", {})
+
+
+def session_of(instance, user, *options):
+    """A detached session with a command that can be found; its id and the command's marker."""
+    marker = f"67{uuid.uuid4().int % 10**9}"
+    session = instance.create(user, *options)
+    child = instance.ctl_start(user, "exec", session, "--", "sleep", marker, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    assert eventually(lambda: running(marker))
+    return session, marker, child
+
+
+@pytest.fixture
+def session(instance, alice):
+    made, marker, child = session_of(instance, alice)
+    yield made, marker
+    instance.ctl(alice, "terminate", "--grace", "0", made)
+    child.kill()
+    child.wait()
+
+
+def listed(instance, user, *options):
+    done = instance.ctl(user, "list", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_an_administrator_describes_and_signals(instance, alice, administrator, session):
+    made, marker = session
+    before = instance.head()
+    reply, = instance.call(administrator, "io.sandboxd.Session.Describe", {"id": made})
+    assert parameters_of(reply)["id"] == made and parameters_of(reply)["runtime"]["ownerUid"] == alice.uid
+    rows = eventually(lambda: instance.rows(before, kind="admin", action="act"))
+    assert [(r["uid"], r["session"], r["reason"]) for r in rows] == [(administrator.uid, made, "Describe")]
+    # The owner sees that somebody did.
+    shown = [json.loads(line) for line in instance.ctl(alice, "audit", "log", "--json", "--kind", "admin").stdout.splitlines()]
+    assert (administrator.uid, "Describe") in [(r["uid"], r["reason"]) for r in shown]
+    assert instance.call(administrator, "io.sandboxd.Session.Signal", {"id": made, "signal": "SIGKILL"}) == [{"parameters": {}}]
+    assert eventually(lambda: not running(marker))
+
+
+def test_an_administrator_runs_a_command(instance, alice, administrator, session):
+    """With descriptors of its own, as the session's user."""
+    made, _ = session
+    done = instance.ctl(administrator, "exec", made, "--", "sh", "-c", "id -u; cat; exit 7", input="through\n")
+    assert done.returncode == 7 and done.stdout == f"{alice.uid}\nthrough\n", done
+
+
+def test_an_administrator_waits(instance, alice, administrator):
+    made = instance.create(alice)
+    child = instance.ctl_start(administrator, "wait", made, stdout=subprocess.PIPE, text=True)
+    assert eventually(lambda: [r for r in instance.rows(0, action="act", session=made) if r["reason"] == "Wait"])
+    assert instance.ctl(alice, "terminate", "--grace", "0", made).returncode == 0
+    assert child.communicate(timeout=20)[0] == "terminated\n" and child.returncode == 0
+    # Ended ones are found as well, and may be forgotten.
+    reply, = instance.call(administrator, "io.sandboxd.Session.Describe", {"id": made})
+    assert parameters_of(reply)["runtime"]["state"] == "exited"
+    assert parameters_of(instance.call(administrator, "io.sandboxd.Session.Terminate", {"id": made})[0]) == {"terminated": 0}
+    assert instance.ctl(administrator, "remove", made).returncode == 0
+    reply, = instance.call(alice, "io.sandboxd.Session.Describe", {"id": made})
+    assert reply["error"].endswith("NoSuchSession")
+
+
+def test_an_administrator_lists(instance, alice, bob, administrator, session):
+    made, _ = session
+    own = instance.create(administrator)
+    of_bob = instance.create(bob, "--label", "who=bob")
+    try:
+        everybody = {s["id"]: s["runtime"]["ownerUid"] for s in listed(instance, administrator, "--all-users")}
+        assert everybody[made] == alice.uid and everybody[own] == administrator.uid and everybody[of_bob] == bob.uid
+        assert {s["runtime"]["ownerUid"] for s in listed(instance, administrator)} == {administrator.uid}
+        assert {s["runtime"]["ownerUid"] for s in listed(instance, administrator, "--of", bob.name)} == {bob.uid}
+        filtered = [s["id"] for s in listed(instance, administrator, "--all-users", "--label", "who=bob")]
+        assert filtered == [of_bob]
+        assert listed(instance, administrator, "--of", "4000000000") == []
+        text = instance.ctl(administrator, "list", "--all-users").stdout
+        assert "UID" in text.splitlines()[0] and str(bob.uid) in text
+    finally:
+        for user, one in ((administrator, own), (bob, of_bob)):
+            instance.ctl(user, "terminate", "--grace", "0", one)
+
+
+def test_an_administrator_terminates(instance, alice, administrator, session):
+    made, marker = session
+    before = instance.head()
+    reply, = instance.call(administrator, "io.sandboxd.Session.Terminate", {"id": made, "graceUSec": 0})
+    assert parameters_of(reply) == {"terminated": 1}
+    assert not running(marker)
+    rows = eventually(lambda: instance.rows(before, action="act"))
+    assert [(r["uid"], r["session"], r["reason"]) for r in rows] == [(administrator.uid, made, "Terminate")]
+    end = eventually(lambda: instance.rows(before, action="end", session=made))
+    assert [r["reason"] for r in end] == ["terminated"]
+    assert parameters_of(instance.call(alice, "io.sandboxd.Session.Wait", {"id": made})[0])["result"]["reason"] == "terminated"
+
+
+def test_an_orderly_end_has_its_grace(instance, alice, administrator):
+    """SIGTERM first, which the command may use; and no longer than it says."""
+    workspace = alice.workspace()
+    made = instance.create(alice, cwd=workspace)
+    child = instance.ctl_start(alice, "exec", made, "--", "sh", "-c",
+                               "trap 'echo cleaned >done; exit 0' TERM; touch ready; while :; do sleep 0.1; done")
+    assert eventually(lambda: os.path.exists(workspace + "/ready"))
+    reply, = instance.call(administrator, "io.sandboxd.Session.Terminate", {"id": made, "graceUSec": 30_000_000})
+    assert parameters_of(reply) == {"terminated": 1}
+    with open(workspace + "/done", encoding="ascii") as f:
+        assert f.read() == "cleaned\n"
+    child.wait()
+
+
+def test_an_administrator_terminates_a_users_and_all(own_instance, alice, bob, root, admin):
+    made = {user.name: own_instance.create(user) for user in (alice, bob, root, admin)}
+    assert own_instance.ctl(admin, "terminate", "--of", str(alice.uid), "--grace", "0").returncode == 0
+    left = {s["id"] for s in listed(own_instance, root, "--all-users")}
+    assert left == {made[user.name] for user in (bob, root, admin)}
+    done = own_instance.ctl(admin, "terminate", "--all", "--grace", "0", "--json")
+    assert json.loads(done.stdout) == {"terminated": 3}
+    assert listed(own_instance, root, "--all-users") == []
+
+
+def test_all_means_own_for_users(own_instance, alice, bob):
+    of_bob = own_instance.create(bob)
+    own_instance.create(alice)
+    done = own_instance.ctl(alice, "terminate", "--all", "--grace", "0", "--json")
+    assert json.loads(done.stdout) == {"terminated": 1}
+    assert [s["id"] for s in listed(own_instance, bob)] == [of_bob]
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_the_end_needs_no_worker_of_the_owner(own_instance, alice, root, how):
+    """Also with a grace time that the worker would have to keep."""
+    made, marker, child = session_of(own_instance, alice)
+    workers = [p for p in own_instance.workers("sandboxd-api") if worker_uid(p) == alice.uid]
+    assert len(workers) == 1
+    os.kill(workers[0], signal.SIGSTOP)
+    if how == "killed":
+        # Again and again: nobody is there to be asked.
+        os.kill(workers[0], signal.SIGKILL)
+    try:
+        reply, = own_instance.call(root, "io.sandboxd.Session.Terminate", {"id": made})
+        assert parameters_of(reply) == {"terminated": 1}
+        assert not running(marker)
+        # A list of all leaves out who does not answer.
+        assert listed(own_instance, root, "--all-users", "-a") == [] or how == "killed"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(workers[0], signal.SIGCONT)
+        child.kill()
+        child.wait()
+
+
+def worker_uid(pid):
+    with contextlib.suppress(OSError, ValueError):
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            words = f.read().split(b"\0")
+        return int(words[words.index(b"--uid") + 1])
+    return None
+
+
+# Every method of Session that names one, with what else it needs.
+METHODS = {
+    "Describe": {}, "Wait": {}, "Remove": {}, "Freeze": {}, "Thaw": {}, "Terminate": {},
+    "Signal": {"signal": "SIGTERM"}, "Exec": {"command": {"commandLine": ["true"], "standardOutput": "null"}},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_foreign_and_unknown_look_alike(instance, bob, auditor, session, method):
+    """To users and to auditors; by id and by name."""
+    made, marker = session
+    for user in (bob, auditor):
+        answers = []
+        for name in (made, ID):
+            reply, = instance.call(user, "io.sandboxd.Session." + method, {"id": name, **METHODS[method]})
+            assert reply.pop("parameters") == {"id": name}
+            answers.append(reply)
+        assert answers[0] == answers[1] == {"error": "io.sandboxd.Session.NoSuchSession"}
+    assert running(marker)
+
+
+def test_what_is_not_for_others(instance, alice, bob, auditor, session):
+    made, marker = session
+    before = instance.head()
+    for user in (bob, auditor):
+        for method, parameters, flags in (("List", {"allUsers": True}, {"more": True}),
+                                          ("List", {"ownerUid": alice.uid}, {"more": True}),
+                                          ("Terminate", {"ownerUid": alice.uid}, {}),
+                                          ("Terminate", {"all": True}, {})):
+            reply = instance.call(user, "io.sandboxd.Session." + method, parameters, **flags)[-1]
+            assert reply.get("error") == "org.varlink.service.PermissionDenied" or \
+                reply == {"parameters": {"terminated": 0}}, (method, reply)
+    assert running(marker)
+    assert not instance.rows(before, action="act")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unknown_id_is_unknown_to_administrators(instance, administrator, method):
+    reply, = instance.call(administrator, "io.sandboxd.Session." + method, {"id": ID, **METHODS[method]})
+    assert (reply["error"], parameters_of(reply)) == ("io.sandboxd.Session.NoSuchSession", {"id": ID})
+
+
+def test_admins_see_no_rows_of_others_and_auditors_all(instance, alice, admin, auditor, session):
+    rows = [json.loads(line) for line in instance.ctl(admin, "audit", "log", "--json").stdout.splitlines()]
+    assert {r["uid"] for r in rows} <= {admin.uid}
+    assert instance.ctl(admin, "audit", "verify").returncode == 125
+    before = instance.head()
+    rows = [json.loads(line) for line in instance.ctl(auditor, "audit", "log", "--json").stdout.splitlines()]
+    assert alice.uid in {r["uid"] for r in rows}
+    assert [r["uid"] for r in instance.rows(before, kind="admin", action="read")] == [auditor.uid]
+    assert instance.ctl(auditor, "audit", "verify").returncode == 0
+
+
+def test_an_administrator_that_goes_away_leaves_nothing(instance, alice, root, session):
+    """A call that waits ends with its client, in the owner's worker too."""
+    made, _ = session
+    worker, = [p for p in instance.workers("sandboxd-api") if worker_uid(p) == alice.uid]
+
+    def count():
+        return len(os.listdir(f"/proc/{worker}/fd"))
+
+    before = count()
+    for _ in range(5):
+        child = instance.ctl_start(root, "wait", made, stdout=subprocess.DEVNULL)
+        assert eventually(lambda: count() > before)
+        child.kill()
+        child.wait()
+        assert eventually(lambda: count() <= before, 10)
