@@ -279,6 +279,8 @@ void client_quota_error(Client *c, const char *resource, int64_t limit);
 /* Counts a refusal for the log. */
 void quota_note(Api *api, ApiQuota q);
 int quota_client_new(Client *c) _must_check_;
+/* It is freed after this turn: what it holds does not count any more. */
+void quota_client_closed(Client *c);
 void quota_client_done(Client *c);
 /* After each change of a client's buffers; false: close it. */
 bool quota_client_is_within(Client *c);

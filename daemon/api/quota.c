@@ -118,10 +118,17 @@ int quota_client_new(Client *c)
         return loop_timer_new(c->api->loop, on_output_stuck, c, &c->output_timer);
 }
 
-void quota_client_done(Client *c)
+void quota_client_closed(Client *c)
 {
+        if (c->output_timer)
+                loop_timer_stop(c->output_timer);
         c->api->n_buffered -= c->n_buffered;
         c->n_buffered = 0;
+}
+
+void quota_client_done(Client *c)
+{
+        quota_client_closed(c);
         c->output_timer = loop_timer_free(c->output_timer);
 }
 

@@ -48,7 +48,7 @@ void client_close(Client *c)
         list_unlink(&c->link);
         c->io = loop_io_free(c->io);
         loop_timer_stop(c->timer);
-        loop_timer_stop(c->output_timer);
+        quota_client_closed(c);
         c->wait = WAIT_NONE;
         c->request = request_give_up(c->request);
         if (c->attachment)

@@ -11,6 +11,9 @@
 /* So many beyond a quota are still answered with an error; more are closed at once. */
 #define QUOTA_CONNECTIONS_BEYOND 64U
 
+/* The first few of each user are let in whatever others have. */
+#define QUOTA_CONNECTIONS_ALWAYS 4U
+
 /* Who has used up as many at once is turned away before we know more than the uid. */
 #define QUOTA_CONNECTS_BURST 256U
 
@@ -140,7 +143,7 @@ bool quota_admit_connection(User *u, uint32_t *ret_is_over)
                 return false;
         }
         own = judge(u->n_connections, is_root(u) ? s->connections_max : s->connections_per_user_max);
-        if (!is_root(u))
+        if (!is_root(u) && u->n_connections >= QUOTA_CONNECTIONS_ALWAYS)
                 all = judge(u->launcher->n_connections, s->connections_max);
         if (own != 0 || all != 0)
                 quota_refused(u, QUOTA_CONNECTIONS, 1);

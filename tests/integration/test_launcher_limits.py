@@ -17,7 +17,7 @@ def cpu_of(pid):
 
 
 def test_no_descriptors_left(own_instance, alice, bob):
-    """Accepting pauses, it does not spin; what runs goes on, and service comes back."""
+    """D39: accepting pauses, it does not spin; what runs goes on, and service comes back."""
     session = own_instance.create(bob)
     pid = own_instance.process.pid
     used = len(os.listdir(f"/proc/{pid}/fd"))
