@@ -214,6 +214,34 @@ static void note_degraded(Kernel *k)
         }
 }
 
+/* Without one of these no session can be made as it should be. The start of each would say so; so does that
+ * of the daemon, before anybody relies on it. */
+static int refuse_without(const PrivProbe probes[_PROBE_MAX])
+{
+        static const struct {
+                PrivProbeName probe;
+                const char *name;
+        } musts[] = {
+                { PROBE_LANDLOCK, "Landlock, ABI 2 or later" },
+                { PROBE_OPENAT2, "openat2()" },
+                { PROBE_MOUNT_API, "open_tree(), move_mount() and mount_setattr()" },
+                { PROBE_CLONE_INTO_CGROUP, "clone3() into a control group" },
+                { PROBE_CGROUP_KILL, "cgroup.kill" },
+                { PROBE_SECCOMP, "seccomp filters" },
+                { PROBE_USER_NAMESPACE, "user namespaces" },
+                { PROBE_NETWORK_NAMESPACE, "network namespaces" },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(musts); i++) {
+                int error = probes[musts[i].probe].error;
+
+                if (error < 0)
+                        return log_error(error, "this kernel must have %s, and it does not work",
+                                         musts[i].name);
+        }
+        return 0;
+}
+
 #define SETUP_NICE (-10)
 
 static void raise_limits(void)
@@ -249,7 +277,7 @@ int setup_kernel(const Config *config, Kernel *k)
                 return r;
         probe_all(k->cgroups, k->network_fd, k->probes);
         note_degraded(k);
-        return 0;
+        return refuse_without(k->probes);
 }
 
 void kernel_done(Kernel *k)

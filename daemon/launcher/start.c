@@ -13,6 +13,7 @@
 #include "daemon/launcher/quota.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
+#include "daemon/launcher/trusted.h"
 #include "daemon/launcher/user.h"
 #include "daemon/launcher/worker.h"
 #include "proto/base/clock.h"
@@ -116,15 +117,11 @@ static void on_settings(void *userdata, int error, const void *data, size_t size
 int launcher_look_up_settings(Launcher *l, LookupCallback callback, Lookup **ret)
 {
         _cleanup_close_ int fd = -EBADF;
-        char path[PRIV_PATH_SIZE];
         int r;
 
-        r = str_printf(path, sizeof(path), "%s/" START_SETTINGS, l->config->config_dir);
-        if (r < 0)
-                return r;
-        fd = open(path, O_RDONLY | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
-        if (fd < 0 && errno != ENOENT)
-                return neg_errno();
+        r = trusted_open(l->config->config_dir, START_SETTINGS, &fd);
+        if (r < 0 && r != -ENOENT)
+                return log_error(r, "%s/" START_SETTINGS, l->config->config_dir);
         return lookup_new(l, &(LookupQuestion){ "settings", NULL, fd }, callback, l, ret);
 }
 
