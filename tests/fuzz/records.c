@@ -122,7 +122,7 @@ static char *read_stream(const PrivQuery *query, uint32_t uid, size_t *ret_size)
         char *stream;
         off_t n;
 
-        sb_assert(fd >= 0 && reader_run(directory, &request, fd) >= 0);
+        sb_assert(fd >= 0 && reader_run(directory, &request, fd, -EBADF) >= 0);
         n = lseek(fd, 0, SEEK_END);
         sb_assert(n >= 0 && (uint64_t) n <= STREAM_MAX);
         stream = malloc((size_t) n + 1);
