@@ -387,26 +387,39 @@ static void step(Launcher *l, const uint8_t **data, size_t *size)
                 return;
         }
         turns_all(l->loop);
+        /* One that is not read for a while is ended when it is. */
+        for (unsigned i = 0; i < FIRES_MAX && must_die && p->is_alive && !turns_are_over(l->loop); i++) {
+                turns_fire(l->loop, i);
+                turns_all(l->loop);
+        }
         sb_assert(!must_die || !p->is_alive || turns_are_over(l->loop));
         check_users(l);
 }
 
-/* Workers of a daemon that serves. */
+static void say_ready(FakeProcess *p)
+{
+        static char packet[PACKET_SIZE];
+        uint32_t type = messages[p->program][0];
+        Header h = { .type = type, .size = priv_rule(type)->body_min };
+
+        memset(packet, 0, sizeof(packet));
+        memcpy(packet, &h, sizeof(h));
+        sb_assert(p->program != PROGRAM_INIT && channel_send(p->channel_fd, packet, sizeof(h) + h.size, 0));
+        p->received++;
+}
+
+/* Workers of a daemon that serves; the pool of egress workers fills one by one. */
 static void start(Launcher *l)
 {
-        for (unsigned i = 0; i < fake_n_processes; i++) {
-                FakeProcess *p = &fake_processes[i];
-                static char packet[PACKET_SIZE];
-                uint32_t type = messages[p->program][0];
-                Header h = { .type = type, .size = priv_rule(type)->body_min };
+        unsigned n_ready = 0;
 
-                memset(packet, 0, sizeof(packet));
-                memcpy(packet, &h, sizeof(h));
-                sb_assert(p->program != PROGRAM_INIT &&
-                          channel_send(p->channel_fd, packet, sizeof(h) + h.size, 0));
-                p->received++;
+        for (unsigned i = 0; i < FAKE_PROCESSES_MAX && !l->is_serving; i++) {
+                if (n_ready < fake_n_processes)
+                        say_ready(&fake_processes[n_ready++]);
+                else
+                        turns_fire(l->loop, 0);
+                turns_all(l->loop);
         }
-        turns_all(l->loop);
         sb_assert(l->is_serving);
 }
 
