@@ -195,7 +195,7 @@ def test_a_client_that_dies_behind_a_full_input_is_noticed(instance, alice):
 
 def test_descriptions_for_people_are_escaped(instance, alice):
     odd = "a\u202eb\u009b31mc\x1b[31m"
-    context = {"lifetime": "detached", "labels": {odd: odd}, "agent": odd}
+    context = {"lifetime": "detached", "labels": {"odd": odd}, "agent": odd}
     session = instance.call(alice, "io.sandboxd.Session.Create", {"context": context})[0]["parameters"]["id"]
     try:
         assert instance.call(alice, "io.sandboxd.Session.Describe", {"id": session})[0]["parameters"]["context"] == context
