@@ -410,10 +410,10 @@ void events_limit(Api *api, const char *resource, int64_t limit)
                                       .take_details = TAKE_PTR(details) });
 }
 
-static bool has_ended(const Events *e, size_t from, const char *session)
+static bool has_event(const Events *e, const char *session, const char *kind)
 {
-        for (size_t i = from; i < e->n; i++) {
-                if (str_equal(at(e, i)->session, session) && str_equal(at(e, i)->kind, "session.ended"))
+        for (size_t i = e->n; i > 0; i--) {
+                if (str_equal(at(e, i - 1)->session, session) && str_equal(at(e, i - 1)->kind, kind))
                         return true;
         }
         return false;
@@ -421,17 +421,33 @@ static bool has_ended(const Events *e, size_t from, const char *session)
 
 /* When it was made tells whether the daemon has been started since; what ended while only this worker was
  * away did so for a reason that nobody told. */
-static void end_session(Api *api, const Event *created)
+static void emit_end(Api *api, const char *session, uint64_t created)
 {
-        bool is_before = created->sequence < api->start.started_usec;
-        char session[ID_TEXT_SIZE];
+        bool is_before = created < api->start.started_usec;
 
-        memcpy(session, created->session, sizeof(session));
         event_emit(api, &(EventSpec){ .kind = "session.ended",
                                       .session = session,
                                       .state = "exited",
                                       .reason = is_before ? "daemon-restart" : NULL });
-        event_emit(api, &(EventSpec){ .kind = "session.removed", .session = session });
+}
+
+static void reconcile(Api *api, const Event *created)
+{
+        const Session *s = session_find(api, created->session);
+        char session[ID_TEXT_SIZE];
+
+        if (s && !session_has_ended(s))
+                return;
+        /* The event may leave the memory while others come. */
+        memcpy(session, created->session, sizeof(session));
+        if (!has_event(api->events, session, "session.ended")) {
+                if (s)
+                        events_session_ended(s);
+                else
+                        emit_end(api, session, created->sequence);
+        }
+        if (!s && !has_event(api->events, session, "session.removed"))
+                event_emit(api, &(EventSpec){ .kind = "session.removed", .session = session });
 }
 
 void events_reconcile(Api *api)
@@ -445,14 +461,11 @@ void events_reconcile(Api *api)
         e->is_reconciled = true;
         for (; n > 0; n--) {
                 const Event *event = events_after(e, from);
-                size_t i;
 
                 if (!event)
                         return;
                 from = event->sequence;
-                i = (size_t) (event - e->ring) + EVENTS_KEPT_MAX - e->first;
-                if (str_equal(event->kind, "session.created") && !session_find(api, event->session) &&
-                    !has_ended(e, i % EVENTS_KEPT_MAX, event->session))
-                        end_session(api, event);
+                if (str_equal(event->kind, "session.created"))
+                        reconcile(api, event);
         }
 }

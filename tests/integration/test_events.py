@@ -179,8 +179,9 @@ def test_numbers_and_events_survive_restarts(own_instance, alice):
 
 def test_a_session_that_the_daemon_took_along_ends_in_the_events(own_instance, alice):
     instance = own_instance
-    session = instance.create(alice)
+    over, session = instance.create(alice), instance.create(alice)
     lives = instance.call(alice, "io.sandboxd.Session.Create", {"context": {"lifetime": "detached"}})[0]["parameters"]["id"]
+    assert instance.ctl(alice, "terminate", "--grace", "0s", over).returncode == 0
     _, cursor = kept(instance, alice)
     instance.process.kill()
     instance.process.wait()
@@ -188,6 +189,9 @@ def test_a_session_that_the_daemon_took_along_ends_in_the_events(own_instance, a
     events, _ = kept(instance, alice, cursor=cursor)
     ends = {e["session"]: e.get("reason") for e in events if e["kind"] == "session.ended"}
     assert ends == {session: "daemon-restart", lives: "daemon-restart"}, events
+    listed = {r.get("parameters", {}).get("id") for r in instance.call(alice, "io.sandboxd.Session.List", {}, more=True)}
+    removed = {e["session"] for e in events if e["kind"] == "session.removed"}
+    assert removed == {over, session, lives} - listed
     assert kept(instance, alice, cursor=kept(instance, alice)[1])[0] == []
 
 
