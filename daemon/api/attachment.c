@@ -443,6 +443,7 @@ int attachment_new(Client *c, Streams *st, const AttachOptions *options)
                 return r;
         }
         a->streams = st;
+        st->had_reader = true;
         list_append(&st->attachments, &a->link);
         c->attachment = a;
         set_timer(a);

@@ -192,6 +192,15 @@ static void run_readers(void *userdata)
         }
 }
 
+bool logs_are_awaited(const Session *s)
+{
+        LIST_FOREACH (c, &s->api->clients, Client, link) {
+                if (c->logs && id_equal(&c->logs->session, &s->id))
+                        return true;
+        }
+        return false;
+}
+
 /* Later: whoever has news is in the middle of something, and a reply may close a connection. */
 void logs_changed(Api *api)
 {

@@ -13,6 +13,9 @@
 #include "proto/base/log.h"
 #include "proto/base/str.h"
 
+/* What a client has for its second connection. */
+#define LINGER_USEC (10 * USEC_PER_SEC)
+
 static const char *const states[] = {
         [SESSION_STARTING] = "starting", [SESSION_RUNNING] = "running", [SESSION_FROZEN] = "frozen",
         [SESSION_STOPPING] = "stopping", [SESSION_EXITED] = "exited",
@@ -441,6 +444,21 @@ int session_on_created(Api *api, Imsg *m)
         return 0;
 }
 
+static void on_linger_over(void *userdata)
+{
+        session_remove(userdata);
+}
+
+/* At once, but where somebody reads what its commands wrote, or may be on his way. */
+static void remove_on_exit(Session *s)
+{
+        if ((streams_are_awaited(s) || logs_are_awaited(s)) &&
+            loop_timer_new(s->api->loop, on_linger_over, s, &s->grace_timer) >= 0 &&
+            loop_timer_set(s->grace_timer, LINGER_USEC) >= 0)
+                return;
+        session_remove(s);
+}
+
 int session_on_ended(Api *api, const PrivSessionEnd *end)
 {
         Session *s = session_find_id(api, &end->session);
@@ -470,7 +488,7 @@ int session_on_ended(Api *api, const PrivSessionEnd *end)
         answer_session_end(s);
         logs_changed(api);
         if (s->has_remove_on_exit)
-                session_remove(s);
+                remove_on_exit(s);
         else
                 (void) sessions_prune(api, UINT64_MAX);
         return 0;

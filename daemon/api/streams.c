@@ -442,6 +442,7 @@ void streams_lend(Streams *st, uint64_t connection, bool is_exclusive, bool hang
         st->is_loan_exclusive = is_exclusive;
         st->hangs_up_after_loan = hangs_up;
         st->was_lent = true;
+        st->had_reader = st->had_reader || is_exclusive;
         set_nonblock(st, false);
         streams_update(st);
 }
@@ -463,6 +464,16 @@ void streams_client_gone(Api *api, uint64_t connection)
                                 end_loan(p->streams);
                 }
         }
+}
+
+/* A command may be over before the client that started it has made its second connection. */
+bool streams_are_awaited(const Session *s)
+{
+        LIST_FOREACH (p, &s->processes, Process, link) {
+                if (p->streams && streams_have_lossless(p->streams) && !p->streams->had_reader)
+                        return true;
+        }
+        return false;
 }
 
 size_t streams_n_attached(const Streams *st)

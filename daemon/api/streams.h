@@ -77,6 +77,7 @@ struct Streams {
         bool is_loan_exclusive;
         bool hangs_up_after_loan;
         bool was_lent;
+        bool had_reader; /* somebody was attached, or said that he reads the descriptor */
         bool has_exited;
         bool is_settled;
         uint64_t settled_at;
@@ -110,6 +111,9 @@ void streams_update(Streams *st);
 int streams_put_input(Streams *st, const char *data, size_t size) _must_check_;
 void streams_end_input(Streams *st);
 int streams_resize(Streams *st, uint16_t columns, uint16_t rows) _must_check_;
+
+/* Somebody may still come for what the session's commands have written. */
+bool streams_are_awaited(const Session *s);
 
 /* ---- loans ---- */
 
@@ -158,5 +162,6 @@ bool streams_check_limit(Session *s, Client *c, const Json *command);
 LogsReader *logs_reader_free(LogsReader *q);
 /* The client's output has drained. */
 void logs_reader_resume(LogsReader *q);
+bool logs_are_awaited(const Session *s);
 /* There is more in some log, or a session has ended. */
 void logs_changed(Api *api);

@@ -556,3 +556,89 @@ def test_a_terminal_with_an_output_limit_is_carried(instance, alice):
             seen += part
     os.close(primary)
     assert b"0 0" in seen or b"24 80" in seen, seen
+
+
+# ---- odd times ----
+
+def spawn_removed(connect, script, mode):
+    """A session that is gone when its command is."""
+    c = connect()
+    command = {"commandLine": ["/bin/sh", "-c", script], "standardInput": "null" if mode == "log" else mode,
+               "standardOutput": mode}
+    reply = c.call("Spawn", {"context": {"removeOnExit": True}, "command": command}, more=True)
+    return c, reply["parameters"]["id"]
+
+
+def test_a_removed_session_waits_for_its_first_reader(connect):
+    c, session = spawn_removed(connect, "echo quick; exit 3", "stream")
+    while c.reply().get("continues"):
+        pass
+    seen = connect().attach(session).rest()
+    assert seen[STDOUT] == b"quick\n" and seen[EXIT] == [(0, 3)]
+
+
+def test_a_removed_session_tells_whoever_follows(connect):
+    _, session = spawn_removed(connect, "echo begin; sleep 1; echo end", "log")
+    assert text_of(logs(connect, session, follow=True)) == b"begin\nend\n"
+
+
+def test_a_session_is_removed_under_its_reader(instance, root, connect, session):
+    process = run(connect(), session, "head -c 2000000 /dev/zero | tr '\\0' y; exit 5")
+    c = connect().attach(session, process=process)
+    assert c.next_frame()[0] == STDOUT
+    instance.ctl(root, "terminate", "--grace", "0", session)
+    assert instance.ctl(root, "remove", session).returncode == 0
+    seen = c.rest()
+    assert len(seen[EXIT]) == 1 and set(seen[STDOUT]) <= {ord("y")}
+
+
+def test_the_first_attach_takes_a_terminal_over(connect, session):
+    """Whoever started it lost the descriptor without noticing, as Node does."""
+    holder = connect()
+    command = {"commandLine": ["/bin/sh", "-c", "read a; echo got $a"], "standardInput": "pty"}
+    holder.call("Exec", {"id": session, "command": command}, n_fds=1)
+    for fd in holder.fds:
+        os.close(fd)
+    c = connect().attach(session)
+    c.frame(STDIN, b"it\n")
+    assert b"got it" in c.rest()[STDOUT]
+
+
+def test_a_log_with_an_input(connect, session):
+    command = {"commandLine": ["/bin/cat"], "standardInput": "stream", "standardOutput": "log"}
+    process = connect().call("Exec", {"id": session, "command": command})["parameters"]["process"]
+    c = connect().attach(session, process=process)
+    c.frame(STDIN, b"logged")
+    c.frame(STDIN)
+    assert c.rest()[STDOUT] == b"logged" and text_of(logs(connect, session)) == b"logged"
+    command["standardInput"] = "log"
+    reply = connect().call("Exec", {"id": session, "command": command})
+    assert reply["parameters"] == {"parameter": "command.standardInput"}
+
+
+def test_others_do_not_reach_it(instance, alice, bob, connect):
+    session = instance.create(alice)
+    instance.call(alice, SESSION + "Exec", {"id": session, "command": {"commandLine": ["/bin/cat"],
+                                                                       "standardInput": "stream",
+                                                                       "standardOutput": "stream"}})
+    for method, more, flags in (("Attach", {}, {"upgrade": True}), ("Attach", {}, {}), ("Logs", {}, {"more": True}),
+                                ("Resize", {"columns": 1, "rows": 1}, {})):
+        reply = instance.call(bob, SESSION + method, {"id": session, **more}, **flags)
+        assert reply == [{"error": SESSION + "NoSuchSession", "parameters": {"id": session}}]
+
+
+def test_a_worker_that_dies_takes_its_streams_along(own_instance, root):
+    """The session lives on; what was carried is broken, and said to be."""
+    with contextlib.ExitStack() as stack:
+        connect = lambda: stack.enter_context(Connection(own_instance))
+        session = connect().call("Create", {"context": {"lifetime": "detached"}})["parameters"]["id"]
+        process = run(connect(), session, "while echo x; do sleep 0.1; done; sleep 60", "log")
+        c = connect().attach(session, process=process)
+        assert c.next_frame()[0] == STDOUT
+        worker = next(pid for pid in own_instance.workers("sandboxd-api") if uid_of_worker(pid) == "0")
+        os.kill(worker, signal.SIGKILL)
+        assert c.is_closed()
+        assert eventually(lambda: own_instance.ctl(root, "exec", "-T", session, "true").returncode == 0, 30)
+        reply = connect().call("Attach", {"id": session, "process": process}, upgrade=True)
+        assert reply["error"] in (SESSION + "NotAttachable", SESSION + "NoSuchProcess")
+        own_instance.ctl(root, "terminate", "--grace", "0", session)
