@@ -118,7 +118,11 @@ static _noreturn_ void run_child(const SpawnSpec *spec)
         int program_fd;
 
         /* A session of its own: Ctrl-C at the launcher's terminal is the launcher's business. */
-        (void) setsid();
+        if (spec->nice >= 0)
+                (void) setsid();
+        /* Where the kernel groups by session it has the launcher's rank in the launcher's group only. */
+        else
+                (void) setpgid(0, 0);
         /* Nobody inherits our own; what fails here leaves the child slower, not worse. */
         spawn_set_priority(spec->nice, spec->is_prompt);
         if (move_fds(spec, &program_fd) && reset_signals() && drop_rights(spec))

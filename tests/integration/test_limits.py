@@ -236,3 +236,51 @@ def test_limits_are_reported(settings, alice):
     with daemon(settings, connections_per_user=7, sessions_per_user=9) as instance:
         found = instance.call(alice, "io.sandboxd.Manager.Describe")[0]["parameters"]
         assert (found["connectionsPerUserMax"], found["sessionsPerUserMax"]) == (7, 9)
+
+
+def rank_of(pid):
+    """Nice value of a process, and the group that its session is scheduled in with its nice value."""
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        nice = int(f.read().rpartition(b")")[2].split()[16])
+    with open(f"/proc/{pid}/autogroup", encoding="ascii") as f:
+        group = f.read().split()
+    return nice, int(group[-1]) if group else 0
+
+
+def test_d15_what_all_wait_for_comes_first(own_instance, alice):
+    """The processes that serve everybody are scheduled before users' ones; nothing of a user inherits that."""
+    session = own_instance.create(alice)
+    grouped = os.path.exists("/proc/sys/kernel/sched_autogroup_enabled")
+    writer = own_instance.workers("sandboxd-audit")[0]
+    for pid in (own_instance.process.pid, writer, *own_instance.workers("sandboxd-dialer")):
+        nice, group = rank_of(pid) if grouped else (-10, -10)
+        assert (nice, group) == (-10, -10), (machine.program_of(pid), nice, group)
+    for name in ("sandboxd-api", "sandboxd-egress", "sandbox-init"):
+        assert all(not grouped or rank_of(pid) == (0, 0) for pid in own_instance.workers(name)), name
+    assert own_instance.ctl(alice, "exec", session, "--", "nice").stdout == "0\n"
+
+
+def test_d15_descriptors_of_the_launcher(settings, alice, root):
+    """Sessions are as many as its descriptors are good for, less those of root."""
+    instance = machine.Instance(settings=settings)
+    popen = subprocess.Popen
+
+    def limited(argv, **options):
+        return popen(["/usr/bin/prlimit", "--nofile=320:320", "--", *argv], **options)
+    try:
+        subprocess.Popen = limited
+        instance.start()
+    finally:
+        subprocess.Popen = popen
+    with contextlib.ExitStack() as stack:
+        stack.callback(instance.remove)
+        made = 0
+        while made < 40:
+            done = instance.ctl(alice, "create", cwd=alice.workspace())
+            if done.returncode:
+                break
+            made += 1
+        assert 5 <= made < 40 and "sessions" in done.stderr, (made, done)
+        assert instance.sh(root, "echo fine").stdout == "fine\n", instance.log_text()[-2000:]
+        assert instance.ctl(root, "list").returncode == 0
+        assert instance.process.poll() is None
