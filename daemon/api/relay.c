@@ -7,6 +7,8 @@
  * replies that name another owner end the call, and only methods whose replies carry descriptors pass any.
  */
 
+#include "daemon/api/relay.h"
+
 #include <errno.h>
 
 #include "daemon/api/session.h"
@@ -25,8 +27,9 @@ struct Relay {
         uint64_t token;
         Conn *conn; /* NULL: the launcher has not answered yet, or there is nothing to open */
         LoopIo *io;
-        LoopTimer *timer; /* of a list */
-        Json *list;       /* what the other workers are asked; NULL: one call goes through as it is */
+        LoopTimer *timer;    /* of a list */
+        Json *list;          /* what the other workers are asked; NULL: one call goes through as it is */
+        RelayStream *stream; /* after an upgrade */
         bool is_one_user;
         uint32_t uid; /* whose worker it is */
 };
@@ -46,6 +49,7 @@ Relay *relay_free(Relay *r)
 {
         if (!r)
                 return NULL;
+        r->stream = relay_stream_free(r->stream);
         relay_hang_up(r);
         r->timer = loop_timer_free(r->timer);
         json_unref(r->list);
@@ -117,12 +121,6 @@ int relay_start(Client *c)
         Id id;
         int e;
 
-        /* Bytes that come behind the answer would have to be carried, too. */
-        if (c->call.is_upgrade) {
-                client_error_string(c, SESSION_ERROR "NotEnforceable", "what",
-                                    "upgrade for a session of another user: take descriptors instead");
-                return 0;
-        }
         if (id_parse(get_string(c->call.parameters, "id"), &id) < 0)
                 return -EINVAL;
         e = relay_new(c, &r);
@@ -152,11 +150,11 @@ bool relay_permits(const char *method)
 static int send_call(Relay *r)
 {
         const ConnMessage *call = &r->client->call;
+        unsigned flags = call->is_more ? CONN_MORE : call->is_upgrade ? CONN_UPGRADE : 0;
 
         if (r->list)
                 return conn_call(r->conn, LIST, r->list, CONN_MORE, NULL, 0);
-        return conn_call(r->conn, call->method, call->parameters, call->is_more ? CONN_MORE : 0, call->fds,
-                         call->n_fds);
+        return conn_call(r->conn, call->method, call->parameters, flags, call->fds, call->n_fds);
 }
 
 static void update_events(Relay *r)
@@ -261,7 +259,19 @@ static bool replies_with_fds(const char *method)
         return str_equal(method, "Exec") || str_equal(method, "Attach") || str_equal(method, "Forward");
 }
 
-/* 1: go on; 0: the call is over, and r is gone; < 0: nonsense. */
+/* From here on bytes are carried. */
+static void upgrade(Relay *r, const ConnMessage *m)
+{
+        Client *c = r->client;
+
+        r->io = loop_io_free(r->io);
+        if (client_upgrade(c, json_keep(m->parameters)) < 0)
+                return; /* closed */
+        if (conn_wants_write(c->conn) || relay_stream_new(c, r->conn, &r->stream) < 0)
+                client_close(c);
+}
+
+/* 1: go on; 0: the call is over, and r is gone, or carries bytes; < 0: nonsense. */
 static int pass_reply(Relay *r, const ConnMessage *m)
 {
         Client *c = r->client;
@@ -276,6 +286,10 @@ static int pass_reply(Relay *r, const ConnMessage *m)
         if (m->has_continues) {
                 client_reply(c, json_keep(m->parameters), true, m->fds, passes_fds ? m->n_fds : 0);
                 return !c->is_closing;
+        }
+        if (c->call.is_upgrade) {
+                upgrade(r, m);
+                return 0;
         }
         c = relay_end(r);
         client_reply(c, json_keep(m->parameters), false, m->fds, passes_fds ? m->n_fds : 0);

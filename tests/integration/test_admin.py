@@ -4,7 +4,9 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
+import threading
 import uuid
 
 import pytest
@@ -91,6 +93,20 @@ def test_an_administrator_runs_a_command(instance, alice, administrator, session
     made, _ = session
     done = instance.ctl(administrator, "exec", made, "--", "sh", "-c", "id -u; cat; exit 7", input="through\n")
     assert done.returncode == 7 and done.stdout == f"{alice.uid}\nthrough\n", done
+
+
+def test_an_administrator_attaches(instance, alice, administrator):
+    """By an upgraded connection, both ways, to the command's end."""
+    done = instance.ctl(alice, "run", "--detach", "--", "sh", "-c", "echo logged; sleep 1000", cwd=alice.workspace())
+    made = done.stdout.split()[-1]
+    assert eventually(lambda: instance.ctl(administrator, "logs", made).stdout == "logged\n")
+    child = instance.ctl_start(administrator, "attach", "--replay", "100", made, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "logged\n"
+    assert instance.ctl(alice, "signal", made, "SIGKILL").returncode == 0
+    out, err = child.communicate(timeout=30)
+    assert (child.returncode, out) == (137, ""), err
+    instance.ctl(alice, "terminate", "--grace", "0", made)
 
 
 def test_an_administrator_waits(instance, alice, administrator):
@@ -271,3 +287,32 @@ def test_an_administrator_that_goes_away_leaves_nothing(instance, alice, root, s
         child.kill()
         child.wait()
         assert eventually(lambda: count() <= before, 10)
+
+
+def test_bytes_of_an_upgraded_call_pass_both_ways(instance, alice, root, session):
+    """More than the buffers hold, and the end of one direction before the other's."""
+    made, _ = session
+    command = {"commandLine": ["cat"], "standardInput": "stream", "standardOutput": "stream", "standardError": "null"}
+    reply, = instance.call(alice, "io.sandboxd.Session.Exec", {"id": made, "command": command})
+    process = parameters_of(reply)["process"]
+    data = os.urandom(1 << 20)
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as s:
+        s.settimeout(60)
+        s.connect(instance.socket)
+        call = {"method": "io.sandboxd.Session.Attach", "upgrade": True,
+                "parameters": {"id": made, "process": process, "framing": "raw"}}
+        s.sendall(json.dumps(call).encode() + b"\0")
+        answer = b""
+        while not answer.endswith(b"\0"):
+            answer += s.recv(1)
+        assert json.loads(answer[:-1])["parameters"]["framing"] == "raw", answer
+        sender = threading.Thread(target=lambda: (s.sendall(data), s.shutdown(socket.SHUT_WR)))
+        sender.start()
+        found = b""
+        while len(found) <= len(data):
+            part = s.recv(1 << 16)
+            if not part:
+                break
+            found += part
+        sender.join()
+    assert found == data
