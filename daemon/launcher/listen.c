@@ -19,7 +19,7 @@
 
 #define LISTEN_NAME        "io.sandboxd"
 #define LISTEN_LOCK        "lock"
-#define LISTEN_BACKLOG     4096
+#define LISTEN_BACKLOG     128
 #define LISTEN_BATCH       32U
 #define LISTEN_PAUSE_USEC  (100 * USEC_PER_MSEC)
 #define LISTEN_SOCKET_NAME "varlink"

@@ -143,6 +143,19 @@ static void flood_halves(void)
         }
 }
 
+/* Nothing of the daemon's: what a process that never rests costs its neighbours on the same processors. */
+static void flood_nobody(void)
+{
+        for (;;) {
+                int fds[2];
+
+                if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
+                        continue;
+                (void) close(fds[0]);
+                (void) close(fds[1]);
+        }
+}
+
 static void *run(void *name)
 {
         static const struct {
@@ -150,7 +163,8 @@ static void *run(void *name)
                 void (*run)(void);
         } kinds[] = { { "connects", flood_connects }, { "messages", flood_messages },
                       { "creates", flood_creates },   { "queries", flood_queries },
-                      { "big", flood_big },           { "halves", flood_halves } };
+                      { "big", flood_big },           { "halves", flood_halves },
+                      { "nobody", flood_nobody } };
 
         for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
                 if (strcmp(kinds[i].name, name) == 0)

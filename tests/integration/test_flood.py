@@ -89,37 +89,47 @@ def cpu_of(pid):
 
 
 def compare(instance, flooder, measure, kinds):
-    """p99 flooded by p99 idle, and the values. Idle and flooded stretches take turns, so that what else the machine
-    does is in both."""
-    times = {False: {"call": [], "exec": []}, True: {"call": [], "exec": []}}
+    """For calls and for commands: the times of idle, busy and flooded stretches, in turns, so that what else the machine
+    does is in all of them. Busy: as many threads of the flooding user, at least one for each processor, make system
+    calls that the daemon has no part in."""
+    stretches = {"idle": None, "busy": ["nobody"] * max(len(kinds), os.cpu_count()), "flooded": kinds}
+    times = {name: {stretch: [] for stretch in stretches} for name in ("call", "exec")}
     for _ in range(3):
-        for is_flooded in (False, True):
-            flood = Flood(instance, flooder, kinds) if is_flooded else None
+        for stretch, of_flood in stretches.items():
+            flood = Flood(instance, flooder, of_flood) if of_flood else None
             time.sleep(0.3)
             for name, values in measure.rounds(100).items():
-                times[is_flooded][name] += values
+                times[name][stretch] += values
             if flood:
                 flood.close()
-    return {name: (percentile(times[True][name], 0.99) / percentile(times[False][name], 0.99),
-                   *(round(percentile(times[flag][name], part)) for flag in (False, True) for part in (0.5, 0.99)))
-            for name in ("call", "exec")}
+    return times
+
+
+def ratios(times):
+    """What the flood does to the usual time of an idle machine, and to the worst times of one as busy."""
+    return {name: (percentile(of["flooded"], 0.5) / percentile(of["idle"], 0.5),
+                   percentile(of["flooded"], 0.99) / percentile(of["busy"], 0.99),
+                   *(round(percentile(of[stretch], part)) for stretch in of for part in (0.5, 0.99)))
+            for name, of in times.items()}
 
 
 @pytest.mark.parametrize("kinds", [*KINDS, "all"])
 def test_d15_another_user_hardly_notices(own_instance, alice, bob, kinds):
-    """p99 of a call and of a command within 5 times what it is without the flood, in the same run. The 99th percentile
-    of some hundred values is three of them: what else the machine does then may fake one run, not three."""
+    """Calls and commands of another user take at most 5 times as long as without the flood, in the same run: the median
+    against an idle machine, p99 against one whose processors the same user keeps as busy without the daemon; what a
+    process may take of the processors is not the daemon's to say. The 99th percentile of some hundred values is three of
+    them: what else the machine does then may fake one run, not three."""
     measure = Measure(own_instance, bob)
     measure.rounds(50)
     found = []
     for _ in range(3):
-        found.append(compare(own_instance, alice, measure, KINDS if kinds == "all" else [kinds]))
-        if all(values[0] <= 5 for values in found[-1].values()):
+        found.append(ratios(compare(own_instance, alice, measure, KINDS if kinds == "all" else [kinds])))
+        if all(max(values[:2]) <= 5 for values in found[-1].values()):
             break
     measure.close()
     print(kinds, found)
     assert own_instance.process.poll() is None, own_instance.log_text()[-3000:]
-    assert all(values[0] <= 5 for values in found[-1].values()), (kinds, found)
+    assert all(max(values[:2]) <= 5 for values in found[-1].values()), (kinds, found)
 
 
 def test_d46_root_and_the_user_end_sessions_under_flood(own_instance, alice, root):
