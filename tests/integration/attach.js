@@ -189,6 +189,9 @@ const scenarios = {
     s.socket.write(frame(RESIZE, size));
     await s.write(Buffer.from('\n'));
     await s.until(() => s.stdout().includes('43 132'));
+    /* Echo and answer: the shell is not between two commands, where it would forget the interrupt. */
+    await s.write(Buffer.from('there\n'));
+    await s.until(() => s.stdout().split('there').length === 3);
     await s.write(Buffer.from('\x03'));
     await s.ended;
     return { exit: s.exit };
