@@ -22,6 +22,7 @@ typedef struct RelayStream {
         Client *client;
         RelayWay ways[2]; /* from the client, from the worker */
         LoopIo *ios[2];
+        LoopTimer *timer; /* runs once the client has no more input: only a look shows that it is gone */
 } RelayStream;
 
 /* other: the connection to the worker, borrowed; what it has read behind its reply goes first. */

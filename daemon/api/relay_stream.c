@@ -1,9 +1,13 @@
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
 #include "daemon/api/relay.h"
+#include "proto/base/clock.h"
 #include "proto/base/error.h"
+
+#define LOOK_USEC (500 * USEC_PER_MSEC)
 
 static bool has_data(const RelayWay *w)
 {
@@ -50,6 +54,27 @@ static unsigned wanted(const RelayStream *s, size_t i)
         return (!in->is_eof && !has_data(in) ? LOOP_READ : 0U) | (has_data(out) ? LOOP_WRITE : 0U);
 }
 
+static void on_timer(void *userdata)
+{
+        RelayStream *s = userdata;
+        struct pollfd p = { .fd = s->ways[0].from };
+
+        if (poll(&p, 1, 0) > 0 || loop_timer_set(s->timer, LOOK_USEC) < 0)
+                client_close(s->client);
+}
+
+/* The end of input may be the end of everything: the other worker has to hear of it, and the pair stands
+ * for as long as we do. */
+static int look_after_client(RelayStream *s)
+{
+        int r;
+
+        if (s->timer || !s->ways[0].is_eof)
+                return 0;
+        r = loop_timer_new(s->client->api->loop, on_timer, s, &s->timer);
+        return r < 0 ? r : loop_timer_set(s->timer, LOOK_USEC);
+}
+
 static void on_io(void *userdata, _unused_ int fd, _unused_ unsigned events)
 {
         RelayStream *s = userdata;
@@ -62,6 +87,8 @@ static void on_io(void *userdata, _unused_ int fd, _unused_ unsigned events)
         }
         for (size_t i = 0; i < ELEMENTSOF(s->ios) && r >= 0; i++)
                 r = loop_io_set_events(s->ios[i], wanted(s, i));
+        if (r >= 0)
+                r = look_after_client(s);
         if (r < 0 || (s->ways[0].is_shut && s->ways[1].is_shut))
                 client_close(s->client);
 }
@@ -100,6 +127,7 @@ RelayStream *relay_stream_free(RelayStream *s)
                 return NULL;
         for (size_t i = 0; i < ELEMENTSOF(s->ios); i++)
                 s->ios[i] = loop_io_free(s->ios[i]);
+        s->timer = loop_timer_free(s->timer);
         free(s);
         return NULL;
 }

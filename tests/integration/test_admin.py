@@ -316,3 +316,19 @@ def test_bytes_of_an_upgraded_call_pass_both_ways(instance, alice, root, session
             found += part
         sender.join()
     assert found == data
+
+
+def test_an_attached_administrator_that_is_gone_is_noticed(instance, alice, root, session):
+    """Though the command neither reads nor writes: hanging up means the same as to its owner's own client."""
+    made, _ = session
+    for user in (alice, root):
+        marker = f"68{uuid.uuid4().int % 10**9}"
+        command = {"commandLine": ["sleep", marker], "standardInput": "stream", "standardOutput": "stream", "standardError": "null"}
+        reply, = instance.call(alice, "io.sandboxd.Session.Exec", {"id": made, "command": command})
+        child = instance.ctl_start(user, "attach", "--hang-up", made, parameters_of(reply)["process"], stdin=subprocess.PIPE)
+        assert eventually(lambda: parameters_of(instance.call(alice, "io.sandboxd.Session.Describe", {"id": made})[0])
+                          ["runtime"]["attached"] == 1)
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        assert eventually(lambda m=marker: not running(m), 15), user.name
