@@ -207,6 +207,7 @@ static void end_one(Session *s, uint64_t grace_usec)
         if (s->state != SESSION_RUNNING)
                 return;
         s->grace_usec = grace_usec;
+        s->has_grace = false;
         if (grace_usec == 0 || !s->user->is_started ||
             (!s->stop_timer && loop_timer_new(s->launcher->loop, on_stopping_over, s, &s->stop_timer) < 0) ||
             loop_timer_set(s->stop_timer, STOPPING_USEC) < 0) {
@@ -222,6 +223,10 @@ int admin_on_stopping(const User *u, const PrivSessionRef *body)
 
         if (!s || s->user != u || !s->stop_timer || s->state != SESSION_RUNNING)
                 return 0;
+        /* Said again it puts off nothing. */
+        if (s->has_grace)
+                return 0;
+        s->has_grace = true;
         if (loop_timer_set(s->stop_timer, s->grace_usec) < 0)
                 session_stop(s, END_TERMINATED);
         return 0;

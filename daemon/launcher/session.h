@@ -53,6 +53,7 @@ struct Session {
         uint64_t egress_after_usec; /* monotonic: no egress worker before */
         LoopTimer *stop_timer; /* an administrator ends it: of the owner's worker, then the grace time */
         uint64_t grace_usec;
+        bool has_grace; /* it runs: the worker has said that the end began */
         unsigned n_polls;
         bool has_no_network;
         bool wants_egress;

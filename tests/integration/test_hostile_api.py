@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 
 import pytest
@@ -229,4 +230,26 @@ if answer: s.send(answer.encode() + b"\\0")
     assert listed == {"cd" * 16, stage.session}, (listed, stage.instance.log_text()[-1500:])
     assert stage.said('asked {"method":"io.sandboxd.Session.List"')
     assert "another uid" not in stage.instance.log_text()
+    stage.end(child)
+
+
+def test_a_worker_puts_off_the_end_of_its_session(stage, root):
+    """The grace time that an administrator gave runs once, however often the worker says that it began."""
+    session = stage.instance.create(stage.user)
+    worker, = [pid for pid in machine.children_of(stage.instance.process.pid)
+               if f"--uid\0{stage.user.uid}\0" in open(f"/proc/{pid}/cmdline", encoding="utf-8").read()]
+    child = stage.play("""
+m = wait_for("SESSION_STOP")
+say("hears of the end")
+for _ in range(1200):
+    channel.send("SESSION_STOPPING", tail=m[2][:16])
+    time.sleep(0.05)
+""")
+    child.wait()
+    os.kill(worker, signal.SIGKILL)
+    child = stage.instance.ctl_start(stage.user, "list")
+    assert stage.said("connected")
+    done = stage.instance.ctl(root, "terminate", "--grace", "2s", session, timeout=30)
+    assert done.returncode == 0 and stage.said("hears of the end"), done
+    stage.victim_lives()
     stage.end(child)
