@@ -483,7 +483,8 @@ static int user_new(Launcher *l, uint32_t uid, User **ret)
         User *u;
         int r;
 
-        if (l->users.n >= LAUNCHER_USERS_MAX)
+        /* One person may have the ids of a whole range (subuid): they keep nobody from root's share. */
+        if (uid != 0 && l->users.n >= LAUNCHER_USERS_MAX)
                 return -EUSERS;
         u = calloc(1, sizeof(*u));
         if (!u)

@@ -284,3 +284,24 @@ def test_d15_descriptors_of_the_launcher(settings, alice, root):
         assert instance.sh(root, "echo fine").stdout == "fine\n", instance.log_text()[-2000:]
         assert instance.ctl(root, "list").returncode == 0
         assert instance.process.poll() is None
+
+
+# Runs as root: one connection of each of many users.
+MANY_USERS = """
+import os, socket, sys
+for uid in range(3000000000, 3000000000 + int(sys.argv[2])):
+    os.setresuid(uid, uid, 0)
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(sys.argv[1])
+    os.setresuid(0, 0, 0)
+"""
+
+
+def test_d15_more_users_than_are_known(settings, alice, root):
+    """One who may use the ids of a whole range (subuid) has them all connect: root is served, and who is known."""
+    with daemon(settings) as instance:
+        session = instance.create(alice)
+        done = root.run(["/usr/bin/python3", "-c", MANY_USERS, instance.socket, "4200"])
+        assert done.returncode == 0, done
+        assert "vendor" in instance.call(root, "org.varlink.service.GetInfo")[0]["parameters"]
+        assert session in instance.ctl(alice, "list").stdout
