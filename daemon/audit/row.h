@@ -8,6 +8,7 @@
 #include "proto/idl/privsep.h"
 
 #define DIGEST_SIZE 32U
+#define SALT_SIZE   16U /* of private values: stands before them in their hash without its length */
 
 typedef struct RowBytes {
         const void *data; /* NULL: none */

@@ -14,7 +14,6 @@
 #define WAL_PAGES_MAX 920 /* of 4 KiB, what sql_reserve_log() makes: cut beyond it */
 #define DAY_USEC      (UINT64_C(86400) * USEC_PER_SEC)
 #define RETRY_USEC    (10 * USEC_PER_SEC)
-#define SALT_SIZE     16U
 
 enum StoreStatement {
         INSERT_DECISION = 0,

@@ -201,6 +201,9 @@ static int check_private(Verifier *v, const SqlStatement *t, const Row *row)
                 v->result->n_erased += hash.data != NULL;
                 return 0;
         }
+        /* Of another size it could take in what the values begin with. */
+        if (salt.size != SALT_SIZE)
+                return bad(v, row->sequence, "private values of the row were changed");
         r = chain_private(v->chain, row, salt, computed);
         if (r < 0)
                 return r;

@@ -187,6 +187,22 @@ def test_a_change_is_found_while_the_daemon_runs(logged, root, what):
     assert bad_row(logged, root) is None
 
 
+def test_a_command_that_hashes_like_another(logged, alice, root):
+    """Lengths and values that stand in the arguments themselves: what was run cannot become part of the salt."""
+    words = ("true", "", "", "", "", "", "", "\x02ls")
+    assert logged.ctl(alice, "run", "-T", "--", *words, cwd=alice.workspace()).returncode == 0
+    with opened(logged.segments()[-1]) as db:
+        row = tuple(db.execute("SELECT * FROM priv WHERE raw = ?", ("\0".join(words).encode(),)).fetchone())
+        sequence, salt, path, raw, detail = row
+        assert path is None and detail is None
+        db.execute("UPDATE priv SET salt = ?, path = x'', raw = x'6c73' WHERE seq = ?",
+                   (salt + chain.field(None) + len(raw).to_bytes(4, "big") + b"true", sequence))
+        found = bad_row(logged, root)
+        db.execute("INSERT OR REPLACE INTO priv VALUES(?,?,?,?,?)", row)
+    assert found == sequence
+    assert bad_row(logged, root) is None
+
+
 def test_erased_values_are_no_break(logged, root):
     with opened(logged.segments()[-1]) as db:
         rows = [tuple(row) for row in db.execute("SELECT * FROM priv WHERE seq = (SELECT max(seq) FROM priv)")]
