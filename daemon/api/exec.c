@@ -159,6 +159,18 @@ void processes_make_room(Session *s)
         }
 }
 
+static void process_add(Session *s, Client *c, Process *p)
+{
+        p->connection = c->peer.connection;
+        p->wants_result = c->call.is_more;
+        p->is_spawned = s->is_spawn && s->next_process == 1;
+        request_set_command(p->is_spawned ? TAKE_PTR(s->request) : TAKE_PTR(c->request), p);
+        s->next_process++;
+        processes_make_room(s);
+        list_append(&s->processes, &p->link);
+        s->n_processes++;
+}
+
 int session_exec(Session *s, Client *c, const Json *parameters, const Json *command, const int *fds)
 {
         _cleanup_(process_freep) Process *p = NULL;
@@ -176,8 +188,10 @@ int session_exec(Session *s, Client *c, const Json *parameters, const Json *comm
         if (!streams_check_limit(s, c, command))
                 return 0;
         r = process_new(s, parameters, command, fds, &p);
-        if (r >= 0)
+        if (r >= 0) {
+                process_add(s, c, p);
                 r = process_start(p);
+        }
         if (r == -ENOBUFS || r == -E2BIG) {
                 client_invalid(c, "command.commandLine");
                 return 0;
@@ -188,18 +202,7 @@ int session_exec(Session *s, Client *c, const Json *parameters, const Json *comm
         }
         if (r < 0)
                 return r;
-        p->connection = c->peer.connection;
-        p->wants_result = c->call.is_more;
-        p->is_spawned = s->is_spawn && s->next_process == 1;
-        request_set_command(p->is_spawned ? TAKE_PTR(s->request) : TAKE_PTR(c->request), p);
         c->wait = WAIT_CREATE;
-        s->next_process++;
-        processes_make_room(s);
-        list_append(&s->processes, &p->link);
-        s->n_processes++;
-        /* Where a successor of ours looks for it. */
-        if (p->request)
-                session_store_process(p);
         p = NULL;
         session_update_idle(s);
         return 1;
@@ -244,6 +247,15 @@ void processes_audit_lost(Api *api)
         }
 }
 
+/* Its row is there, or may be. */
+static void start_not_made(Process *p, const char *error, Json *take_parameters)
+{
+        p->reason = END_SETUP_FAILED;
+        p->is_unknown = true;
+        process_record_exit(p);
+        process_failed(p, error, take_parameters);
+}
+
 static void start_failed(Process *p, const PrivExecStarted *m)
 {
         const char *name = json_string(json_at(p->command_line, 0));
@@ -272,8 +284,7 @@ static void start_failed(Process *p, const PrivExecStarted *m)
                 o = json_unref(o);
         if (is_execve && o && m->error != -ENOENT && json_set_string(o, "message", error_name(m->error)) < 0)
                 o = json_unref(o);
-        process_record_exit(p);
-        process_failed(p, error, o);
+        start_not_made(p, error, o);
 }
 
 static int set_started(const Process *p, bool has_pty, Json *o)
@@ -326,6 +337,15 @@ static void answer_started(Process *p)
         client_reply(c, TAKE_PTR(o), p->wants_result, &fd, has_pty ? 1 : 0);
 }
 
+static int set_running(Process *p)
+{
+        p->state = PROCESS_RUNNING;
+        p->started_usec = clock_realtime_usec();
+        request_command_started(p);
+        events_exec_started(p);
+        return p->timeout_usec > 0 ? loop_timer_set(p->timer, p->timeout_usec) : 0;
+}
+
 static int on_exec_started(Session *s, Imsg *m)
 {
         const PrivExecStarted *started = m->body;
@@ -342,12 +362,7 @@ static int on_exec_started(Session *s, Imsg *m)
         }
         if (m->n_fds != 1 + (size_t) p->has_pty)
                 return -EPROTO;
-        p->state = PROCESS_RUNNING;
-        p->started_usec = clock_realtime_usec();
-        request_command_started(p);
-        events_exec_started(p);
-        if (p->timeout_usec > 0)
-                r = loop_timer_set(p->timer, p->timeout_usec);
+        r = set_running(p);
         if (r >= 0 && p->streams)
                 r = streams_start(p->streams, p->has_pty ? TAKE_FD(m->fds[1]) : -EBADF);
         answer_started(p);
@@ -359,8 +374,10 @@ static int on_exec_exited(Session *s, const PrivExecExited *m)
 {
         Process *p = process_find(s, m->process);
 
-        if (!p || p->state != PROCESS_RUNNING)
+        if (!p || (p->state != PROCESS_RUNNING && !(p->is_probed && p->state == PROCESS_STARTING)))
                 return 0;
+        /* That it started is the last that the former worker heard. */
+        p->state = PROCESS_RUNNING;
         if (m->status > (m->is_signal ? 127U : 255U) || (m->is_signal && m->status == 0))
                 return -EPROTO;
         p->is_signal = m->is_signal != 0;
@@ -373,20 +390,32 @@ static int on_exec_exited(Session *s, const PrivExecExited *m)
         return 0;
 }
 
-/* Of a command that a former worker started: init does not know it any more, or never heard of it. */
-static void on_probed(Session *s, const PrivExecSignalled *m)
+/* Of a command that a former worker asked for. What init had to say of it and that worker did not read stood
+ * before this in the channel; what that worker read and did not store is lost: how it ended, then, nobody
+ * knows. Only what init never heard of may be tried again. */
+static int on_probed(Session *s, const PrivExecSignalled *m)
 {
         Process *p = process_find(s, m->process);
+        int r;
 
-        if (!p || !p->is_probed || process_has_ended(p) || m->error != -ESRCH)
-                return;
-        if (p->state == PROCESS_STARTING) {
-                process_failed(p, SESSION_ERROR "SetupFailed",
+        if (m->state >= _EXEC_STATE_MAX)
+                return -EPROTO;
+        if (!p || !p->is_probed || process_has_ended(p))
+                return 0;
+        if (m->state == EXEC_STATE_NEVER && p->state == PROCESS_STARTING) {
+                start_not_made(p, SESSION_ERROR "SetupFailed",
                                exec_setup_failed("exec", -ESRCH, "the daemon's worker ended"));
-                return;
+        } else if (m->state == EXEC_STATE_RUNNING && p->state == PROCESS_STARTING) {
+                loop_timer_stop(p->timer);
+                r = set_running(p);
+                session_store_process(p);
+                return r;
+        } else if (m->state == EXEC_STATE_NEVER || m->state == EXEC_STATE_OVER) {
+                p->state = PROCESS_RUNNING;
+                p->is_unknown = true;
+                process_finish(p, END_EXITED);
         }
-        p->is_unknown = true;
-        process_finish(p, END_EXITED);
+        return 0;
 }
 
 int on_init_message(void *owner, _unused_ PrivLink *link, Imsg *m)
@@ -397,9 +426,7 @@ int on_init_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return on_exec_started(s, m);
         if (m->type == PRIV_EXEC_EXITED)
                 return on_exec_exited(s, m->body);
-        if (m->type == PRIV_EXEC_SIGNALLED)
-                on_probed(s, m->body);
-        return m->type == PRIV_EXEC_SIGNALLED ? 0 : -EPROTO;
+        return m->type == PRIV_EXEC_SIGNALLED ? on_probed(s, m->body) : -EPROTO;
 }
 
 /* init is gone or lies; the launcher sees its end too, and says when all is torn down. */

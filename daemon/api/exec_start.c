@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include "daemon/api/context.h"
+#include "daemon/api/store.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -47,6 +48,23 @@ static int ask_init(Process *p, int gate_fd)
         return r;
 }
 
+/* A successor of ours asks init about those that it finds in the store; one that init knows and the store
+ * does not would be run a second time. */
+static int ask_init_stored(Process *p, int gate_fd)
+{
+        int r;
+
+        if (p->request)
+                session_store_process(p);
+        r = ask_init(p, gate_fd);
+        if (r < 0 && p->request) {
+                p->state = PROCESS_FAILED;
+                p->reason = END_SETUP_FAILED;
+                session_store_process(p);
+        }
+        return r;
+}
+
 /* The row first: what init makes of the other end waits for it. */
 int process_start(Process *p)
 {
@@ -58,8 +76,6 @@ int process_start(Process *p)
         ours = gate[0];
         theirs = gate[1];
         r = ask_record(p, ours);
-        if (r >= 0)
-                r = ask_init(p, theirs);
         process_shorten_command_line(p);
-        return r;
+        return r < 0 ? r : ask_init_stored(p, theirs);
 }

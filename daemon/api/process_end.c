@@ -63,6 +63,7 @@ void process_record_exit(Process *p)
                 .process = p->number,
                 .status = p->is_signal ? 128 + p->status : p->status,
                 .reason = p->reason,
+                .is_unknown = p->is_unknown,
         };
 
         if (p->session->api->audit)
@@ -169,8 +170,12 @@ void process_on_timer(void *userdata)
                 if (loop_timer_set(p->timer, START_DEADLINE_USEC) < 0)
                         session_end(s, END_SETUP_FAILED);
         } else if (p->state == PROCESS_STARTING) {
-                process_failed(p, SESSION_ERROR "SetupFailed",
-                               exec_setup_failed("exec", -ETIMEDOUT, "the session's init does not answer"));
+                /* Of a former worker's it is not known whether it ran: that is told when the session is
+                 * over. */
+                if (!p->is_probed)
+                        process_failed(p, SESSION_ERROR "SetupFailed",
+                                       exec_setup_failed("exec", -ETIMEDOUT,
+                                                         "the session's init does not answer"));
                 session_end(s, END_SETUP_FAILED);
         } else {
                 on_time_over(p);
@@ -218,14 +223,16 @@ void processes_session_ended(Session *s)
         LIST_FOREACH (p, &s->processes, Process, link) {
                 if (process_has_ended(p))
                         continue;
-                if (p->state == PROCESS_STARTING) {
+                if (p->state == PROCESS_STARTING && !p->is_probed) {
                         p->record_token = 0;
                         process_failed(p, SESSION_ERROR "SetupFailed",
                                        exec_setup_failed("exec", -ESRCH, "the session has ended"));
                         continue;
                 }
-                p->is_signal = true;
-                p->status = SIGKILL;
+                p->is_unknown = p->state == PROCESS_STARTING;
+                p->is_signal = !p->is_unknown;
+                p->status = p->is_signal ? SIGKILL : 0;
+                p->state = PROCESS_RUNNING;
                 process_set_ended(p, p->is_killed ? p->reason : s->end_reason);
                 process_record_exit(p);
                 answer_process_end(p);

@@ -135,7 +135,7 @@ static int on_record_exit(Api *api, const PrivRecordExit *x)
         Session *s = session_of(api, &x->session);
         Row row = ROW_INIT(AUDIT_KIND_SESSION, "exit");
 
-        if (x->reason >= _END_REASON_MAX || x->status > UINT16_MAX)
+        if (x->reason >= _END_REASON_MAX || x->status > UINT16_MAX || (x->is_unknown && x->status != 0))
                 return -EPROTO;
         if (!s) {
                 log_info("The exit of a command in a session that is not known");
@@ -143,7 +143,8 @@ static int on_record_exit(Api *api, const PrivRecordExit *x)
         }
         quota_charge(api->audit, api->uid, 0);
         row.process = x->process;
-        row.status = x->status;
+        if (!x->is_unknown)
+                row.status = x->status;
         row.reason = end_reason_to_string(x->reason);
         return queue_report(api->audit, &row, s, NULL);
 }

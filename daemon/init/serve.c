@@ -239,10 +239,10 @@ static void on_exec(Server *s, Imsg *m)
         CommandError e = { .error = start(s, m) };
         PrivExec head;
 
-        if (e.error == 0)
-                return;
         memcpy(&head, m->body, sizeof(head));
-        answer_started(s, head.process, &e);
+        s->last_process = MAX_OF(s->last_process, head.process);
+        if (e.error != 0)
+                answer_started(s, head.process, &e);
 }
 
 static int signal_session(Server *s, const PrivExecSignal *m)
@@ -283,6 +283,18 @@ static int signal_command(Server *s, const PrivExecSignal *m)
         return -EINVAL;
 }
 
+/* Of whom nothing is left, only the number. */
+static ExecState state_of(Server *s, uint32_t process)
+{
+        const Command *c = find_process(s, process);
+
+        if (!c)
+                return process > s->last_process || process == 0 ? EXEC_STATE_NEVER : EXEC_STATE_OVER;
+        return c->state == COMMAND_STARTING  ? EXEC_STATE_STARTING
+               : c->state == COMMAND_RUNNING ? EXEC_STATE_RUNNING
+                                             : EXEC_STATE_OVER;
+}
+
 static void on_signal(Server *s, const Imsg *m)
 {
         PrivExecSignal request;
@@ -296,6 +308,7 @@ static void on_signal(Server *s, const Imsg *m)
                 reply.error = signal_session(s, &request);
         else
                 reply.error = signal_command(s, &request);
+        reply.state = state_of(s, request.process);
         answer(s, PRIV_EXEC_SIGNALLED, &reply, sizeof(reply), NULL, 0);
 }
 

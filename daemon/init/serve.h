@@ -45,6 +45,7 @@ typedef struct Server {
         int signal_fd;
         ListLink commands;
         size_t n_commands;
+        uint32_t last_process; /* highest number that was asked for */
 } Server;
 
 /* What the child reports through the pipe when it could not execute the program. */

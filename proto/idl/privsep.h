@@ -583,9 +583,20 @@ typedef struct PrivExecSignal {
         uint32_t padding;
 } PrivExecSignal;
 
+/* What init knows of a command. */
+typedef enum ExecState {
+        EXEC_STATE_NEVER = 0,    /* it was not asked for, nor one with a higher number */
+        EXEC_STATE_STARTING = 1, /* EXEC_STARTED will say more */
+        EXEC_STATE_RUNNING = 2,  /* EXEC_STARTED was sent, EXEC_EXITED will be */
+        EXEC_STATE_OVER = 3,     /* everything was said */
+        _EXEC_STATE_MAX,
+} ExecState;
+
 typedef struct PrivExecSignalled {
         uint32_t process;
         int32_t error;
+        uint32_t state; /* ExecState; process 0: EXEC_STATE_NEVER */
+        uint32_t padding;
 } PrivExecSignalled;
 
 /* ---- api <-> audit ---- */
@@ -645,9 +656,9 @@ typedef struct PrivAuditState {
 typedef struct PrivRecordExit {
         Id session;
         uint32_t process;
-        uint32_t status; /* exit code or 128 + signal */
-        uint32_t reason; /* EndReason */
-        uint32_t padding;
+        uint32_t status;     /* exit code or 128 + signal */
+        uint32_t reason;     /* EndReason */
+        uint32_t is_unknown; /* it never ran, or nobody knows how it ended: status is 0 and left out */
 } PrivRecordExit;
 
 /* Filters; 0 or "" where not asked for. */

@@ -722,6 +722,95 @@ def test_worker_that_dies_in_the_middle_of_requests(own_instance, alice):
         time.sleep(2.6)
 
 
+def is_dead(pid):
+    """Also where its parent has not heard of it."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as f:
+            return f.read().rpartition(b")")[2].split()[0] == b"Z"
+    except OSError:
+        return True
+
+
+def replace_worker(instance, change):
+    """The api worker dies; what it left is changed before there is another."""
+    launcher = instance.process.pid
+    os.kill(launcher, signal.SIGSTOP)
+    try:
+        workers = instance.workers("sandboxd-api")
+        kill_api(instance)
+        for pid in workers:
+            assert eventually(lambda pid=pid: is_dead(pid), 30)
+        change()
+    finally:
+        os.kill(launcher, signal.SIGCONT)
+
+
+def forget_progress(folder, session, as_number=None):
+    """The store as a worker leaves it that dies as soon as it asked for a command."""
+    with open(f"{folder}/{session}", "rb+") as f:
+        lines = f.readlines()
+        processes = [line for line in lines if "process" in json.loads(line)]
+        first = processes[0]
+        assert json.loads(first)["state"] == "starting" and len(processes) > 1
+        if as_number:
+            first = first.replace(b'"process":1,', b'"process":%d,' % as_number)
+        f.seek(0)
+        f.truncate()
+        f.writelines([line for line in lines if line not in processes] + [first])
+    with open(f"{folder}/requests", "rb+") as f:
+        lines = [line for line in f.readlines() if "key" in json.loads(line) and "session" not in json.loads(line)]
+        assert len(lines) == 1
+        f.seek(0)
+        f.truncate()
+        f.writelines(lines)
+
+
+@pytest.mark.parametrize("what", ["runs", "ends-meanwhile", "is-over", "was-never-asked-for"])
+def test_what_a_worker_did_not_store(own_instance, alice, what):
+    """Its successor learns of init what became of a command, and runs none twice."""
+    work = alice.workspace()
+    session = create(own_instance, alice, workspace=work)
+    marker = uuid.uuid4().hex
+    parameters = {"id": session, "requestId": "lost",
+                  "command": command("sh", "-c", "echo >> count; while [ ! -e on ]; do sleep 0.05; done; exit 6", marker)}
+    process = result(own_instance.call(alice, SESSION + "Exec", parameters)[0])["process"]
+    assert process == "1"
+    if what == "is-over":
+        alice.write(work + "/on", "")
+        assert wait(own_instance, alice, session, process)["exitCode"] == 6
+    before = own_instance.head()
+
+    def change():
+        if what == "ends-meanwhile":
+            alice.write(work + "/on", "")
+            assert eventually(lambda: not processes_with(marker), 60)
+        forget_progress(stored(own_instance, alice)[1], session, 2 if what == "was-never-asked-for" else None)
+    replace_worker(own_instance, change)
+
+    with Connection(own_instance, alice) as connection:
+        connection.send(SESSION + "Exec", parameters, more=True)
+        reply = result(connection.reply())
+        if what == "was-never-asked-for":
+            assert "existing" not in reply and int(reply["process"]) > 2
+        else:
+            assert reply["existing"] is True and reply["process"] == process
+        if what == "runs":
+            described = describe(own_instance, alice, session)["runtime"]["processes"]
+            assert [p["state"] for p in described] == ["running"]
+        alice.write(work + "/on", "")
+        while "result" not in reply:
+            reply = result(connection.reply())
+    known = {} if what == "is-over" else {"exitCode": 6}
+    assert reply["result"] == {"reason": "exited", **known}
+    with open(work + "/count", encoding="utf-8") as f:
+        assert len(f.read()) == (2 if what == "was-never-asked-for" else 1)
+    expected = {"is-over": [(None, "exited")], "was-never-asked-for": [(None, "setup-failed"), (6, "exited")]}
+
+    def ends():
+        return [(row["status"], row["reason"]) for row in own_instance.rows(before, action="exit")]
+    assert eventually(lambda: ends() == expected.get(what, [(6, "exited")]), 30), ends()
+
+
 def test_requests_are_bounded(own_instance, alice):
     """A day's worth; beyond it calls are refused, and what is a day old makes room."""
     own_instance.ctl(alice, "list")

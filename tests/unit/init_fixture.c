@@ -332,15 +332,29 @@ void session_shell(Session *s, const char *script, Output *out)
         session_run(s, argv, out);
 }
 
-void session_signal(Session *s, uint32_t process, int signal, uint32_t scope, int *ret_error)
+static PrivExecSignalled send_signal(Session *s, const PrivExecSignal *m)
 {
-        PrivExecSignal m = { .process = process, .signal = (uint32_t) signal, .scope = scope };
         _cleanup_imsg_ Imsg reply = { 0 };
         PrivExecSignalled body;
 
-        assert_int_equal(imsg_send(&s->api, PRIV_EXEC_SIGNAL, &m, sizeof(m), NULL, 0), 0);
+        assert_int_equal(imsg_send(&s->api, PRIV_EXEC_SIGNAL, m, sizeof(*m), NULL, 0), 0);
         session_wait_message(s, &reply);
         assert_int_equal(reply.type, PRIV_EXEC_SIGNALLED);
         memcpy(&body, reply.body, sizeof(body));
-        *ret_error = body.error;
+        assert_int_equal(body.process, m->process);
+        return body;
+}
+
+void session_signal(Session *s, uint32_t process, int signal, uint32_t scope, int *ret_error)
+{
+        PrivExecSignal m = { .process = process, .signal = (uint32_t) signal, .scope = scope };
+
+        *ret_error = send_signal(s, &m).error;
+}
+
+uint32_t session_probe(Session *s, uint32_t process)
+{
+        PrivExecSignal m = { .process = process, .scope = SIGNAL_LEADER };
+
+        return send_signal(s, &m).state;
 }

@@ -72,3 +72,5 @@ void session_wait_message(Session *s, Imsg *m);
 void session_run(Session *s, char *const argv[], Output *out);
 void session_shell(Session *s, const char *script, Output *out);
 void session_signal(Session *s, uint32_t process, int signal, uint32_t scope, int *ret_error);
+/* What init knows of a command: an ExecState. */
+uint32_t session_probe(Session *s, uint32_t process);

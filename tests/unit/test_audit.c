@@ -731,12 +731,20 @@ static void test_exec_rows(_unused_ void **state)
         say(&w.launcher, PRIV_AUDIT_SESSION_END, &end, sizeof(end), -EBADF);
         ASSERT_EQ(receive(&w.egress, &m, WAIT_MSEC), -EPIPE);
         say(&w.api, PRIV_RECORD_EXIT, &e, sizeof(e), -EBADF);
+        /* How it ended is not known: no number says that it went well. */
+        e = (PrivRecordExit){
+                .session = w.session, .process = 2, .reason = END_SETUP_FAILED, .is_unknown = 1
+        };
+        say(&w.api, PRIV_RECORD_EXIT, &e, sizeof(e), -EBADF);
         (void) poll(NULL, 0, 200);
         ASSERT_EQ(number_in(&w, "SELECT status FROM decision WHERE action='exit' AND reason='exited'"), 3);
+        ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE action='exit' AND status IS NULL AND "
+                                "reason='setup-failed'"),
+                  1);
         ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE action='end' AND reason='terminated'"),
                   1);
         ASSERT_EQ(stop(&w), 0);
-        assert_chain(&w, 6);
+        assert_chain(&w, 7);
         world_done(&w);
 }
 

@@ -176,6 +176,39 @@ static void test_signals(void **state)
         session_end(&s);
 }
 
+/* What the next api worker asks about those that a former one asked for. */
+static void test_probes(void **state)
+{
+        char *const sleeper[] = { (char *) (uintptr_t) "sleep", (char *) (uintptr_t) "600", NULL };
+        char *const missing[] = { (char *) (uintptr_t) "no-such-program", NULL };
+        _cleanup_close_ int fd = -EBADF;
+        _cleanup_imsg_ Imsg m = { 0 };
+        PrivExecExited exited;
+        uint32_t process;
+        Session s;
+        int r;
+
+        (void) state;
+        start_plain(&s);
+        process = s.next_process;
+        assert_int_equal(session_probe(&s, process), EXEC_STATE_NEVER);
+        assert_shell(&s, "true", 0, "");
+        assert_int_equal(session_probe(&s, process), EXEC_STATE_OVER);
+        assert_int_equal(session_probe(&s, ++process), EXEC_STATE_NEVER);
+        session_run(&s, missing, &out);
+        assert_int_equal(out.error, -ENOENT);
+        assert_int_equal(session_probe(&s, process), EXEC_STATE_OVER);
+        process = session_exec(&s, sleeper, "", /* has_pty= */ false, &fd);
+        session_wait_message(&s, &m);
+        assert_int_equal(session_probe(&s, process), EXEC_STATE_RUNNING);
+        session_signal(&s, process, SIGKILL, SIGNAL_LEADER, &r);
+        assert_int_equal(r, 0);
+        wait_exit(&s, process, &exited);
+        assert_int_equal(session_probe(&s, process), EXEC_STATE_OVER);
+        assert_int_equal(session_probe(&s, process + 1), EXEC_STATE_NEVER);
+        session_end(&s);
+}
+
 static void test_pty(void **state)
 {
         char *const argv[] = { (char *) (uintptr_t) "sh", (char *) (uintptr_t) "-c",
@@ -446,14 +479,14 @@ static int group_teardown(void **state)
 int main(int argc, char **argv)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_exit_status),     cmocka_unit_test(test_tools),
-                cmocka_unit_test(test_contained),       cmocka_unit_test(test_zombies),
-                cmocka_unit_test(test_signals),         cmocka_unit_test(test_pty),
-                cmocka_unit_test(test_refused_paths),   cmocka_unit_test(test_masks_and_mounts),
-                cmocka_unit_test(test_root_caller),     cmocka_unit_test(test_own_workspace),
-                cmocka_unit_test(test_refused_starts),  cmocka_unit_test(test_next_api),
-                cmocka_unit_test(test_stdio),           cmocka_unit_test(test_closed_gate),
-                cmocka_unit_test(test_left_out_layers),
+                cmocka_unit_test(test_exit_status),      cmocka_unit_test(test_tools),
+                cmocka_unit_test(test_contained),        cmocka_unit_test(test_zombies),
+                cmocka_unit_test(test_signals),          cmocka_unit_test(test_pty),
+                cmocka_unit_test(test_probes),           cmocka_unit_test(test_refused_paths),
+                cmocka_unit_test(test_masks_and_mounts), cmocka_unit_test(test_root_caller),
+                cmocka_unit_test(test_own_workspace),    cmocka_unit_test(test_refused_starts),
+                cmocka_unit_test(test_next_api),         cmocka_unit_test(test_stdio),
+                cmocka_unit_test(test_closed_gate),      cmocka_unit_test(test_left_out_layers),
         };
 
         if (argc != 3 || geteuid() != 0)
