@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #include "daemon/launcher/blank.h"
+#include "daemon/launcher/inside.h"
+#include "daemon/launcher/lookup.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/user.h"
@@ -447,6 +449,8 @@ static bool end(Launcher *l)
         for (size_t i = 0; i < ELEMENTSOF(l->pool); i++)
                 worker_retire(l->pool[i]);
         workers_end(l);
+        inside_free_all(l);
+        l->reload.lookup = lookup_free(l->reload.lookup);
         while (fake_lookup_answer(NULL))
                 ;
         l->stop_timer = loop_timer_free(l->stop_timer);
@@ -478,6 +482,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                        .reserve_fd = -EBADF };
 
         list_init(&l.workers);
+        list_init(&l.inside);
+        list_init(&l.endings);
         fake_kernel_init(&kernel);
         sb_assert(loop_new(&l.loop) == 0 && service_start(&l) == 0);
         start(&l);
