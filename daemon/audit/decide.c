@@ -208,7 +208,7 @@ static int on_decide(Egress *e, const PrivDecide *d, size_t size)
                 return r;
         if (e->n_undecided >= UNDECIDED_MAX)
                 return -EPROTO;
-        if (!quota_take(e->audit, e->session->row.uid, size - sizeof(*d))) {
+        if (!quota_take_request(e->audit, e->session, size - sizeof(*d))) {
                 refuse_beyond_quota(e, d);
                 return 0;
         }

@@ -138,7 +138,7 @@ int queue_close(Audit *a, Connection *c, const PrivDialClosed *closed, CloseReas
                 row.sent_bytes = (int64_t) closed->sent_bytes;
                 row.received_bytes = (int64_t) closed->received_bytes;
         }
-        quota_charge(a, c->session->row.uid, 0);
+        quota_charge_close(a, c->session);
         r = queue_report(a, &row, c->session, NULL);
         if (r < 0)
                 return r;

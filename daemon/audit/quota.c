@@ -14,6 +14,9 @@
 #define SHARE_BYTES_MIN (UINT64_C(16) << 20) /* a small log is no reason to stop ordinary work */
 #define PERCENT         100U
 
+/* No user's: what root's sessions cause is counted under it. */
+#define SESSIONS_OF_ROOT UINT32_MAX
+
 typedef struct Usage {
         Quotas *quotas;
         uint32_t uid;
@@ -41,7 +44,7 @@ static void write_row(Usage *u, uint64_t now)
         Row row = ROW_INIT(AUDIT_KIND_LIMIT, "reached");
         char detail[PRIV_TEXT_SIZE];
 
-        row.uid = u->uid;
+        row.uid = u->uid == SESSIONS_OF_ROOT ? 0 : u->uid;
         row.verdict = VERDICT_DENY;
         row.reason = "rows";
         if (str_printf(detail, sizeof(detail), "{\"refused\":%llu}", (unsigned long long) u->n_refused) <
@@ -100,6 +103,11 @@ static uint64_t units_of(size_t size)
         return (size + ROW_BYTES) / UNIT_BYTES;
 }
 
+static bool has_rate(const Quotas *q, const Usage *u)
+{
+        return q->has_rows && u->uid != SESSIONS_OF_ROOT;
+}
+
 bool quota_take(Audit *a, uint32_t uid, size_t size)
 {
         Quotas *q = a->quotas;
@@ -112,7 +120,7 @@ bool quota_take(Audit *a, uint32_t uid, size_t size)
         if (!u)
                 return false;
         if ((!q->has_units || bucket_take(&u->units, &q->units, units_of(size), now)) &&
-            (!q->has_rows || bucket_take(&u->rows, &q->rows, 1, now)))
+            (!has_rate(q, u) || bucket_take(&u->rows, &q->rows, 1, now)))
                 return true;
         u->n_refused++;
         if (!q->is_timer_set)
@@ -130,8 +138,23 @@ void quota_charge(Audit *a, uint32_t uid, size_t size)
                 return;
         if (q->has_units)
                 bucket_charge(&u->units, &q->units, units_of(size), now);
-        if (q->has_rows)
+        if (has_rate(q, u))
                 bucket_charge(&u->rows, &q->rows, 1, now);
+}
+
+static uint32_t uid_of(const Session *s)
+{
+        return s->row.uid == 0 ? SESSIONS_OF_ROOT : s->row.uid;
+}
+
+bool quota_take_request(Audit *a, const Session *s, size_t size)
+{
+        return quota_take(a, uid_of(s), size);
+}
+
+void quota_charge_close(Audit *a, const Session *s)
+{
+        quota_charge(a, uid_of(s), 0);
 }
 
 int quotas_new(Audit *a, const QuotaSpec *spec, uint64_t retention_bytes, Quotas **ret)

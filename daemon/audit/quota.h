@@ -2,7 +2,8 @@
 
 /*
  * Rows are a quota per user: so many a second, and a share of the log in a day. Who is beyond it is refused,
- * so that nobody fills the disk or makes others' rows the oldest. Root has none.
+ * so that nobody fills the disk or makes others' rows the oldest. Root has none; requests of what runs in root's
+ * sessions have the share of a user.
  */
 
 #include "daemon/audit/audit.h"
@@ -17,3 +18,7 @@ bool quota_take(Audit *a, uint32_t uid, size_t size);
 
 /* One that may not, because it is about what has happened. */
 void quota_charge(Audit *a, uint32_t uid, size_t size);
+
+/* The same for a request of a session, and for the close of one that was allowed. */
+bool quota_take_request(Audit *a, const Session *s, size_t size);
+void quota_charge_close(Audit *a, const Session *s);

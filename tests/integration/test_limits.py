@@ -209,6 +209,41 @@ def test_d15_rows_have_a_share(settings, alice, bob, profile, web):
         assert refused(instance, bob, "rows") == (0, 0)
 
 
+# Inside a session: so many requests for what is denied, each with a row of some kilobytes; the last answer's status.
+DENIED = """
+import socket, sys
+s = socket.create_connection(("127.0.0.1", 3128), 20)
+f = s.makefile("rb")
+for i in range(int(sys.argv[1])):
+    s.sendall(b"GET http://denied.test/" + b"x" * 7000 + b" HTTP/1.1\\r\\nHost: denied.test\\r\\n\\r\\n")
+    status, size, close = f.readline().split()[1], 0, False
+    while (line := f.readline().strip().lower()):
+        size = int(line.split()[1]) if line.startswith(b"content-length:") else size
+        close = close or line == b"connection: close"
+    f.read(size)
+    if close:
+        s = socket.create_connection(("127.0.0.1", 3128), 20)
+        f = s.makefile("rb")
+print(status.decode())
+"""
+
+
+def test_d15_sessions_of_root_have_a_share(settings, alice, root):
+    """What runs in a session of root's is no more trusted than others': it cannot make everybody's rows the oldest."""
+    log = {"retention_size": "20M", "segment_size": "4M"}
+    with machine.Instance(settings={**settings, "limits": {"rows_share": 1}, "audit": log}) as instance:
+        session = instance.create(alice)
+        before = instance.head()
+        done = instance.ctl(root, "run", "-T", "--", "python3", "-c", DENIED, "4000", cwd=root.workspace(), timeout=300)
+        assert done.stdout == "403\n", done
+        n = len(instance.rows(before, kind="net", uid=0))
+        assert 1000 < instance.head() - before < 3500, n
+        assert refused(instance, root, "rows")[0] > 500
+        # Root outside is.
+        assert instance.ctl(root, "audit", "verify").returncode == 0 and instance.sh(root, "echo fine").stdout == "fine\n"
+        assert instance.ctl(alice, "exec", session, "--", "echo", "fine").stdout == "fine\n"
+
+
 def test_d49_starts_whose_rows_are_beyond_the_quota(settings, alice, bob):
     with daemon(settings, rows_per_second=1) as instance:
         for _ in range(30):
