@@ -265,7 +265,8 @@ int process_load(Session *s, const Json *line)
         Process *p;
         int r = 0;
 
-        if (number < 1 || number >= INT32_MAX || !command_line || json_type(command_line) != JSON_ARRAY)
+        if (number < 1 || number >= INT32_MAX || !store_is_list(command_line, JSON_STRING) ||
+            json_n(command_line) == 0)
                 return -EBADMSG;
         p = process_find(s, (uint32_t) number);
         if (!p)

@@ -193,11 +193,22 @@ static int take_text(char **to, const Json *line, const char *key)
         return value ? str_dup(value, to) : 0;
 }
 
-static int take_list(Json **to, const Json *line, const char *key)
+bool store_is_list(const Json *list, JsonType of)
+{
+        if (!list || json_type(list) != JSON_ARRAY)
+                return false;
+        for (size_t i = 0; i < json_n(list); i++) {
+                if (json_type(json_at(list, i)) != of)
+                        return false;
+        }
+        return true;
+}
+
+static int take_list(Json **to, const Json *line, const char *key, JsonType of)
 {
         const Json *list = get_value(line, key);
 
-        if (!list || json_type(list) != JSON_ARRAY)
+        if (!store_is_list(list, of))
                 return -EBADMSG;
         json_unref(*to);
         *to = json_keep(list);
@@ -253,9 +264,9 @@ static int load_head(Session *s, const Json *line)
             (r = take_number(line, "timeoutUSec", &s->timeout_usec)) < 0 ||
             (r = take_text(&s->workspace, line, "workspace")) < 0 ||
             (r = take_text(&s->working_directory, line, "workingDirectory")) < 0 ||
-            (r = take_list(&s->warnings, line, "warnings")) < 0)
+            (r = take_list(&s->warnings, line, "warnings", JSON_OBJECT)) < 0)
                 return r;
-        return s->working_directory ? take_list(&s->environment, line, "environment") : -EBADMSG;
+        return s->working_directory ? take_list(&s->environment, line, "environment", JSON_STRING) : -EBADMSG;
 }
 
 /* It goes out again in Describe(), so it is what Create() would take. */

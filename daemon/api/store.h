@@ -49,6 +49,9 @@ int sessions_load(Api *api) _must_check_;
 /* The launcher has named all that live: what is left has ended while nobody looked. */
 void sessions_settle(Api *api);
 
+/* An array, and all in it is of one type. */
+bool store_is_list(const Json *list, JsonType of);
+
 /* Of a stored process, and the other way. */
 int process_store(const Process *p, Json **ret) _must_check_;
 int process_load(Session *s, const Json *line) _must_check_;

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -486,6 +487,13 @@ def damage(instance, user, change):
     ("name", lambda c: c.replace(b'"name":"odd"', b'"name":"../odd"')),
     ("middle", lambda c: c.replace(b"\n", b"\n{\n", 1)),
     ("huge", lambda c: c + b"[" * (9 << 20)),
+    ("environment", lambda c: re.sub(rb'"environment":\[[^]]*\]', b'"environment":[null]', c, count=1)),
+    ("warnings", lambda c: re.sub(rb'"warnings":\[', b'"warnings":[3,', c, count=1).replace(b"[3,]", b"[3]")),
+    ("command", lambda c: c + b'{"process":1,"state":"exited","startedAtUSec":1,"endedAtUSec":2,"timeoutUSec":0,"status":0,'
+                              b'"reason":"exited","commandLine":["true",null]}\n'),
+    ("no command", lambda c: c + b'{"process":1,"state":"exited","startedAtUSec":1,"endedAtUSec":2,"timeoutUSec":0,"status":0,'
+                                 b'"reason":"exited","commandLine":[]}\n'),
+    ("scalar", lambda c: c + b"7\n"),
 ])
 def test_damaged_store(own_instance, alice, name, change):
     session, folder = damage(own_instance, alice, change)
