@@ -100,12 +100,39 @@ int fail(const char *format, ...)
         return EXIT_OURS; /* where it cannot be said, the status says it */
 }
 
+#define JSON_MAX (16U * 1024U * 1024U)
+
+/* The same text, in which nothing moves a cursor or turns what a person reads around. Such characters stand
+ * within strings: all else is ASCII. */
+static int put_harmless(Buf *to, const char *text, size_t size)
+{
+        int r = 0;
+
+        while (r >= 0 && size > 0) {
+                uint32_t code = 0;
+                size_t n = str_harmless_json(text, size, &code), m;
+
+                r = buf_put(to, text, n);
+                if (r < 0 || n == size)
+                        break;
+                m = code < 0x80 ? 1 : code < 0x800 ? 2 : 3;
+                if (code == 0 || m > size - n)
+                        return -EBADMSG;
+                r = buf_printf(to, "\\u%04x", code);
+                text += n + m;
+                size -= n + m;
+        }
+        return r;
+}
+
 bool print_json(int fd, const Json *value)
 {
-        Buf b = BUF_INIT(16U * 1024U * 1024U);
-        bool is_written = json_format(value, &b) >= 0 && buf_put(&b, "\n", 1) >= 0 &&
-                          fd_write_all(fd, buf_front(&b), buf_size(&b)) >= 0;
+        Buf raw = BUF_INIT(JSON_MAX), b = BUF_INIT(2 * JSON_MAX);
+        bool is_written = json_format(value, &raw) >= 0 &&
+                          put_harmless(&b, buf_front(&raw), buf_size(&raw)) >= 0 &&
+                          buf_put(&b, "\n", 1) >= 0 && fd_write_all(fd, buf_front(&b), buf_size(&b)) >= 0;
 
+        buf_done(&raw);
         buf_done(&b);
         return is_written || no_output();
 }

@@ -266,7 +266,8 @@ static int load_head(Session *s, const Json *line)
             (r = take_text(&s->working_directory, line, "workingDirectory")) < 0 ||
             (r = take_list(&s->warnings, line, "warnings", JSON_OBJECT)) < 0)
                 return r;
-        return s->working_directory ? take_list(&s->environment, line, "environment", JSON_STRING) : -EBADMSG;
+        return s->working_directory ? take_list(&s->environment, line, "environment", JSON_STRING)
+                                    : -EBADMSG;
 }
 
 /* It goes out again in Describe(), so it is what Create() would take. */

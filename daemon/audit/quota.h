@@ -2,8 +2,8 @@
 
 /*
  * Rows are a quota per user: so many a second, and a share of the log in a day. Who is beyond it is refused,
- * so that nobody fills the disk or makes others' rows the oldest. Root has none; requests of what runs in root's
- * sessions have the share of a user.
+ * so that nobody fills the disk or makes others' rows the oldest. Root has none; requests of what runs in
+ * root's sessions have the share of a user.
  */
 
 #include "daemon/audit/audit.h"

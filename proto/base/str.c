@@ -155,6 +155,23 @@ int str_escape(const void *data, size_t size, char **ret)
         return 0;
 }
 
+size_t str_harmless_json(const char *s, size_t size, uint32_t *ret_code)
+{
+        const unsigned char *p = (const unsigned char *) s;
+        size_t i = 0;
+
+        while (i < size) {
+                size_t n = utf8_length(p + i, size - i, ret_code);
+
+                if (n == 0)
+                        *ret_code = 0;
+                if (n == 0 || (*ret_code >= 0x7f && !code_is_harmless(*ret_code)))
+                        break;
+                i += n;
+        }
+        return i;
+}
+
 void str_hex(char *to, const void *data, size_t size)
 {
         static const char hex[] = "0123456789abcdef";

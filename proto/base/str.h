@@ -41,6 +41,11 @@ int str_dup(const char *s, char **ret) _must_check_;
  * controls, invalid UTF-8 and backslashes become \xHH byte by byte. The caller frees *ret. */
 int str_escape(const void *data, size_t size, char **ret) _must_check_;
 
+/* How many bytes of a text that is JSON come before the first character (*ret_code) that stands in it as it
+ * is and is none for people: DEL, C1, bidirectional controls. All of them are below U+10000. 0: it is no
+ * UTF-8. */
+size_t str_harmless_json(const char *s, size_t size, uint32_t *ret_code);
+
 /* Well-formed UTF-8 after Unicode table 3-7 (no overlong forms, no surrogates). */
 bool str_is_utf8(const char *s, size_t size);
 

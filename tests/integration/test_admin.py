@@ -332,3 +332,16 @@ def test_an_attached_administrator_that_is_gone_is_noticed(instance, alice, root
         child.wait()
         child.stdin.close()
         assert eventually(lambda m=marker: not running(m), 15), user.name
+
+
+def test_words_of_others_do_not_reach_the_terminal(instance, alice, root):
+    """As JSON neither: what a user calls sessions is the same text, and moves no cursor."""
+    label = "a\x9b31m\u202eb\x7f\u200bc\\d\"e\u00e9\U0001f512"
+    made = instance.create(alice, "--label", f"who={label}")
+    try:
+        raw = instance.ctl(root, "list", "--all-users", "--json", text=False).stdout
+        mine, = [s for s in map(json.loads, raw.decode().splitlines()) if s["id"] == made]
+        assert mine["runtime"]["labels"] == {"who": label}
+        assert not set(raw.decode()) & set("\x9b\u202e\x7f\u200b") and "\u00e9\U0001f512" in raw.decode()
+    finally:
+        instance.ctl(alice, "terminate", "--grace", "0", made)
