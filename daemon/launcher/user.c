@@ -315,6 +315,18 @@ static int on_api_message(void *owner, _unused_ Worker *w, Imsg *m)
         }
 }
 
+/* Whoever connects meanwhile has us start none either. */
+static bool wait_for_worker(User *u)
+{
+        uint64_t now = clock_monotonic_usec();
+
+        if (now >= u->no_worker_until_usec)
+                return false;
+        drop_connections(u);
+        (void) !loop_timer_set(u->timer, u->no_worker_until_usec - now);
+        return true;
+}
+
 static void on_api_gone(void *owner, _unused_ Worker *w)
 {
         User *u = owner;
@@ -332,8 +344,8 @@ static void on_api_gone(void *owner, _unused_ Worker *w)
         admin_forget(u);
         if (!restart_guard_permits(&u->guard)) {
                 (void) log_error(0, "api worker of uid %u ended too often: waiting", u->uid);
-                drop_connections(u);
-                (void) !loop_timer_set(u->timer, RESTARTS_USEC);
+                u->no_worker_until_usec = clock_monotonic_usec() + RESTARTS_USEC;
+                wait_for_worker(u);
                 return;
         }
         user_check_idle(u);
@@ -376,6 +388,8 @@ static void start_api(User *u)
 {
         int r;
 
+        if (wait_for_worker(u))
+                return;
         if (!quota_may_have_worker(u)) {
                 refuse_all(u);
                 return;

@@ -29,6 +29,7 @@ struct User {
         unsigned n_sessions;
         LoopTimer *timer; /* idle, or the wait before a restart */
         RestartGuard guard;
+        uint64_t no_worker_until_usec; /* monotonic: its workers ended too often */
         UserQuota quota;
         Id *ended;                   /* the last ones that its worker may still know; NULL: none yet */
         size_t n_ended;              /* ever */

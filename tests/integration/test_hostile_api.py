@@ -253,3 +253,28 @@ for _ in range(1200):
     assert done.returncode == 0 and stage.said("hears of the end"), done
     stage.victim_lives()
     stage.end(child)
+
+
+CONNECTS = """
+import socket, sys, time
+for _ in range(200):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(5)
+        s.connect(sys.argv[1])
+        try:
+            s.recv(1)
+        except OSError:
+            pass
+"""
+
+
+def test_a_worker_that_ends_too_often(stage):
+    """Is not started again for each connection of its user; later it is."""
+    with open(stage.script, "w", encoding="ascii") as f:
+        f.write("import os\nos._exit(3)\n")
+    assert stage.user.run(["/usr/bin/python3", "-c", CONNECTS, stage.instance.socket], timeout=120).returncode == 0
+    text = stage.instance.log_text()
+    assert "ended too often" in text and text.count("ended with status 3") < 30, text[-2000:]
+    stage.victim_lives()
+    os.unlink(stage.script)
+    assert machine.eventually(lambda: stage.instance.ctl(stage.user, "list").returncode == 0, 30, 0.5)
