@@ -70,10 +70,10 @@ def test_instance(root, alice):
     try:
         assert child.stdout.readline() == b"ready\n"
         done = alice.run([DEV, "ctl", "run", "-T", "--", "echo", "hello"], cwd=alice.workspace(),
-                         env=alice.environment(SANDBOXD_ADDRESS=f"unix:{folder}/run/io.sandboxd"))
+                         env=alice.environment(SANDBOXD_ADDRESS=f"unix:{folder}/run/io.sandboxd", **KEPT))
         assert done.stdout == "hello\n", done.stderr
         child.send_signal(signal.SIGTERM)
-        assert child.wait(15) == 0
+        assert child.wait(60) == 0
     finally:
         if child.poll() is None:
             child.kill()
