@@ -49,12 +49,14 @@ static int ask_init(Process *p, int gate_fd)
 }
 
 /* A successor of ours asks init about those that it finds in the store; one that init knows and the store
- * does not would be run a second time. */
+ * does not would be run a second time. A session of a short while is not stored before it has to be. */
 static int ask_init_stored(Process *p, int gate_fd)
 {
         int r;
 
-        if (p->request)
+        if (p->request && !p->session->is_stored)
+                session_store(p->session);
+        else if (p->request)
                 session_store_process(p);
         r = ask_init(p, gate_fd);
         if (r < 0 && p->request) {

@@ -706,6 +706,27 @@ def test_requests_survive_workers_and_restarts(own_instance, alice):
         assert f.read() == "\n"
 
 
+def test_request_in_a_session_that_leaves_nothing(own_instance, alice):
+    """Such a session is not stored at once; what was asked for in it by an id is, whenever its worker dies."""
+    work = alice.workspace()
+    # More deaths in ten seconds would have the daemon wait before it starts another.
+    for n in range(4):
+        with Connection(own_instance, alice) as connection:
+            session = result(connection.call(SESSION + "Create", {"context": context(
+                alice, workspace=work, lifetime="connection", removeOnExit=True)}))["id"]
+            parameters = {"id": session, "requestId": f"r{n}", "command": command("sh", "-c", f"echo >> r{n}; sleep 1000")}
+            connection.send(SESSION + "Exec", parameters)
+            time.sleep(0.001 * n)
+            kill_api(own_instance)
+            connection.reply(30)
+        with Connection(own_instance, alice) as connection:
+            result(connection.call(SESSION + "Exec", parameters))
+            assert eventually(lambda f=f"{work}/r{n}": os.path.exists(f))
+        with open(f"{work}/r{n}", encoding="utf-8") as f:
+            assert f.read() == "\n", n
+        own_instance.ctl(alice, "terminate", "--grace", "0", session)
+
+
 def test_worker_that_dies_in_the_middle_of_requests(own_instance, alice):
     """Whenever it dies: the same call again makes no second session."""
     for n in range(12):
