@@ -20,8 +20,9 @@ import json, socket, sys
 path, n, says = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 held, answers = [], []
 for _ in range(n):
-    s = socket.socket(socket.AF_UNIX); s.settimeout(20)
-    s.connect(path)
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(path) # without a timeout it waits for its place in the queue
+    s.settimeout(20)
     held.append(s)
 for s in held:
     if not says:
