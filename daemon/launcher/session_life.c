@@ -96,12 +96,13 @@ static void finish_later(Session *s)
                 (void) log_error(-ENOMEM, "cannot end a session");
 }
 
-/* Once init was reaped: processes that somebody else put into the group would still be there. */
+/* Once init was reaped: processes that somebody else put into the group would still be there. Where that
+ * cannot be read it is asked again. */
 static void wait_for_empty(Session *s)
 {
         int r = s->cgroup_fd < 0 ? 0 : cgroup_is_populated(s->cgroup_fd);
 
-        if (r > 0 && s->n_polls++ < SESSION_POLLS_MAX) {
+        if (r != 0 && s->n_polls++ < SESSION_POLLS_MAX) {
                 (void) !cgroup_kill(s->cgroup_fd);
                 if (loop_timer_set(s->timer, SESSION_POLL_USEC) >= 0)
                         return;

@@ -8,10 +8,14 @@
 #include "proto/base/clock.h"
 #include "proto/base/list.h"
 
+/* What ends is freed by a deferred call, also where memory has run out: so many need none. */
+#define SPARES 64
+
 typedef struct Deferred {
         ListLink link;
         LoopCallback callback;
         void *userdata;
+        bool is_spare;
 } Deferred;
 
 struct Loop {
@@ -19,6 +23,8 @@ struct Loop {
         LoopCallback turn_end;
         void *turn_end_userdata;
         ListLink deferred;
+        ListLink spares;
+        Deferred spare[SPARES];
         int result;
         bool is_stopped;
 };
@@ -54,6 +60,11 @@ int loop_new(Loop **ret)
                 return -ENOMEM;
         }
         list_init(&l->deferred);
+        list_init(&l->spares);
+        for (size_t i = 0; i < ELEMENTSOF(l->spare); i++) {
+                l->spare[i].is_spare = true;
+                list_append(&l->spares, &l->spare[i].link);
+        }
         (void) event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_IGNORE_ENV |
                                                              EVENT_BASE_FLAG_PRECISE_TIMER);
         l->base = event_base_new_with_config(config);
@@ -73,7 +84,10 @@ static void run_deferred(Loop *l)
 
                 list_unlink(&d->link);
                 d->callback(d->userdata);
-                free(d);
+                if (d->is_spare)
+                        list_append(&l->spares, &d->link);
+                else
+                        free(d);
         }
 }
 
@@ -114,11 +128,16 @@ void loop_set_turn_end(Loop *l, LoopCallback callback, void *userdata)
 
 int loop_defer(Loop *l, LoopCallback callback, void *userdata)
 {
-        Deferred *d = malloc(sizeof(*d));
+        Deferred *d = calloc(1, sizeof(*d));
 
-        if (!d)
-                return -ENOMEM;
-        *d = (Deferred){ .callback = callback, .userdata = userdata };
+        if (!d) {
+                if (list_is_empty(&l->spares))
+                        return -ENOMEM;
+                d = list_entry(l->spares.next, Deferred, link);
+                list_unlink(&d->link);
+        }
+        d->callback = callback;
+        d->userdata = userdata;
         list_append(&l->deferred, &d->link);
         return 0;
 }

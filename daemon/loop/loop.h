@@ -39,7 +39,7 @@ void loop_stop(Loop *l, int result);
 /* Called at the end of each turn that had events, e.g. to commit what the turn collected. One a loop. */
 void loop_set_turn_end(Loop *l, LoopCallback callback, void *userdata);
 
-/* Calls callback(userdata) after this turn. */
+/* Calls callback(userdata) after this turn. Without memory, too, for 64 calls in a turn; then -ENOMEM. */
 int loop_defer(Loop *l, LoopCallback callback, void *userdata) _must_check_;
 
 /* The descriptor is borrowed and must outlive the source. */
