@@ -48,7 +48,7 @@ class Lanes:
                 lane.stdin.flush()
                 line = lane.stdout.readline()
                 self.results[tasks.name_of(task)] = json.loads(line) if line else {
-                    "task": task, "points": 0, "seconds": 0, "slow": [], "problems": ["the lane has died"]}
+                    "task": task, "points": 0, "counted": 0, "seconds": 0, "slow": [], "problems": ["the lane has died"]}
 
 
 RESULTS = {}

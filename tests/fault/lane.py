@@ -26,7 +26,7 @@ def main():
                 try:
                     result = lane.run(json.loads(line))
                 except Exception as e:  # a lane that is not understood is a finding, and the next task has a new one
-                    result = {"task": json.loads(line), "points": 0, "seconds": 0,
+                    result = {"task": json.loads(line), "points": 0, "counted": 0, "seconds": 0, "slow": [],
                               "problems": [*lane.problems, f"{type(e).__name__}: {e} {lane.instance.log_text()[-1500:]}"]}
                 if result["problems"]:
                     lane.instance.remove()
