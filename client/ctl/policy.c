@@ -1,4 +1,4 @@
-/* policy list, show, validate, check */
+/* policy list, show, validate, check, reload */
 
 #include <fcntl.h>
 #include <string.h>
@@ -259,6 +259,49 @@ static int check(Common *common, int argc, char *argv[])
         return status != 0 ? status : show_answer(common, reply.parameters);
 }
 
+/* ---- reload ---- */
+
+static int fail_reload(const SandboxdReply *reply)
+{
+        const char *number = text_of(reply->parameters, "errnoName");
+
+        if (str_equal(reply->error, "org.varlink.service.PermissionDenied"))
+                return fail("only root and the group sandboxd-admins load policy and settings anew");
+        if (str_equal(reply->error, POLICY "InvalidPolicy"))
+                (void) fail("nothing was loaded, what was in force stays: mend this and try again");
+        if (number && str_equal(number, "ETIMEDOUT"))
+                return fail("the audit log did not take the row in time, so nothing is loaded: see the "
+                            "daemon's log, and `sandboxctl status` for the generation in force");
+        return number ? fail("nothing was loaded, what was in force stays (%s): see the daemon's log", number)
+                      : fail_reply(reply);
+}
+
+static int reload(Common *common, int argc, char *argv[])
+{
+        _cleanup_(sandboxd_client_freep) SandboxdClient *client = NULL;
+        _cleanup_(sandboxd_reply_done) SandboxdReply reply = SANDBOXD_REPLY_INIT;
+        int status, r;
+
+        if ((status = plain_options(common, argc, argv)) != 0)
+                return status;
+        if (argc > optind)
+                return fail("policy reload takes no argument: it reads what the daemon was started with");
+        if ((status = ctl_connect(common, &client)) != 0)
+                return status;
+        r = sandboxd_call(client, POLICY "Reload", NULL, &reply);
+        if (r < 0)
+                return fail_call(common, r);
+        if (reply.error)
+                return fail_reload(&reply);
+        status = show_diagnostics(common, "policy", &reply);
+        if (status != 0 || common->has_json)
+                return status;
+        return print("generation %lld%s\n", (long long) integer_of(reply.parameters, "generation"),
+                     is_set(reply.parameters, "changed") ? "" : ": nothing has changed")
+                               ? 0
+                               : EXIT_OURS;
+}
+
 int verb_policy(Common *common, int argc, char *argv[])
 {
         static const struct {
@@ -267,7 +310,7 @@ int verb_policy(Common *common, int argc, char *argv[])
         } parts[] = {
                 { "list", list_profiles }, { "show", show_profile }, { "validate", validate_file },
                 { "check", check },        { "allow", NULL },        { "deny", NULL },
-                { "suggest", NULL },       { "replay", NULL },       { "reload", NULL },
+                { "suggest", NULL },       { "replay", NULL },       { "reload", reload },
         };
 
         for (size_t i = 0; argc >= 2 && i < ELEMENTSOF(parts); i++) {
@@ -278,5 +321,5 @@ int verb_policy(Common *common, int argc, char *argv[])
                 optind = 0;
                 return parts[i].function(common, argc - 1, argv + 1);
         }
-        return fail("which part? `sandboxctl policy list|show|validate|check`");
+        return fail("which part? `sandboxctl policy list|show|validate|check|reload`");
 }

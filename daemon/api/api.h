@@ -19,6 +19,7 @@
 #include "daemon/loop/link.h"
 #include "daemon/loop/loop.h"
 #include "daemon/policy/policy.h"
+#include "proto/base/bundle.h"
 #include "proto/base/hash.h"
 #include "proto/base/list.h"
 #include "proto/idl/idl.h"
@@ -223,11 +224,10 @@ struct Api {
         IdlSet *idl;
         PrivApiStart start;
         bool is_started;
-        const char *policy_dir;
-        const char *config_policy_dir;
+        PrivApiSettings loaded; /* generation 0: not yet */
+        Bundle *profiles;
         int null_fd;
         char boot_id[ID_TEXT_SIZE];
-        uint64_t loaded_usec;
         uint64_t next_token;
         ListLink clients;
         ListLink sessions; /* oldest first */
@@ -325,6 +325,7 @@ int method_policy_get(Client *c, const Json *parameters);
 int method_policy_check(Client *c, const Json *parameters);
 int method_policy_validate(Client *c, const Json *parameters);
 int method_policy_describe(Client *c, const Json *parameters);
+int method_policy_reload(Client *c, const Json *parameters);
 int method_audit_query(Client *c, const Json *parameters);
 int method_audit_verify(Client *c, const Json *parameters);
 

@@ -11,7 +11,7 @@ int context_compile(Client *c, const Json *parameters, Session *s, int *ret_plan
 
 /* ---- profiles.c ---- */
 
-/* PolicyLoader over the two folders; userdata is the Api. */
+/* PolicyLoader over what is loaded; userdata is the Api. */
 int profile_load(void *userdata, const char *name, char **ret_text, size_t *ret_size, char **ret_source);
 
 /* The text that a descriptor holds: regular file or memfd. -EINVAL: neither; -EFBIG. */

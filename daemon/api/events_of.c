@@ -168,5 +168,10 @@ void events_draining(Api *api, bool is_draining)
 
 void events_reloaded(Api *api)
 {
-        event_emit(api, &(EventSpec){ .kind = "policy.reloaded", .reason = "settings" });
+        Json *details = NULL;
+
+        if (json_new_object(&details) >= 0 &&
+            json_set_integer(details, "generation", (int64_t) api->loaded.generation) < 0)
+                details = json_unref(details);
+        event_emit(api, &(EventSpec){ .kind = "policy.reloaded", .take_details = details });
 }

@@ -29,8 +29,6 @@ typedef struct Arguments {
         uint32_t worker_uid;
         uint32_t worker_gid;
         const char *state_dir;
-        const char *config_dir;
-        const char *policy_dir;
         unsigned seen;
 } Arguments;
 
@@ -100,8 +98,6 @@ static int parse_arguments(int argc, char *argv[], Arguments *ret)
                 { "--worker-uid", &ret->worker_uid, NULL },
                 { "--worker-gid", &ret->worker_gid, NULL },
                 { "--state-dir", NULL, &ret->state_dir },
-                { "--config-dir", NULL, &ret->config_dir },
-                { "--policy-dir", NULL, &ret->policy_dir },
         };
 
         for (int i = 1; i + 1 < argc; i += 2) {
@@ -137,12 +133,10 @@ static int make_state(const Arguments *a, const char *parent, const char *own)
         return make_directory(own, a);
 }
 
-static int confine(const Arguments *a, const char *state, const char *config_policies)
+static int confine(const Arguments *a, const char *state)
 {
         const WorkerDirectory directories[] = {
                 { .path = state, .is_writable = true },
-                { .path = a->policy_dir, .is_optional = true },
-                { .path = config_policies, .is_optional = true },
         };
         const WorkerSpec spec = {
                 .name = "sandboxd-api",
@@ -235,7 +229,7 @@ static int attach_audit(Api *api, Imsg *m)
 static void on_retention(void *userdata)
 {
         Api *api = userdata;
-        uint64_t retention = api->start.settings.retention_usec;
+        uint64_t retention = api->loaded.settings.retention_usec;
 
         (void) sessions_prune(api, UINT64_MAX);
         if (loop_timer_set(api->retention_timer,
@@ -255,10 +249,20 @@ static int on_start(Api *api, Imsg *m)
         api->is_started = true;
         api->is_draining = start->is_draining != 0;
         log_set_level((LogLevel) start->log_level);
-        on_retention(api);
         if (requests_load(api) < 0 || sessions_load(api) < 0)
                 (void) log_error(-EIO, "the store of uid %u cannot be read", start->identity.uid);
         return attach_audit(api, m);
+}
+
+/* Behind the first message, and when something else counts. */
+static int on_settings(Api *api, Imsg *m)
+{
+        bool is_first = api->loaded.generation == 0;
+        int r = on_api_settings(api, m);
+
+        if (r >= 0 && is_first)
+                on_retention(api);
+        return r;
 }
 
 static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
@@ -282,7 +286,7 @@ static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
         if (m->type == PRIV_API_STATE)
                 return on_api_state(api, m->body);
         if (m->type == PRIV_API_SETTINGS)
-                return on_api_settings(api, m->body);
+                return on_settings(api, m);
         if (m->type == PRIV_API_AUDIT_ATTACH)
                 return attach_audit(api, m);
         if (m->type == PRIV_API_ADOPT)
@@ -357,15 +361,16 @@ static void api_done(Api *api)
         /* The end of sessions is an event, too: what was deferred for those who listen looks for them. */
         api->events = events_free(api->events);
         api->idl = idl_set_free(api->idl);
+        api->profiles = bundle_free(api->profiles);
         api->null_fd = fd_close(api->null_fd);
 }
 
 int main(int argc, char *argv[])
 {
-        _cleanup_free_ char *parent = NULL, *state = NULL, *config_policies = NULL;
+        _cleanup_free_ char *parent = NULL, *state = NULL;
         struct sigaction ignore = { .sa_handler = SIG_IGN };
         Arguments a = { 0 };
-        Api api = { .null_fd = -EBADF, .store_fd = -EBADF, .loaded_usec = clock_realtime_usec() };
+        Api api = { .null_fd = -EBADF, .store_fd = -EBADF };
         int r;
 
         log_open("sandboxd-api");
@@ -383,17 +388,13 @@ int main(int argc, char *argv[])
         if (r >= 0)
                 r = str_aprintf(&state, "%s/%u", parent, a.uid);
         if (r >= 0)
-                r = str_aprintf(&config_policies, "%s/policies", a.config_dir);
-        if (r >= 0)
                 r = make_state(&a, parent, state);
         if (r >= 0)
                 r = open_before(&api);
         if (r >= 0)
-                r = confine(&a, state, config_policies);
+                r = confine(&a, state);
         if (r >= 0)
                 r = store_open(&api, state);
-        api.policy_dir = a.policy_dir;
-        api.config_policy_dir = config_policies;
         if (r >= 0)
                 r = events_new(&api, state, &api.events);
         if (r >= 0)

@@ -6,6 +6,8 @@
 #include "proto/base/str.h"
 
 #define ANSWER_DEADLINE_USEC (5 * USEC_PER_SEC)
+/* Two children and a row, of those before it too. */
+#define RELOAD_DEADLINE_USEC (60 * USEC_PER_SEC)
 
 typedef enum ManagerCall {
         CALL_DESCRIBE = 0,
@@ -15,6 +17,7 @@ typedef enum ManagerCall {
         CALL_EMPTY, /* an answer without parameters */
         CALL_LOG_LEVEL,
         CALL_ENVIRONMENT,
+        CALL_RELOAD,
 } ManagerCall;
 
 struct ManagerWait {
@@ -28,6 +31,7 @@ struct ManagerWait {
         PrivManagerAnswer answer;
         PrivAuditState state;
         Json *environment;
+        PrivReload *reload; /* NULL: it was not tried */
         LoopTimer *timer;
 };
 
@@ -37,6 +41,7 @@ ManagerWait *manager_wait_free(ManagerWait *w)
                 return NULL;
         w->timer = loop_timer_free(w->timer);
         w->environment = json_unref(w->environment);
+        free(w->reload);
         free(w);
         return NULL;
 }
@@ -88,7 +93,7 @@ static int set_caller(Json *p, const Client *c)
 static int describe(const ManagerWait *w, Json **ret)
 {
         const Client *c = w->client;
-        const PrivSettings *settings = &c->api->start.settings;
+        const PrivSettings *settings = &c->api->loaded.settings;
         _cleanup_json_ Json *p = NULL;
         int r;
 
@@ -100,7 +105,7 @@ static int describe(const ManagerWait *w, Json **ret)
             (r = json_set_integer(p, "connectionsPerUserMax", settings->connections_per_user_max)) < 0 ||
             (r = json_set_integer(p, "sessionsPerUserMax", settings->sessions_per_user_max)) < 0 ||
             (r = json_set_integer(p, "sessions", w->answer.n_sessions)) < 0 ||
-            (r = json_set_integer(p, "policyGeneration", 1)) < 0 ||
+            (r = json_set_integer(p, "policyGeneration", (int64_t) c->api->loaded.generation)) < 0 ||
             (r = json_set_boolean(p, "auditWritable", w->has_state && w->state.error == 0)) < 0 ||
             (r = json_set_boolean(p, "draining", w->answer.is_draining != 0)) < 0)
                 return r;
@@ -142,6 +147,8 @@ static int make_reply(ManagerWait *w, Json **ret)
         case CALL_ENVIRONMENT:
                 *ret = TAKE_PTR(w->environment);
                 return 0;
+        case CALL_RELOAD:
+                return w->reload ? reload_format(w->reload, ret) : -EPROTO;
         case CALL_EMPTY:
         default:
                 return 0;
@@ -159,13 +166,16 @@ static void answer_error(Client *c, int error)
 static void finish(ManagerWait *w)
 {
         Client *c = w->client;
+        bool is_invalid = w->call == CALL_RELOAD && w->answer.error == -EINVAL && w->reload;
         int error = w->answer.error, r = 0;
         Json *p = NULL;
 
-        if (error == 0)
-                r = make_reply(w, &p);
+        if (error == 0 || is_invalid)
+                r = is_invalid ? reload_format_invalid(w->reload, &p) : make_reply(w, &p);
         c->manager = manager_wait_free(w);
-        if (error != 0)
+        if (is_invalid && r >= 0)
+                client_error(c, POLICY_ERROR "InvalidPolicy", p);
+        else if (error != 0 && !is_invalid)
                 answer_error(c, error);
         else if (r < 0)
                 client_failure(c, r);
@@ -207,7 +217,7 @@ static int ask_audit(ManagerWait *w)
         return audit ? priv_link_send(audit, PRIV_AUDIT_STATE_ASK, &ask, sizeof(ask), NULL, 0) : 0;
 }
 
-static int wait_new(Client *c, ManagerCall call, ManagerWait **ret)
+static int wait_new(Client *c, ManagerCall call, bool is_reload, ManagerWait **ret)
 {
         ManagerWait *w = calloc(1, sizeof(*w));
         int r;
@@ -219,7 +229,7 @@ static int wait_new(Client *c, ManagerCall call, ManagerWait **ret)
         };
         r = loop_timer_new(c->api->loop, on_deadline, w, &w->timer);
         if (r >= 0)
-                r = loop_timer_set(w->timer, ANSWER_DEADLINE_USEC);
+                r = loop_timer_set(w->timer, is_reload ? RELOAD_DEADLINE_USEC : ANSWER_DEADLINE_USEC);
         if (r < 0) {
                 (void) manager_wait_free(w);
                 return r;
@@ -234,7 +244,7 @@ static int ask(Client *c, ManagerCall call, PrivManagerVerb verb, uint32_t value
         ManagerWait *w;
         int r;
 
-        r = wait_new(c, call, &w);
+        r = wait_new(c, call, verb == MANAGER_RELOAD || verb == MANAGER_RELOAD_ROOT, &w);
         if (r < 0)
                 return r;
         w->grace_usec = grace_usec;
@@ -302,6 +312,11 @@ int on_manager_answer(Api *api, Imsg *m)
                 if (r < 0)
                         w->answer.error = r;
         }
+        if (m->size == sizeof(*answer) + sizeof(PrivReload)) {
+                r = reload_take(answer + 1, &w->reload);
+                if (r < 0)
+                        return r;
+        }
         proceed(w);
         return 0;
 }
@@ -344,15 +359,29 @@ int on_api_state(Api *api, const PrivApiState *state)
         return 0;
 }
 
-int on_api_settings(Api *api, const PrivSettings *settings)
+int on_api_settings(Api *api, const Imsg *m)
 {
-        api->start.settings = *settings;
-        api->loaded_usec = clock_realtime_usec();
-        events_reloaded(api);
+        bool is_first = api->loaded.generation == 0;
+        Bundle *profiles;
+        int r;
+
+        r = bundle_open(m->fds[0], &profiles);
+        if (r < 0)
+                return r;
+        (void) bundle_free(api->profiles);
+        api->profiles = profiles;
+        memcpy(&api->loaded, m->body, sizeof(api->loaded));
+        if (!is_first)
+                events_reloaded(api);
         return 0;
 }
 
 /* ---- the calls ---- */
+
+int method_policy_reload(Client *c, _unused_ const Json *parameters)
+{
+        return ask(c, CALL_RELOAD, MANAGER_RELOAD, 0, UINT64_MAX);
+}
 
 int method_manager_describe(Client *c, _unused_ const Json *parameters)
 {
@@ -393,7 +422,7 @@ static int refuse_unless_root(Client *c)
 
 int method_service_reload(Client *c, _unused_ const Json *parameters)
 {
-        return refuse_unless_root(c) ? ask(c, CALL_EMPTY, MANAGER_RELOAD, 0, UINT64_MAX) : 0;
+        return ask(c, CALL_EMPTY, MANAGER_RELOAD_ROOT, 0, UINT64_MAX);
 }
 
 int method_service_set_log_level(Client *c, const Json *parameters)

@@ -78,6 +78,7 @@ static const struct {
         { "io.sandboxd.Policy.Check", method_policy_check },
         { "io.sandboxd.Policy.Validate", method_policy_validate },
         { "io.sandboxd.Policy.Describe", method_policy_describe },
+        { "io.sandboxd.Policy.Reload", method_policy_reload },
         { "io.sandboxd.Audit.Query", method_audit_query },
         { "io.sandboxd.Audit.Verify", method_audit_verify },
 };

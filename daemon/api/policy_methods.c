@@ -1,7 +1,5 @@
 /* io.sandboxd.Policy: reading and testing texts. Nothing here opens a file of a user or changes one. */
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <stdio.h>
 
 #include "daemon/api/context.h"
@@ -10,16 +8,13 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
-#define PROFILES_MAX 256U
-#define GENERATION   1
-
-static int compile_digest(const Policy *p, char digest[65])
+static int compile_digest(const Api *api, const Policy *p, char digest[65])
 {
         _cleanup_(policy_block_closep) const PolicyBlock *block = NULL;
         _cleanup_close_ int fd = -EBADF;
         int r;
 
-        r = policy_compile(p, NULL, NULL, GENERATION, &fd);
+        r = policy_compile(p, NULL, NULL, api->loaded.generation, &fd);
         if (r >= 0)
                 r = policy_block_open(fd, &block);
         if (r < 0)
@@ -60,14 +55,13 @@ static int load(Api *api, const char *name, PolicyDiagnostics *d, Loaded *ret)
 
 static int profile_format(const Api *api, const char *name, const Loaded *l, Json **ret)
 {
-        bool is_shipped =
-                        str_has_prefix(l->file, api->policy_dir) && l->file[strlen(api->policy_dir)] == '/';
+        const BundleText *t = bundle_find(api->profiles, name);
         _cleanup_json_ Json *o = NULL, *extends = NULL;
         const char *description = policy_description(l->own);
         char digest[65];
         int r;
 
-        r = compile_digest(l->resolved, digest);
+        r = compile_digest(api, l->resolved, digest);
         if (r < 0 || (r = json_new_object(&o)) < 0 || (r = json_new_array(&extends)) < 0)
                 return r;
         for (size_t i = 0; r >= 0 && i < policy_n_extends(l->own); i++)
@@ -75,7 +69,7 @@ static int profile_format(const Api *api, const char *name, const Loaded *l, Jso
         if (r < 0 || (r = json_set_string(o, "name", name)) < 0 ||
             (*description &&
              (r = json_set_escaped(o, "description", description, strlen(description))) < 0) ||
-            (r = json_set_string(o, "source", is_shipped ? "shipped" : "administrator")) < 0 ||
+            (r = json_set_string(o, "source", t && t->is_shipped ? "shipped" : "administrator")) < 0 ||
             (r = json_set_string(o, "file", l->file)) < 0 ||
             (r = json_set(o, "extends", TAKE_PTR(extends))) < 0 ||
             (r = json_set_string(o, "digest", digest)) < 0)
@@ -88,38 +82,7 @@ static int profile_format(const Api *api, const char *name, const Loaded *l, Jso
 
 static int compare_names(const void *a, const void *b)
 {
-        return strcmp(*(char *const *) a, *(char *const *) b);
-}
-
-/* Adds the names of a folder's profiles; an unreadable folder has none. */
-static int add_names(const char *folder, char **names, size_t *n)
-{
-        DIR *dir = opendir(folder);
-        const struct dirent *entry;
-        int r = 0;
-
-        if (!dir)
-                return 0;
-        while (r >= 0 && *n < PROFILES_MAX && (entry = readdir(dir))) {
-                size_t size = strlen(entry->d_name);
-                char *name;
-                bool is_known = false;
-
-                if (size <= 5 || !str_has_suffix(entry->d_name, ".json"))
-                        continue;
-                r = str_dup(entry->d_name, &name);
-                if (r < 0)
-                        break;
-                name[size - 5] = '\0';
-                for (size_t i = 0; i < *n; i++)
-                        is_known = is_known || str_equal(names[i], name);
-                if (is_known || !name_is_sound(name))
-                        free(name);
-                else
-                        names[(*n)++] = name;
-        }
-        (void) closedir(dir);
-        return r;
+        return strcmp(*(const char *const *) a, *(const char *const *) b);
 }
 
 static int append_profile(Api *api, const char *name, Json *list)
@@ -142,24 +105,31 @@ static int append_profile(Api *api, const char *name, Json *list)
         return r == 0 ? json_append(list, o) : r;
 }
 
+/* Of two with one name the first counts. */
+static size_t sort_names(const Bundle *b, const char *names[BUNDLE_TEXTS_MAX])
+{
+        size_t n = 0;
+
+        for (size_t i = 0; i < bundle_n(b); i++) {
+                const BundleText *t = bundle_at(b, i);
+
+                if (bundle_find(b, t->name) == t)
+                        names[n++] = t->name;
+        }
+        qsort(names, n, sizeof(*names), compare_names);
+        return n;
+}
+
 int method_policy_list(Client *c, _unused_ const Json *parameters)
 {
-        char *names[PROFILES_MAX] = { NULL };
+        const char *names[BUNDLE_TEXTS_MAX];
         _cleanup_json_ Json *p = NULL, *list = NULL;
-        size_t n = 0;
+        size_t n = sort_names(c->api->profiles, names);
         int r;
 
         r = json_new_array(&list);
-        if (r >= 0)
-                r = add_names(c->api->policy_dir, names, &n);
-        if (r >= 0)
-                r = add_names(c->api->config_policy_dir, names, &n);
-        qsort(names, n, sizeof(*names), compare_names);
-        for (size_t i = 0; i < n; i++) {
-                if (r >= 0)
-                        r = append_profile(c->api, names[i], list);
-                free(names[i]);
-        }
+        for (size_t i = 0; r >= 0 && i < n; i++)
+                r = append_profile(c->api, names[i], list);
         if (r >= 0)
                 r = json_new_object(&p);
         if (r >= 0)
@@ -178,7 +148,7 @@ static int answer_invalid(Client *c, const PolicyDiagnostics *d)
         int r;
 
         r = json_new_object(&p);
-        if (r < 0 || (r = json_set_integer(p, "generation", GENERATION)) < 0 ||
+        if (r < 0 || (r = json_set_integer(p, "generation", (int64_t) c->api->loaded.generation)) < 0 ||
             (r = diagnostics_format(d, /* is_session= */ false, &list)) < 0 ||
             (r = json_set(p, "diagnostics", TAKE_PTR(list))) < 0)
                 return r;
@@ -356,7 +326,12 @@ static int parse_url(const char *url, PolicyRequest *q, char host[PRIV_HOST_SIZE
         return -EINVAL;
 }
 
-static int check_network(const Policy *p, const Policy *project, const char *url, Answer *ret)
+typedef struct PolicyPair {
+        const Policy *policy;
+        const Policy *project;
+} PolicyPair;
+
+static int check_network(const Api *api, const PolicyPair *of, const char *url, Answer *ret)
 {
         _cleanup_(policy_block_closep) const PolicyBlock *block = NULL;
         _cleanup_close_ int fd = -EBADF;
@@ -367,7 +342,7 @@ static int check_network(const Policy *p, const Policy *project, const char *url
 
         if (parse_url(url, &q, host) < 0)
                 return -EDESTADDRREQ;
-        r = policy_compile(p, project, NULL, GENERATION, &fd);
+        r = policy_compile(of->policy, of->project, NULL, api->loaded.generation, &fd);
         if (r >= 0)
                 r = policy_block_open(fd, &block);
         if (r < 0)
@@ -409,7 +384,7 @@ static int answer_check(Client *c, const Answer *a)
             (a->layer[0] && (r = json_set_string(p, "layer", a->layer)) < 0) ||
             (a->rule[0] && (r = json_set_escaped(p, "rule", a->rule, strlen(a->rule))) < 0) ||
             (a->reason[0] && (r = json_set_escaped(p, "reason", a->reason, strlen(a->reason))) < 0) ||
-            (r = json_set_integer(p, "generation", GENERATION)) < 0)
+            (r = json_set_integer(p, "generation", (int64_t) c->api->loaded.generation)) < 0)
                 return r;
         client_reply(c, TAKE_PTR(p), false, NULL, 0);
         return 0;
@@ -438,7 +413,7 @@ static int check_with(Client *c, const Json *parameters, PolicyDiagnostics *d)
         if (r == -EINVAL)
                 return answer_invalid(c, d);
         if (r >= 0)
-                r = network ? check_network(p, project, get_string(network, "url"), &a)
+                r = network ? check_network(c->api, &(PolicyPair){ p, project }, get_string(network, "url"), &a)
                             : check_file(c->api, p, parameters, &a);
         if (r == -EDESTADDRREQ) {
                 client_invalid(c, network ? "network.url" : "file.path");
@@ -478,26 +453,34 @@ int method_policy_check(Client *c, const Json *parameters)
 
 /* ---- Describe ---- */
 
+static int list_files(const Bundle *b, Json *files)
+{
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < bundle_n(b); i++) {
+                const BundleText *t = bundle_at(b, i);
+                _cleanup_free_ char *shown = NULL;
+
+                r = str_escape(t->source, strlen(t->source), &shown);
+                if (r >= 0)
+                        r = json_append_string(files, shown);
+        }
+        return r;
+}
+
 int method_policy_describe(Client *c, _unused_ const Json *parameters)
 {
+        const PrivApiSettings *loaded = &c->api->loaded;
         _cleanup_json_ Json *p = NULL, *files = NULL;
-        PolicyDiagnostics d;
-        Loaded l = { NULL };
-        char digest[65] = "";
+        char digest[2 * PRIV_DIGEST_SIZE + 1];
         int r;
 
-        policy_diagnostics_init(&d);
-        r = load(c->api, "agent", &d, &l);
-        if (r >= 0)
-                r = compile_digest(l.resolved, digest);
-        loaded_done(&l);
-        policy_diagnostics_done(&d);
+        str_hex(digest, loaded->digest, sizeof(loaded->digest));
         if ((r = json_new_object(&p)) < 0 || (r = json_new_array(&files)) < 0 ||
-            (r = json_append_string(files, c->api->policy_dir)) < 0 ||
-            (r = json_append_string(files, c->api->config_policy_dir)) < 0 ||
-            (r = json_set_integer(p, "generation", GENERATION)) < 0 ||
+            (r = list_files(c->api->profiles, files)) < 0 ||
+            (r = json_set_integer(p, "generation", (int64_t) loaded->generation)) < 0 ||
             (r = json_set_string(p, "digest", digest)) < 0 ||
-            (r = json_set_integer(p, "loadedAtUSec", (int64_t) c->api->loaded_usec)) < 0 ||
+            (r = json_set_integer(p, "loadedAtUSec", (int64_t) loaded->loaded_usec)) < 0 ||
             (r = json_set(p, "files", TAKE_PTR(files))) < 0 ||
             (r = json_set_boolean(p, "hasCeiling", false)) < 0)
                 return r;

@@ -1,4 +1,4 @@
-/* Profiles on disk, texts that come by descriptor, and the union that a session runs under. */
+/* Profiles that are loaded, texts that come by descriptor, and the union that a session runs under. */
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -9,39 +9,25 @@
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 
-#define PROFILE_SIZE_MAX (1024U * 1024U)
-
-static int read_profile(const char *path, char **ret_text, size_t *ret_size)
-{
-        _cleanup_close_ int fd = -EBADF;
-
-        fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-        if (fd < 0)
-                return neg_errno();
-        return fd_read_all(fd, PROFILE_SIZE_MAX, ret_text, ret_size);
-}
-
 int profile_load(void *userdata, const char *name, char **ret_text, size_t *ret_size, char **ret_source)
 {
         const Api *api = userdata;
-        const char *const folders[] = { api->policy_dir, api->config_policy_dir };
+        const BundleText *t = name_is_sound(name) ? bundle_find(api->profiles, name) : NULL;
+        _cleanup_free_ char *source = NULL;
+        int r;
 
-        if (!name_is_sound(name))
+        if (!t)
                 return -ENOENT;
-        for (size_t i = 0; i < ELEMENTSOF(folders); i++) {
-                _cleanup_free_ char *path = NULL;
-                int r;
-
-                r = str_aprintf(&path, "%s/%s.json", folders[i], name);
-                if (r >= 0)
-                        r = read_profile(path, ret_text, ret_size);
-                if (r == -ENOENT)
-                        continue;
-                if (r >= 0)
-                        *ret_source = TAKE_PTR(path);
+        r = str_dup(t->source, &source);
+        if (r < 0)
                 return r;
-        }
-        return -ENOENT;
+        *ret_text = malloc((size_t) t->size + 1);
+        if (!*ret_text)
+                return -ENOMEM;
+        memcpy(*ret_text, bundle_text(api->profiles, t), (size_t) t->size + 1);
+        *ret_size = (size_t) t->size;
+        *ret_source = TAKE_PTR(source);
+        return 0;
 }
 
 int policy_text_read(int fd, char **ret_text, size_t *ret_size)

@@ -90,7 +90,7 @@ static bool count_memory(Client *c)
 
         api->n_buffered = api->n_buffered - c->n_buffered + now;
         c->n_buffered = now;
-        if (c->peer.uid == 0 || now == 0 || api->n_buffered <= api->start.settings.buffer_per_user_bytes)
+        if (c->peer.uid == 0 || now == 0 || api->n_buffered <= api->loaded.settings.buffer_per_user_bytes)
                 return true;
         quota_note(api, API_QUOTA_BUFFERS);
         return false;

@@ -208,7 +208,7 @@ void client_failure(Client *c, int r)
 
 static void refuse_over_quota(Client *c)
 {
-        int64_t limit = c->api->start.settings.connections_per_user_max;
+        int64_t limit = c->api->loaded.settings.connections_per_user_max;
 
         c->is_drained_close = true;
         client_quota_error(c, "connections", c->peer.over == PRIV_OVER_OWN ? limit : -1);

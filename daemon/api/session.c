@@ -330,7 +330,7 @@ static int refusal_format(const Session *s, const PrivSessionCreated *m, const c
                 *ret_error = SESSION_ERROR "QuotaExceeded";
                 r = json_set_escaped(p, "resource", m->step, strlen(m->step));
                 if (r >= 0 && str_equal(m->step, "starts"))
-                        r = json_set_integer(p, "limit", s->api->start.settings.starts_per_second);
+                        r = json_set_integer(p, "limit", s->api->loaded.settings.starts_per_second);
                 return r;
         }
         if (str_equal(m->step, "open-paths") && m->detail[0] == '/') {
@@ -549,7 +549,7 @@ size_t sessions_prune(Api *api, uint64_t older_than_usec)
                 if (!session_has_ended(s))
                         continue;
                 age = now > s->ended_usec ? now - s->ended_usec : 0;
-                if (age < older_than_usec && age < api->start.settings.retention_usec &&
+                if (age < older_than_usec && age < api->loaded.settings.retention_usec &&
                     api->n_ended <= API_ENDED_SESSIONS_MAX)
                         continue;
                 session_remove(s);

@@ -55,7 +55,7 @@ static int create(Client *c, const Json *parameters, bool is_spawn)
 {
         _cleanup_(session_freep) Session *s = NULL;
         _cleanup_close_ int plan_fd = -EBADF, policy_fd = -EBADF;
-        uint32_t limit = c->api->start.settings.sessions_per_user_max;
+        uint32_t limit = c->api->loaded.settings.sessions_per_user_max;
         int r;
 
         r = request_begin(c, parameters);

@@ -176,5 +176,6 @@ void state_answer(Api *api, const PrivAuditStateAsk *ask);
 /* launcher.c */
 int launcher_attach(Audit *a, int take_fd) _must_check_;
 void start_release(Audit *a, struct Pending *p, int error);
+void load_release(Audit *a, struct Pending *p, int error);
 int sweep_arm(Audit *a, uint64_t after_usec) _must_check_;
 int session_end(Audit *a, Session *s, uint32_t reason) _must_check_;

@@ -261,6 +261,44 @@ static int on_report(Audit *a, const PrivReport *rep)
         return queue_texts(a, rep, &row);
 }
 
+/* Committed: what it says counts from here on, for the next row already. */
+void load_release(Audit *a, Pending *p, int error)
+{
+        const PrivAuditSettings *s = &p->load->settings;
+        PrivRecorded answer = { .token = p->request, .error = error, .sequence = error < 0 ? 0 : p->row.sequence };
+        QuotaSpec quota = { .rows_per_second = s->rows_per_second, .share_percent = s->rows_share_percent };
+
+        if (error >= 0) {
+                store_set_sizes(a->store, s->segment_bytes_max, s->retention_bytes);
+                quotas_set(a->quotas, &quota, s->retention_bytes);
+        }
+        (void) priv_link_send(a->launcher, PRIV_AUDIT_LOADED, &answer, sizeof(answer), NULL, 0);
+}
+
+/* detail is the launcher's own wording. */
+static int on_load(Audit *a, const PrivAuditLoad *load)
+{
+        Row row = ROW_INIT(AUDIT_KIND_POLICY, "reload");
+        _cleanup_(pending_freep) Pending *p = NULL;
+        int r;
+
+        if (!PRIV_STRING_OK(load->detail) || !str_is_utf8(load->detail, strlen(load->detail)) ||
+            load->settings.segment_bytes_max == 0)
+                return -EPROTO;
+        row.uid = load->uid;
+        r = pending_new(PENDING_LOAD, &row, NULL, sizeof(load->detail) + 1, &p);
+        if (r < 0)
+                return r;
+        p->load = malloc(sizeof(*load));
+        if (!p->load)
+                return -ENOMEM;
+        *p->load = *load;
+        p->request = load->token;
+        p->row.detail = pending_put(p, load->detail, strlen(load->detail));
+        queue_put(a, TAKE_PTR(p));
+        return 0;
+}
+
 static int on_launcher(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
         Audit *a = owner;
@@ -283,6 +321,8 @@ static int on_launcher(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return on_session_frozen(a, m->body);
         if (m->type == PRIV_AUDIT_REPORT)
                 return on_report(a, m->body);
+        if (m->type == PRIV_AUDIT_LOAD)
+                return on_load(a, m->body);
         return -EPROTO;
 }
 

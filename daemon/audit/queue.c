@@ -50,6 +50,7 @@ Pending *pending_free(Pending *p)
         (void) fd_close(p->gate_fd);
         free(p->query);
         free(p->verify);
+        free(p->load);
         free(p);
         return NULL;
 }
@@ -182,6 +183,9 @@ static void release(Audit *a, Pending *p, int error)
         case PENDING_START:
                 start_release(a, p, error);
                 break;
+        case PENDING_LOAD:
+                load_release(a, p, error);
+                break;
         case PENDING_EXEC:
                 record_release(p, error);
                 break;
@@ -308,10 +312,18 @@ static int write_batch(Audit *a, ListLink *batch)
 }
 
 /* What has waited too long is refused without a row. */
-static void expire_decisions(Audit *a)
+static void expire(Audit *a)
 {
         uint64_t now = clock_monotonic_usec();
 
+        LIST_FOREACH (l, &a->reports, Pending, link) {
+                if (l->type != PENDING_LOAD || now <= l->load->deadline_usec)
+                        continue;
+                list_unlink(&l->link);
+                a->n_reports--;
+                load_release(a, l, -ETIMEDOUT);
+                (void) pending_free(l);
+        }
         LIST_FOREACH (p, &a->decisions, Pending, link) {
                 if (now - p->queued_usec <= DECISION_AGE_MAX)
                         return;
@@ -399,7 +411,7 @@ void queue_commit(void *audit)
 
         if (list_is_empty(&a->reports) && list_is_empty(&a->decisions))
                 return;
-        expire_decisions(a);
+        expire(a);
         select_batch(a, batch);
         r = write_batch(a, batch);
         note_result(a, r);

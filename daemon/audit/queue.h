@@ -8,6 +8,7 @@ typedef enum PendingType {
         PENDING_REPORT = 0, /* nobody waits: kept and tried again when the disk does not take it */
         PENDING_REFUSE,     /* likewise, but egress hears of it afterwards */
         PENDING_START,      /* the launcher waits */
+        PENDING_LOAD,       /* likewise; token in request, load */
         PENDING_EXEC,       /* an api worker waits; token in request */
         PENDING_READ,       /* likewise; query */
         PENDING_DECISION,   /* an egress worker waits */
@@ -30,6 +31,7 @@ typedef struct Pending {
         const char *rule_reason;
         PrivQuery *query;   /* owned */
         PrivVerify *verify; /* owned; instead of a query */
+        PrivAuditLoad *load; /* likewise; PENDING_LOAD */
         int gate_fd;        /* likewise; PENDING_EXEC */
         size_t used;
         size_t room;

@@ -157,21 +157,27 @@ void quota_charge_close(Audit *a, const Session *s)
         quota_charge(a, uid_of(s), 0);
 }
 
-int quotas_new(Audit *a, const QuotaSpec *spec, uint64_t retention_bytes, Quotas **ret)
+void quotas_set(Quotas *q, const QuotaSpec *spec, uint64_t retention_bytes)
 {
         uint64_t bytes = retention_bytes / PERCENT * spec->share_percent;
         uint64_t units = bytes > 0 ? MAX_OF(bytes, SHARE_BYTES_MIN) / UNIT_BYTES : 0;
+
+        q->rows = bucket_rate(spec->rows_per_second, USEC_PER_SEC,
+                              (uint64_t) spec->rows_per_second * BURST_SECONDS);
+        q->units = bucket_rate(units, USEC_PER_DAY, units);
+        q->has_rows = spec->rows_per_second > 0;
+        q->has_units = units > 0;
+}
+
+int quotas_new(Audit *a, const QuotaSpec *spec, uint64_t retention_bytes, Quotas **ret)
+{
         Quotas *q = calloc(1, sizeof(*q));
         int r;
 
         if (!q)
                 return -ENOMEM;
-        *q = (Quotas){ .audit = a,
-                       .rows = bucket_rate(spec->rows_per_second, USEC_PER_SEC,
-                                           (uint64_t) spec->rows_per_second * BURST_SECONDS),
-                       .units = bucket_rate(units, USEC_PER_DAY, units),
-                       .has_rows = spec->rows_per_second > 0,
-                       .has_units = units > 0 };
+        q->audit = a;
+        quotas_set(q, spec, retention_bytes);
         r = loop_timer_new(a->loop, on_second, q, &q->timer);
         if (r < 0) {
                 free(q);

@@ -12,6 +12,8 @@
 /* retention_bytes: of the whole log; 0: nothing is ever removed, and there are no shares. */
 int quotas_new(Audit *a, const QuotaSpec *spec, uint64_t retention_bytes, Quotas **ret) _must_check_;
 Quotas *quotas_free(Quotas *q);
+/* Other rates from now on; what was used stays used. */
+void quotas_set(Quotas *q, const QuotaSpec *spec, uint64_t retention_bytes);
 
 /* A row of about so many bytes besides its fixed part that may be refused: false, it is, and was counted. */
 bool quota_take(Audit *a, uint32_t uid, size_t size);

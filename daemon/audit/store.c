@@ -246,6 +246,12 @@ Store *store_close(Store *s)
         return NULL;
 }
 
+void store_set_sizes(Store *s, uint64_t segment_bytes_max, uint64_t retention_bytes)
+{
+        s->spec.segment_bytes_max = segment_bytes_max;
+        s->spec.retention_bytes = retention_bytes;
+}
+
 uint64_t store_head(const Store *s)
 {
         return s->segment->head_sequence;

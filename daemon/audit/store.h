@@ -31,6 +31,9 @@ int store_open(const StoreSpec *spec, Store **ret, StoreGap *ret_gap) _must_chec
 Store *store_close(Store *s);
 DEFINE_CLEANUP(Store *, store_close)
 
+/* From the next commit on; retention_bytes as above. */
+void store_set_sizes(Store *s, uint64_t segment_bytes_max, uint64_t retention_bytes);
+
 uint64_t store_head(const Store *s);
 const uint8_t *store_head_hash(const Store *s);
 

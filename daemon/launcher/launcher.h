@@ -27,7 +27,9 @@
 typedef struct Blank Blank;
 typedef struct Ending Ending;
 typedef struct Launcher Launcher;
+typedef struct Loading Loading;
 typedef struct Lookup Lookup;
+typedef struct Reload Reload;
 typedef struct Session Session;
 typedef struct User User;
 typedef struct Worker Worker;
@@ -121,13 +123,14 @@ struct Launcher {
         LoopIo *watch_io;
         LoopTimer *watch_timer;
         LoopTimer *stop_timer;
-        LoopSignal *signals[2];
+        LoopSignal *signals[3];
         Lookup *resolver_lookup;
-        struct {
-                Lookup *lookup; /* NULL: none under way */
-                uint32_t uid;   /* whose api worker hears of it */
-                uint64_t token;
-        } reload;
+        Loading *loading; /* of the start */
+        Reload *reload;
+        int profiles_fd; /* a bundle, sealed */
+        uint64_t generation;
+        uint64_t loaded_usec;
+        uint8_t digest[PRIV_DIGEST_SIZE]; /* of what is loaded */
         uint32_t log_level;
         unsigned n_stop_rounds;
         bool is_serving;
@@ -141,8 +144,12 @@ int launcher_start(Launcher *l) _must_check_;
 void launcher_maybe_serve(Launcher *l);
 void launcher_stop(Launcher *l, int result);
 
-/* resolver.c: the machine's resolvers and hosts table, again on change. */
-typedef void (*ResolverCallback)(Launcher *l, int error);
-int launcher_load_resolver(Launcher *l, ResolverCallback on_loaded) _must_check_;
+/* resolver.c: the machine's resolvers and hosts table, again on change. The callback takes the table where
+ * error is none. */
+typedef void (*ResolverCallback)(Launcher *l, int error, const PrivResolver *resolver, int take_hosts_fd);
+/* *lookup: NULL, and again when it has come. -EALREADY: it is not. */
+int resolver_look_up(Launcher *l, ResolverCallback callback, Lookup **lookup) _must_check_;
+/* From now on, with the servers of the settings where they name some. */
+void resolver_use(Launcher *l, const PrivResolver *resolver, int take_hosts_fd);
 int launcher_watch_resolver(Launcher *l) _must_check_;
 void launcher_send_resolver(Launcher *l);

@@ -130,8 +130,8 @@ static int spawn_lookup(Lookup *k, const LookupQuestion *question, int output_fd
                            .cgroup_fd = -EBADF,
                            .null_fd = kernel->null_fd,
                            .output_fd = output_fd,
-                           .fds = &question->child_fd,
-                           .n_fds = question->child_fd >= 0 ? 1 : 0,
+                           .fds = question->child_fds,
+                           .n_fds = question->n_child_fds,
                            .uid = LOOKUP_ID_NOBODY,
                            .gid = LOOKUP_ID_NOBODY };
         pid_t pid;

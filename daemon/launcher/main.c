@@ -9,7 +9,9 @@
 #include "daemon/launcher/inside.h"
 #include "daemon/launcher/launcher.h"
 #include "daemon/launcher/listen.h"
+#include "daemon/launcher/load.h"
 #include "daemon/launcher/lookup.h"
+#include "daemon/launcher/reload.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/setup.h"
 #include "daemon/launcher/user.h"
@@ -111,7 +113,8 @@ static void launcher_done(Launcher *l)
         listen_close(l);
         inside_free_all(l);
         l->resolver_lookup = lookup_free(l->resolver_lookup);
-        l->reload.lookup = lookup_free(l->reload.lookup);
+        reload_free(l);
+        l->loading = loading_free(l->loading);
         l->watch_io = loop_io_free(l->watch_io);
         l->watch_timer = loop_timer_free(l->watch_timer);
         l->stop_timer = loop_timer_free(l->stop_timer);
@@ -120,6 +123,7 @@ static void launcher_done(Launcher *l)
                 l->signals[i] = loop_signal_free(l->signals[i]);
         l->watch_fd = fd_close(l->watch_fd);
         l->hosts_fd = fd_close(l->hosts_fd);
+        l->profiles_fd = fd_close(l->profiles_fd);
         l->loop = loop_free(l->loop);
 }
 
@@ -128,6 +132,7 @@ static int run(const Config *config, Kernel *kernel)
         Launcher l = { .config = config,
                        .kernel = kernel,
                        .hosts_fd = -EBADF,
+                       .profiles_fd = -EBADF,
                        .listen_fd = -EBADF,
                        .reserve_fd = -EBADF,
                        .runtime_fd = -EBADF,

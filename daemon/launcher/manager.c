@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "daemon/launcher/lookup.h"
+#include "daemon/launcher/reload.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/worker.h"
@@ -150,7 +150,7 @@ static int set_log_level(Launcher *l, uint32_t level)
         return 0;
 }
 
-static void answer(User *u, const PrivManagerAnswer *a, const char *tail, size_t n_tail)
+void manager_answer(User *u, const PrivManagerAnswer *a, const void *tail, size_t n_tail)
 {
         _cleanup_free_ char *body = malloc(sizeof(*a) + n_tail);
 
@@ -162,69 +162,6 @@ static void answer(User *u, const PrivManagerAnswer *a, const char *tail, size_t
         if (n_tail > 0)
                 memcpy(body + sizeof(*a), tail, n_tail);
         user_send(u, PRIV_MANAGER_ANSWER, body, sizeof(*a) + n_tail, NULL, 0);
-}
-
-/* ---- reload ---- */
-
-static void answer_reload(Launcher *l, int error)
-{
-        User *u = map_get(&l->users, &l->reload.uid, sizeof(l->reload.uid));
-        PrivManagerAnswer a = { .token = l->reload.token, .error = error };
-
-        l->reload.lookup = NULL;
-        if (u)
-                answer(u, &a, NULL, 0);
-}
-
-/* What workers were started with stays as it is until they are started again; so does the uid of root's
- * sessions, which those that run have. */
-static void apply_settings(Launcher *l, const PrivSettings *settings)
-{
-        uint32_t root_session_uid = l->settings.root_session_uid;
-        size_t cursor = 0;
-
-        l->settings = *settings;
-        l->settings.root_session_uid = root_session_uid;
-        for (User *u = map_next(&l->users, &cursor); u; u = map_next(&l->users, &cursor))
-                user_send(u, PRIV_API_SETTINGS, &l->settings, sizeof(l->settings), NULL, 0);
-}
-
-static void on_settings(void *userdata, int error, const void *data, size_t size)
-{
-        Launcher *l = userdata;
-        PrivSettings settings;
-        int r = error;
-
-        if (r >= 0 && size != sizeof(settings))
-                r = -EPROTO;
-        if (r >= 0) {
-                memcpy(&settings, data, sizeof(settings));
-                if (settings.n_servers > PRIV_RESOLVERS_MAX)
-                        r = -EPROTO;
-        }
-        if (r < 0)
-                (void) log_warning(r, "the settings cannot be loaded, the old ones stay");
-        else
-                apply_settings(l, &settings);
-        service_report(l, AUDIT_KIND_ADMIN, l->reload.uid, /* is_denial= */ r < 0, "reload",
-                       r < 0 ? "the settings cannot be loaded, the old ones stay"
-                             : "the settings were loaded");
-        if (r >= 0 && launcher_load_resolver(l, NULL) < 0)
-                (void) log_warning(0, "the resolvers are looked up already");
-        answer_reload(l, r);
-}
-
-static int reload(User *u, uint64_t token)
-{
-        Launcher *l = u->launcher;
-        int r;
-
-        if (l->reload.lookup)
-                return -EBUSY;
-        l->reload.uid = u->uid;
-        l->reload.token = token;
-        r = launcher_look_up_settings(l, on_settings, &l->reload.lookup);
-        return r < 0 ? r : 1;
 }
 
 /* ---- asked ---- */
@@ -251,9 +188,16 @@ static int check(const Connection *c, uint32_t verb)
                 return -ENOTCONN;
         if (verb == MANAGER_STATUS)
                 return 0;
-        if (verb == MANAGER_DRAIN || verb == MANAGER_DRAIN_CANCEL)
+        if (verb == MANAGER_DRAIN || verb == MANAGER_DRAIN_CANCEL || verb == MANAGER_RELOAD)
                 return c->peer.is_admin ? 0 : -EPERM;
         return c->peer.uid == 0 ? 0 : -EPERM;
+}
+
+static int reload(User *u, const PrivManagerAsk *ask, int error)
+{
+        if (error == -EPERM)
+                reload_refuse(u);
+        return error < 0 ? error : reload_ask(u, ask->token);
 }
 
 int manager_ask(User *u, const PrivManagerAsk *ask)
@@ -272,13 +216,13 @@ int manager_ask(User *u, const PrivManagerAsk *ask)
                 a.error = set_log_level(u->launcher, ask->value);
         else if (a.error >= 0 && ask->verb == MANAGER_ENVIRONMENT)
                 n = copy_environment(environment, sizeof(environment));
-        else if (a.error >= 0 && ask->verb == MANAGER_RELOAD)
-                a.error = reload(u, ask->token);
-        /* Answered when the child has read them. */
+        else if (ask->verb == MANAGER_RELOAD || ask->verb == MANAGER_RELOAD_ROOT)
+                a.error = reload(u, ask, a.error);
+        /* Answered when all has been read. */
         if (a.error > 0)
                 return 0;
         if (a.error >= 0)
                 fill_status(u, c->peer.is_admin, &a);
-        answer(u, &a, environment, n);
+        manager_answer(u, &a, environment, n);
         return 0;
 }

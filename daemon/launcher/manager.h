@@ -11,6 +11,9 @@
 /* From api: answers with MANAGER_ANSWER. < 0: api broke a rule. */
 int manager_ask(User *u, const PrivManagerAsk *ask) _must_check_;
 
+/* Later; what is behind it depends on the verb. */
+void manager_answer(User *u, const PrivManagerAnswer *a, const void *tail, size_t n_tail);
+
 /* A session is gone: whoever drains hears how many are left. */
 void manager_session_ended(Launcher *l);
 

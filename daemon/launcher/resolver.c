@@ -25,31 +25,24 @@ static const char *const files[] = { "resolv.conf", "hosts" };
 
 typedef struct Request {
         Launcher *launcher;
-        ResolverCallback on_loaded;
+        ResolverCallback callback;
+        Lookup **lookup;
         int hosts_fd; /* the child writes the table into it */
 } Request;
 
-static int take_result(Launcher *l, int *hosts_fd, const void *data, size_t size)
+static int take_result(const Request *request, const void *data, size_t size, PrivResolver *ret)
 {
-        PrivResolver resolver;
-
-        if (size != sizeof(resolver))
+        if (size != sizeof(*ret))
                 return -EPROTO;
-        memcpy(&resolver, data, sizeof(resolver));
-        if (resolver.n_servers > PRIV_RESOLVERS_MAX)
+        memcpy(ret, data, sizeof(*ret));
+        if (ret->n_servers > PRIV_RESOLVERS_MAX)
                 return -EPROTO;
         /* An empty table is one line. */
-        if (lseek(*hosts_fd, 0, SEEK_END) == 0 && write(*hosts_fd, "\n", 1) != 1)
+        if (lseek(request->hosts_fd, 0, SEEK_END) == 0 && write(request->hosts_fd, "\n", 1) != 1)
                 return neg_errno();
-        if (fcntl(*hosts_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0)
+        if (fcntl(request->hosts_fd, F_ADD_SEALS,
+                  F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0)
                 return neg_errno();
-        (void) fd_close(l->hosts_fd);
-        l->hosts_fd = TAKE_FD(*hosts_fd);
-        if (l->settings.n_servers > 0) {
-                resolver.n_servers = l->settings.n_servers;
-                memcpy(resolver.servers, l->settings.servers, sizeof(resolver.servers));
-        }
-        l->resolver = resolver;
         return 0;
 }
 
@@ -65,38 +58,56 @@ static Request *request_free(Request *request)
 static void on_resolver(void *userdata, int error, const void *data, size_t size)
 {
         Request *request = userdata;
-        Launcher *l = request->launcher;
+        PrivResolver resolver = { 0 };
         int r = error;
 
-        l->resolver_lookup = NULL;
+        *request->lookup = NULL;
         if (r >= 0)
-                r = take_result(l, &request->hosts_fd, data, size);
-        if (r >= 0)
-                launcher_send_resolver(l);
-        if (request->on_loaded)
-                request->on_loaded(l, r);
+                r = take_result(request, data, size, &resolver);
+        request->callback(request->launcher, r, &resolver, r < 0 ? -EBADF : TAKE_FD(request->hosts_fd));
         (void) request_free(request);
 }
 
-int launcher_load_resolver(Launcher *l, ResolverCallback on_loaded)
+int resolver_look_up(Launcher *l, ResolverCallback callback, Lookup **lookup)
 {
         Request *request;
         int r;
 
-        if (l->resolver_lookup)
+        if (*lookup)
                 return -EALREADY;
         request = malloc(sizeof(*request));
         if (!request)
                 return -ENOMEM;
-        *request = (Request){ .launcher = l, .on_loaded = on_loaded };
+        *request = (Request){ .launcher = l, .callback = callback, .lookup = lookup };
         request->hosts_fd = memfd_create("hosts", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         r = request->hosts_fd < 0 ? neg_errno() : 0;
         if (r >= 0)
-                r = lookup_new(l, &(LookupQuestion){ "resolver", NULL, request->hosts_fd }, on_resolver,
-                               request, &l->resolver_lookup);
+                r = lookup_new(l,
+                               &(LookupQuestion){ .what = "resolver",
+                                                  .child_fds = { request->hosts_fd },
+                                                  .n_child_fds = 1 },
+                               on_resolver, request, lookup);
         if (r < 0)
                 (void) request_free(request);
         return r;
+}
+
+void resolver_use(Launcher *l, const PrivResolver *resolver, int take_hosts_fd)
+{
+        (void) fd_close(l->hosts_fd);
+        l->hosts_fd = take_hosts_fd;
+        l->resolver = *resolver;
+        if (l->settings.n_servers > 0) {
+                l->resolver.n_servers = l->settings.n_servers;
+                memcpy(l->resolver.servers, l->settings.servers, sizeof(l->resolver.servers));
+        }
+        launcher_send_resolver(l);
+}
+
+static void on_changed(Launcher *l, int error, const PrivResolver *resolver, int take_hosts_fd)
+{
+        if (error >= 0)
+                resolver_use(l, resolver, take_hosts_fd);
 }
 
 void launcher_send_resolver(Launcher *l)
@@ -124,7 +135,7 @@ static void on_settled(void *userdata)
         int r;
 
         watch_files(l);
-        r = launcher_load_resolver(l, NULL);
+        r = resolver_look_up(l, on_changed, &l->resolver_lookup);
         if (r == -EALREADY)
                 r = loop_timer_set(l->watch_timer, RESOLVER_SETTLE_USEC);
         if (r < 0)

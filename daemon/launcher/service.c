@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "daemon/launcher/reload.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/user.h"
 #include "daemon/launcher/worker.h"
@@ -64,11 +65,14 @@ static void on_audit_ready(void *owner, _unused_ Worker *w, _unused_ const Imsg 
 
         sessions_reopen_audit(l);
         users_attach_audit(l);
+        reload_on_audit_ready(l);
         connect_audit_dialer(l);
 }
 
 static int on_audit_message(void *owner, _unused_ Worker *w, Imsg *m)
 {
+        if (m->type == PRIV_AUDIT_LOADED)
+                return reload_on_recorded(owner, m->body);
         if (m->type != PRIV_AUDIT_SESSION_OPENED)
                 return -EPROTO;
         sessions_on_recorded(owner, m->body);
@@ -82,6 +86,7 @@ static void on_audit_gone(void *owner, _unused_ Worker *w)
         l->audit = NULL;
         sessions_drop_egress(l);
         sessions_lose_audit(l);
+        reload_on_audit_gone(l);
         if (l->is_stopping) {
                 launcher_stop(l, 0);
                 return;

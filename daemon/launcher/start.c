@@ -8,12 +8,13 @@
 #include "daemon/launcher/blank.h"
 #include "daemon/launcher/launcher.h"
 #include "daemon/launcher/listen.h"
+#include "daemon/launcher/load.h"
 #include "daemon/launcher/lookup.h"
 #include "daemon/launcher/manager.h"
 #include "daemon/launcher/quota.h"
+#include "daemon/launcher/reload.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
-#include "daemon/launcher/trusted.h"
 #include "daemon/launcher/user.h"
 #include "daemon/launcher/worker.h"
 #include "proto/base/clock.h"
@@ -27,7 +28,6 @@
  * fails ends the daemon: nothing serves halfway.
  */
 
-#define START_SETTINGS  "sandboxd.json"
 #define STOP_ROUND_USEC (100 * USEC_PER_MSEC)
 #define STOP_ROUNDS_MAX 50U
 
@@ -83,46 +83,45 @@ void launcher_maybe_serve(Launcher *l)
                 (void) !fd_write_all(STDOUT_FILENO, "ready\n", 6);
 }
 
-static void on_resolver_loaded(Launcher *l, int error)
+static void on_resolver(Launcher *l, int error, const PrivResolver *resolver, int take_hosts_fd)
 {
         int r = error;
 
-        if (r >= 0)
+        if (r >= 0) {
+                resolver_use(l, resolver, take_hosts_fd);
                 r = launcher_watch_resolver(l);
+        }
         if (r >= 0)
                 r = service_start(l);
         if (r < 0)
                 fail(l, r, "cannot read the machine's resolvers");
 }
 
-static void on_settings(void *userdata, int error, const void *data, size_t size)
+/* A profile with errors keeps nobody but its users from work: they hear of them. A reload is stricter. */
+static void on_loaded(Launcher *l, int error)
 {
-        Launcher *l = userdata;
+        Loading *x = l->loading;
         int r = error;
 
-        if (r >= 0 && size != sizeof(l->settings))
-                r = -EPROTO;
+        if (r >= 0 && !x->loaded.has_settings)
+                r = -EINVAL;
         if (r >= 0) {
-                memcpy(&l->settings, data, sizeof(l->settings));
-                if (l->settings.n_servers > PRIV_RESOLVERS_MAX)
-                        r = -EPROTO;
+                l->settings = x->loaded.settings;
+                l->profiles_fd = TAKE_FD(x->profiles_fd);
+                memcpy(l->digest, x->loaded.digest, sizeof(l->digest));
+                l->generation = 1;
+                l->loaded_usec = clock_realtime_usec();
+                r = resolver_look_up(l, on_resolver, &l->resolver_lookup);
         }
-        if (r >= 0)
-                r = launcher_load_resolver(l, on_resolver_loaded);
         if (r < 0)
                 fail(l, r, "cannot read the daemon's settings");
+        l->loading = loading_free(x);
 }
 
-/* Opened here, where root may; read by a child, who may not. */
-int launcher_look_up_settings(Launcher *l, LookupCallback callback, Lookup **ret)
+static int load(Launcher *l)
 {
-        _cleanup_close_ int fd = -EBADF;
-        int r;
-
-        r = trusted_open(l->config->config_dir, START_SETTINGS, &fd);
-        if (r < 0 && r != -ENOENT)
-                return log_error(r, "%s/" START_SETTINGS, l->config->config_dir);
-        return lookup_new(l, &(LookupQuestion){ "settings", NULL, fd }, callback, l, ret);
+        l->loading = loading_new(l, on_loaded);
+        return l->loading ? loading_begin(l->loading, /* is_running= */ false) : -ENOMEM;
 }
 
 static bool ids_are_sound(const PrivWorkerIds *i)
@@ -140,7 +139,6 @@ static bool ids_are_sound(const PrivWorkerIds *i)
 static void on_ids(void *userdata, int error, const void *data, size_t size)
 {
         Launcher *l = userdata;
-        Lookup *lookup;
         int r = error;
 
         if (r >= 0 && size != sizeof(l->ids))
@@ -152,25 +150,35 @@ static void on_ids(void *userdata, int error, const void *data, size_t size)
         }
         if (r >= 0)
                 r = make_state(l);
-        if (r >= 0)
-                r = launcher_look_up_settings(l, on_settings, &lookup);
-        if (r < 0)
+        if (r < 0) {
                 fail(l, r, "cannot start: users sandboxd-api, -audit, -dialer and -egress must exist");
+                return;
+        }
+        r = load(l);
+        if (r < 0)
+                fail(l, r, "cannot read the daemon's settings");
 }
 
 static void on_signal(void *userdata, int signal_number)
 {
+        if (signal_number == SIGHUP) {
+                reload_signal(userdata);
+                return;
+        }
         log_info("signal %d: stopping", signal_number);
         launcher_stop(userdata, 0);
 }
 
 int launcher_start(Launcher *l)
 {
-        static const int numbers[] = { SIGTERM, SIGINT };
+        static const int numbers[] = { SIGTERM, SIGINT, SIGHUP };
         Lookup *lookup;
         int r = 0;
 
         quota_read_descriptors(l);
+        r = reload_new(l);
+        if (r < 0)
+                return log_error(r, "cannot prepare");
         for (size_t i = 0; i < ELEMENTSOF(numbers) && r >= 0; i++)
                 r = loop_signal_new(l->loop, numbers[i], on_signal, l, &l->signals[i]);
         if (r < 0)
@@ -178,7 +186,7 @@ int launcher_start(Launcher *l)
         r = listen_open(l);
         if (r < 0)
                 return r;
-        r = lookup_new(l, &(LookupQuestion){ "workers", NULL, -EBADF }, on_ids, l, &lookup);
+        r = lookup_new(l, &(LookupQuestion){ .what = "workers" }, on_ids, l, &lookup);
         return r < 0 ? log_error(r, "cannot look the workers' users up") : 0;
 }
 

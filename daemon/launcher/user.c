@@ -206,12 +206,22 @@ static void repeat_ends(User *u)
         user_check_idle(u);
 }
 
+void user_send_settings(User *u)
+{
+        const Launcher *l = u->launcher;
+        PrivApiSettings body = { .generation = l->generation,
+                                 .loaded_usec = l->loaded_usec,
+                                 .settings = l->settings };
+
+        memcpy(body.digest, l->digest, sizeof(body.digest));
+        user_send(u, PRIV_API_SETTINGS, &body, sizeof(body), &l->profiles_fd, 1);
+}
+
 static int send_start(User *u)
 {
         const Launcher *l = u->launcher;
         _cleanup_close_ int audit_fd = -EBADF;
         PrivApiStart body = { .identity = u->identity,
-                              .settings = l->settings,
                               .instance = l->instance,
                               .state = l->state,
                               .started_usec = l->started_usec,
@@ -228,6 +238,7 @@ static int send_start(User *u)
                 return r;
         u->is_started = true;
         user_send(u, PRIV_API_START, &body, sizeof(body), &audit_fd, 1);
+        user_send_settings(u);
         sessions_adopt(u);
         repeat_ends(u);
         return 0;
@@ -459,7 +470,7 @@ static void start_lookup(User *u)
 
         r = str_printf(uid, sizeof(uid), "%u", u->uid);
         if (r >= 0)
-                r = lookup_new(u->launcher, &(LookupQuestion){ "identity", uid, -EBADF }, on_identity, u,
+                r = lookup_new(u->launcher, &(LookupQuestion){ .what = "identity", .argument = uid }, on_identity, u,
                                &u->lookup);
         if (r < 0) {
                 (void) log_error(r, "cannot look up uid %u", u->uid);

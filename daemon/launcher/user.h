@@ -67,6 +67,9 @@ void user_send_end(User *u, const PrivSessionEnd *end);
 
 void user_send(User *u, PrivMessage type, const void *body, size_t size, const int *fds, size_t n_fds);
 
+/* What is loaded, to its worker. */
+void user_send_settings(User *u);
+
 /* A new audit writer: a new channel to it for each api worker. */
 void users_attach_audit(Launcher *l);
 void users_free(Launcher *l);

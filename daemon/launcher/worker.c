@@ -224,6 +224,14 @@ static void add(const char **arguments, size_t *n, const char *name, const char 
         arguments[*n] = NULL;
 }
 
+PrivAuditSettings worker_audit_settings(const PrivSettings *s)
+{
+        return (PrivAuditSettings){ .segment_bytes_max = s->audit_segment_bytes_max,
+                                    .retention_bytes = s->audit_retention_bytes,
+                                    .rows_per_second = s->rows_per_second,
+                                    .rows_share_percent = s->rows_share_percent };
+}
+
 /* Of audit: how large its files get, and when the oldest go. The texts live as long as the arguments. */
 static int add_sizes(const char **arguments, size_t *n, const PrivSettings *s, char texts[4][24])
 {
@@ -257,11 +265,8 @@ static int spawn_worker(Worker *w, uint32_t uid, int channel_fd)
             str_printf(texts[2], sizeof(texts[2]), "%u", uid) < 0)
                 return -EINVAL;
         add(arguments, &n, kind->name, NULL);
-        if (w->kind == WORKER_API) {
+        if (w->kind == WORKER_API)
                 add(arguments, &n, "--uid", texts[2]);
-                add(arguments, &n, "--config-dir", config->config_dir);
-                add(arguments, &n, "--policy-dir", config->policy_dir);
-        }
         if (w->kind == WORKER_API || w->kind == WORKER_AUDIT)
                 add(arguments, &n, "--state-dir", config->state_dir);
         if (w->kind == WORKER_AUDIT && add_sizes(arguments, &n, &w->launcher->settings, sizes) < 0)

@@ -47,5 +47,8 @@ void worker_close(Worker *w);
 /* Killed; on_gone follows. */
 void worker_kill(Worker *w);
 
+/* What audit goes by: in its arguments when it starts, in a message later. */
+PrivAuditSettings worker_audit_settings(const PrivSettings *s);
+
 /* When the loop has ended: kills and reaps those that are left; no event comes and all pointers are gone. */
 void workers_end(Launcher *l);

@@ -21,6 +21,11 @@ typedef struct LookupCall {
 /* Asks, and where no answer comes in time asks the machine's own files. What ask() returns. */
 int lookup_within(const LookupCall *call) _must_check_;
 
+/* The profiles of a bundle and a settings text (NULL: none) as one answer. running NULL: the daemon starts.
+ * What is wrong with them is in the answer, and on standard error. */
+int lookup_load(int bundle_fd, const char *settings, size_t size, const PrivSettings *running,
+                PrivLoaded *ret) _must_check_;
+
 /* The servers of a resolv.conf text; lines that say nothing of use are skipped. */
 void lookup_servers(const char *text, size_t size, PrivResolver *ret);
 /* A hosts text as canonical lines "ADDRESS NAME". */

@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "daemon/lookup/lookup.h"
-#include "daemon/policy/policy.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
@@ -21,6 +20,7 @@
 #include "proto/base/str.h"
 
 #define EXTRA_FD           3
+#define SETTINGS_FD        4
 #define SETTINGS_BYTES_MAX (1U << 20)
 #define RESOLVER_BYTES_MAX (1U << 20)
 #define HOSTS_BYTES_MAX    (8U << 20)
@@ -85,51 +85,23 @@ static int run_workers(const char *argument)
         return r < 0 ? r : answer(&ids, sizeof(ids));
 }
 
-static void print_diagnostics(PolicyDiagnostics *d)
-{
-        LIST_FOREACH (g, &d->list, PolicyDiagnostic, link) {
-                _cleanup_free_ char *message = NULL;
-
-                if (str_escape(g->message, strlen(g->message), &message) < 0)
-                        continue;
-                (void) fprintf(stderr, "%s:%u:%u: %s%s%s\n", g->source, g->line, g->column, g->key,
-                               g->key[0] ? ": " : "", message);
-        }
-}
-
-static int parse_settings(const char *text, size_t size, PrivSettings *ret)
-{
-        _cleanup_(policy_freep) Policy *p = NULL;
-        PolicyDiagnostics d;
-        int r;
-
-        policy_diagnostics_init(&d);
-        r = policy_parse(POLICY_SETTINGS, "sandboxd.json", text, size, &d, &p);
-        print_diagnostics(&d);
-        policy_diagnostics_done(&d);
-        if (r < 0)
-                return r;
-        policy_settings(p, ret);
-        return 0;
-}
-
-static int run_settings(const char *argument)
+/* load [UID]: of root's sessions, where a daemon runs that has one. */
+static int run_load(const char *argument)
 {
         _cleanup_free_ char *text = NULL;
-        PrivSettings settings;
+        _cleanup_free_ PrivLoaded *loaded = calloc(1, sizeof(*loaded));
+        PrivSettings running = { 0 };
         size_t size = 0;
-        int r;
+        int r = loaded ? 0 : -ENOMEM;
 
-        (void) argument;
-        policy_settings_default(&settings);
+        if (r >= 0 && argument)
+                r = parse_u32(argument, &running.root_session_uid);
         /* No descriptor: there is no such file. */
-        if (fcntl(EXTRA_FD, F_GETFD) < 0)
-                return answer(&settings, sizeof(settings));
-        r = fd_read_all(EXTRA_FD, SETTINGS_BYTES_MAX, &text, &size);
-        if (r < 0)
-                return log_error(r, "cannot read the settings");
-        r = parse_settings(text, size, &settings);
-        return r < 0 ? r : answer(&settings, sizeof(settings));
+        if (r >= 0 && fcntl(SETTINGS_FD, F_GETFD) >= 0)
+                r = fd_read_all(SETTINGS_FD, SETTINGS_BYTES_MAX, &text, &size);
+        if (r >= 0)
+                r = lookup_load(EXTRA_FD, text, size, argument ? &running : NULL, loaded);
+        return r < 0 ? log_error(r, "cannot read settings and profiles") : answer(loaded, sizeof(*loaded));
 }
 
 /* An absent file is an empty one. */
@@ -191,7 +163,7 @@ static const struct {
 } questions[] = {
         { "identity", run_identity },
         { "workers", run_workers },
-        { "settings", run_settings },
+        { "load", run_load },
         { "resolver", run_resolver },
 };
 
@@ -220,7 +192,7 @@ int main(int argc, char **argv)
                 }
         }
         if (i >= argc) {
-                (void) log_error(-EINVAL, "expected identity UID, workers, settings or resolver");
+                (void) log_error(-EINVAL, "expected identity UID, workers, load or resolver");
                 return 1;
         }
         if (drop_privileges(uid, gid) < 0)

@@ -104,6 +104,8 @@ struct Policy {
         StringList pass;
         StringList set;
         PrivSettings settings;
+        unsigned root_uid_line; /* of the settings; 0: they do not say */
+        unsigned root_uid_column;
 };
 
 int policy_new(PolicyKind kind, const char *source, Policy **ret) _must_check_;

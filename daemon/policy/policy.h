@@ -151,6 +151,9 @@ const char *policy_set(const Policy *p, size_t i);
 /* Settings (POLICY_SETTINGS): values or the defaults. */
 void policy_settings(const Policy *p, PrivSettings *ret);
 void policy_settings_default(PrivSettings *ret);
+/* A failure for each value that differs from what a running daemon has and cannot change. */
+int policy_settings_check_fixed(const Policy *p, const PrivSettings *running,
+                                PolicyDiagnostics *diagnostics) _must_check_;
 
 /* A workspace or mount path as a client may name it: absolute and canonical, else -EINVAL; -EPERM where no
  * session may have it as its workspace (/, a home directory itself, system directories, our own state). */

@@ -37,6 +37,20 @@ void policy_settings(const Policy *p, PrivSettings *ret)
         *ret = p->settings;
 }
 
+int policy_settings_check_fixed(const Policy *p, const PrivSettings *running, PolicyDiagnostics *diagnostics)
+{
+        DiagnosticPlace place = { .source = p->source,
+                                  .line = p->root_uid_line,
+                                  .column = p->root_uid_column,
+                                  .key = "sessions.root_uid" };
+
+        if (p->settings.root_session_uid == running->root_session_uid)
+                return 0;
+        return diagnose(diagnostics, SEVERITY_FAILURE, &place,
+                        "is %u while the daemon runs, and %u here: restart it to change it",
+                        running->root_session_uid, p->settings.root_session_uid);
+}
+
 /* ADDRESS, IPV4:PORT or [IPV6]:PORT. */
 static int server_parse(const char *s, PrivServer *ret)
 {
@@ -168,6 +182,8 @@ static int read_root_uid(SchemaReader *x, const TextNode *n)
 {
         if (n->type == TEXT_INTEGER && (n->integer == 65534 || n->integer == 65535))
                 return schema_fail(x, n, "this uid means nobody; choose one that no account has");
+        x->policy->root_uid_line = n->line;
+        x->policy->root_uid_column = n->column;
         return read_number(x, n, 1, INT64_C(4294967293), &x->policy->settings.root_session_uid);
 }
 

@@ -203,6 +203,25 @@ typedef struct PrivReport {
         Id session; /* that somebody else acted on; all zero: none */
 } PrivReport;
 
+/* What audit goes by, from the daemon's settings. */
+typedef struct PrivAuditSettings {
+        uint64_t segment_bytes_max;
+        uint64_t retention_bytes;
+        uint32_t rows_per_second;
+        uint32_t rows_share_percent;
+} PrivAuditSettings;
+
+/* Settings and profiles were read anew and are about to count: the row of it. Answered by AUDIT_LOADED
+ * (PrivRecorded) once it is committed; from then on these settings are audit's. */
+typedef struct PrivAuditLoad {
+        uint64_t token;
+        uint64_t deadline_usec; /* CLOCK_MONOTONIC: not to be begun later */
+        PrivAuditSettings settings;
+        uint32_t uid; /* whose wish it was */
+        uint32_t padding;
+        char detail[PRIV_TEXT_SIZE];
+} PrivAuditLoad;
+
 /* ---- launcher <-> dialer ---- */
 
 typedef struct PrivServer {
@@ -260,10 +279,42 @@ typedef struct PrivSettings {
         uint64_t audit_retention_bytes;
 } PrivSettings;
 
+#define PRIV_DIGEST_SIZE      32U
+#define PRIV_DIAGNOSTICS_MAX 16U
+
+/* What is wrong with a text: for people. */
+typedef struct PrivDiagnostic {
+        uint32_t severity; /* PolicySeverity: info, warning, failure */
+        uint32_t line;     /* 0: none */
+        uint32_t column;
+        uint32_t padding;
+        char file[PRIV_TEXT_SIZE];
+        char key[PRIV_TEXT_SIZE]; /* "": none */
+        char message[PRIV_TEXT_SIZE * 2];
+} PrivDiagnostic;
+
+/* What the child says of the settings and profiles that it was given. */
+typedef struct PrivLoaded {
+        uint32_t has_settings; /* they are valid, and here */
+        uint32_t is_valid;     /* so are all profiles, and nothing else is wrong */
+        uint32_t n_diagnostics;
+        uint32_t padding;
+        uint8_t digest[PRIV_DIGEST_SIZE]; /* over all texts */
+        PrivSettings settings;
+        PrivDiagnostic diagnostics[PRIV_DIAGNOSTICS_MAX];
+} PrivLoaded;
+
+/* fds: the profiles (Bundle). Behind API_START, and when others were loaded. */
+typedef struct PrivApiSettings {
+        uint64_t generation; /* from 1 */
+        uint64_t loaded_usec;
+        uint8_t digest[PRIV_DIGEST_SIZE];
+        PrivSettings settings;
+} PrivApiSettings;
+
 /* fds: the channel to audit. */
 typedef struct PrivApiStart {
         PrivIdentity identity;
-        PrivSettings settings;
         Id instance;
         Id state;
         uint64_t started_usec;
@@ -346,7 +397,8 @@ typedef enum PrivManagerVerb {
         MANAGER_STATUS = 0,
         MANAGER_DRAIN,        /* admins */
         MANAGER_DRAIN_CANCEL, /* admins */
-        MANAGER_RELOAD,       /* root, like what follows */
+        MANAGER_RELOAD,       /* admins */
+        MANAGER_RELOAD_ROOT,  /* the same for root, like what follows */
         MANAGER_SET_LOG_LEVEL,
         MANAGER_ENVIRONMENT,
         _MANAGER_VERB_MAX,
@@ -362,7 +414,8 @@ typedef struct PrivManagerAsk {
 #define PRIV_ENVIRONMENT_MAX    (64U * 1024U)
 #define PRIV_MANAGER_ANSWER_MAX (sizeof(PrivManagerAnswer) + PRIV_ENVIRONMENT_MAX)
 
-/* Behind it, for MANAGER_ENVIRONMENT: variables, each with its NUL. */
+/* Behind it, for MANAGER_ENVIRONMENT: variables, each with its NUL; for a reload that was tried: a
+ * PrivReload. */
 typedef struct PrivManagerAnswer {
         uint64_t token;
         int32_t error; /* -EPERM: not for this caller */
@@ -377,6 +430,14 @@ typedef struct PrivManagerAnswer {
         uint32_t n_blanks_max;
         PrivProbe probes[_PROBE_MAX];
 } PrivManagerAnswer;
+
+/* error -EINVAL: what was read is not valid, and the generation is the old one. */
+typedef struct PrivReload {
+        uint64_t generation;
+        uint32_t is_changed;
+        uint32_t n_diagnostics;
+        PrivDiagnostic diagnostics[PRIV_DIAGNOSTICS_MAX];
+} PrivReload;
 
 #define PRIV_REMAINING_UNKNOWN UINT32_MAX
 
