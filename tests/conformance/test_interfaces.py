@@ -17,11 +17,9 @@ NOT_IMPLEMENTED = (
     [f"io.sandboxd.Session.{m}" for m in ("Copy", "Update", "Diff", "Commit", "Discard", "Forward", "Report")] +
     [f"io.sandboxd.Policy.{m}" for m in ("Edit", "Suggest", "Replay")] +
     [f"io.sandboxd.Audit.{m}" for m in ("Stats", "Export")])
-# Not served yet.
-WAITING = ("io.sandboxd.Policy.Reload",)
 METHODS = {f"{name}.{method}": (interface, *interface.methods[method])
            for name, interface in IDL.items() for method in interface.methods}
-IMPLEMENTED = {name: found for name, found in METHODS.items() if name not in (*NOT_IMPLEMENTED, *WAITING)}
+IMPLEMENTED = {name: found for name, found in METHODS.items() if name not in NOT_IMPLEMENTED}
 
 
 def flags_of(name):

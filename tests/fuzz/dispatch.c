@@ -15,6 +15,7 @@
 #include "daemon/init/plan.h"
 #include "daemon/isolate/worker.h"
 #include "daemon/policy/compiled.h"
+#include "proto/base/bundle.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 #include "proto/base/str.h"
@@ -401,11 +402,42 @@ static void step(Loop *l)
         }
 }
 
+static void add_profile(BundleBuilder *b, const char *name)
+{
+        BundleText of = { .is_shipped = 1 };
+        _cleanup_close_ int fd = -EBADF;
+        _cleanup_free_ char *text = NULL;
+        size_t size = 0;
+
+        sb_assert(str_copy(of.name, sizeof(of.name), name) >= 0);
+        sb_assert(str_printf(of.source, sizeof(of.source), "%s/%s.json", POLICY_FOLDER, name) >= 0);
+        fd = open(of.source, O_RDONLY | O_CLOEXEC);
+        sb_assert(fd >= 0 && fd_read_all(fd, BUNDLE_SIZE_MAX, &text, &size) >= 0);
+        sb_assert(bundle_add(b, &of, text, size) >= 0);
+}
+
+static void send_settings(uint64_t generation)
+{
+        PrivApiSettings body = { .generation = generation,
+                                 .settings = { .connections_per_user_max = 4,
+                                               .sessions_per_user_max = 4,
+                                               .retention_usec = UINT64_C(3600) * 1000 * 1000 } };
+        BundleBuilder b = BUNDLE_BUILDER_INIT;
+        int fd;
+
+        add_profile(&b, "agent");
+        add_profile(&b, "base");
+        add_profile(&b, "offline");
+        sb_assert(bundle_seal(&b, &fd) >= 0);
+        bundle_builder_done(&b);
+        sb_assert(imsg_send(&launcher.channel, PRIV_API_SETTINGS, &body, sizeof(body), &fd, 1) == 0);
+        (void) fd_close(fd);
+}
+
 /* What loop_run() does in the worker's main(). */
 static void drive(Loop *l)
 {
         PrivApiStart start = { .identity = { .uid = USER_ID, .gid = USER_ID },
-                               .settings = { .connections_per_user_max = 4, .sessions_per_user_max = 4 },
                                .session_uid = USER_ID,
                                .session_gid = USER_ID,
                                .controllers = 0 };
@@ -416,6 +448,7 @@ static void drive(Loop *l)
         (void) !str_copy(start.identity.shell, sizeof(start.identity.shell), "/bin/sh");
         turn(l);
         attach_audit(PRIV_API_START, &start, sizeof(start));
+        send_settings(1);
         add_client(0);
         turn(l);
         for (unsigned i = 0; i < STEPS_MAX && input_size > 0 && !turns_are_over(l) && launcher.is_open;
@@ -437,10 +470,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                          uid,
                          (char *) (uintptr_t) "--state-dir",
                          state_dir,
-                         (char *) (uintptr_t) "--config-dir",
-                         (char *) (uintptr_t) "/nonexistent",
-                         (char *) (uintptr_t) "--policy-dir",
-                         (char *) (uintptr_t) POLICY_FOLDER,
                          NULL };
         int fds[2], next;
 

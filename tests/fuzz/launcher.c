@@ -16,7 +16,7 @@
 
 #include "daemon/launcher/blank.h"
 #include "daemon/launcher/inside.h"
-#include "daemon/launcher/lookup.h"
+#include "daemon/launcher/reload.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/user.h"
@@ -198,7 +198,7 @@ static const PrivMessage messages[][MESSAGES_MAX] = {
         [PROGRAM_API] = { PRIV_API_READY, PRIV_SESSION_CREATE, PRIV_SESSION_TERMINATE, PRIV_SESSION_REFUSE,
                           PRIV_API_CLIENT_CLOSED, PRIV_SESSION_FREEZE, PRIV_SESSION_KILL_COMMAND },
         [PROGRAM_AUDIT] = { PRIV_AUDIT_READY, PRIV_AUDIT_SESSION_OPENED, PRIV_AUDIT_SESSION_OPENED,
-                            PRIV_AUDIT_SESSION_OPENED, PRIV_RECORDED },
+                            PRIV_AUDIT_SESSION_OPENED, PRIV_RECORDED, PRIV_AUDIT_LOADED },
         [PROGRAM_DIALER] = { PRIV_DIALER_READY, PRIV_DIALER_READY, PRIV_DIAL_CLOSED, PRIV_DIAL_REFUSED,
                              PRIV_CONNECTED },
         [PROGRAM_EGRESS] = { PRIV_EGRESS_READY, PRIV_EGRESS_READY, PRIV_DECIDE, PRIV_CONNECTION_DONE,
@@ -450,9 +450,11 @@ static bool end(Launcher *l)
                 worker_retire(l->pool[i]);
         workers_end(l);
         inside_free_all(l);
-        l->reload.lookup = lookup_free(l->reload.lookup);
+        reload_free(l);
         while (fake_lookup_answer(NULL))
                 ;
+        l->hosts_fd = fd_close(l->hosts_fd);
+        l->profiles_fd = fd_close(l->profiles_fd);
         l->stop_timer = loop_timer_free(l->stop_timer);
         l->pool_timer = loop_timer_free(l->pool_timer);
         l->loop = loop_free(l->loop);
@@ -461,7 +463,7 @@ static bool end(Launcher *l)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-        static const Config config = { .config_dir = "/nonexistent", .state_dir = state_dir };
+        static const Config config = { .config_dir = "/nonexistent", .policy_dir = "/nonexistent", .state_dir = state_dir };
         int next = channel_next_fd();
         Kernel kernel;
         Launcher l = { .config = &config,
@@ -478,6 +480,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                      .rows_share_percent = 50,
                                      .root_session_uid = ROOT_UID },
                        .hosts_fd = -EBADF,
+                       .profiles_fd = fcntl(sealed_fd, F_DUPFD_CLOEXEC, 0),
+                       .generation = 1,
                        .listen_fd = -EBADF,
                        .reserve_fd = -EBADF };
 
@@ -485,7 +489,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         list_init(&l.inside);
         list_init(&l.endings);
         fake_kernel_init(&kernel);
-        sb_assert(loop_new(&l.loop) == 0 && service_start(&l) == 0);
+        sb_assert(loop_new(&l.loop) == 0 && reload_new(&l) == 0 && service_start(&l) == 0);
         start(&l);
         for (unsigned i = 0; i < STEPS_MAX && size > 0 && !turns_are_over(l.loop); i++)
                 step(&l, &data, &size);

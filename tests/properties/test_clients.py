@@ -200,4 +200,5 @@ def test_d23_no_method_changes_policy_for_others(instance, alice, bob, ask):
             ask(alice, method, parameters)
     assert before == (digest(machine.POLICIES), digest(instance.config),
                       ask(bob, "io.sandboxd.Policy.Get", {"name": "agent"}))
-    assert ask(alice, "io.systemd.service.Reload")[0].get("error"), "only root reloads"
+    for method in ("io.systemd.service.Reload", "io.sandboxd.Policy.Reload"):
+        assert ask(alice, method)[0]["error"] == "org.varlink.service.PermissionDenied", "only administrators reload"

@@ -158,6 +158,75 @@ def test_d20_settings_that_others_touched_refuse_the_start(kind):
         instance.remove()
 
 
+@pytest.mark.parametrize("kind", ["group-writable", "owner", "link", "hard link", "fifo", "too large", "folder",
+                                  "folder's owner", "folder is a link"])
+def test_d20_settings_that_others_touched_are_not_loaded(kind):
+    """Nor is a profile: what was loaded before stays."""
+    root = machine.User("root")
+    with machine.Instance(settings={}) as instance:
+        os.mkdir(os.path.join(instance.config, "policies"), 0o755)
+        for name in ("sandboxd.json", "policies/mine.json"):
+            is_profile = name.startswith("policies")
+            if is_profile and kind.startswith("folder"):
+                continue
+            instance.write_config("policies/mine.json", {"version": 1, "name": "mine", "extends": ["base"]})
+            assert "error" not in instance.call(root, "io.sandboxd.Policy.Reload")[0]
+            before = instance.call(root, "io.sandboxd.Policy.Describe")
+            break_file(kind, instance, os.path.join(instance.config, name))
+            if kind.startswith("folder is"):
+                instance.config += ".real"
+            with contextlib.suppress(OSError):
+                # What it would say is good.
+                if not kind.startswith("folder") and kind not in ("fifo", "too large"):
+                    instance.write_config(name, {"version": 1, "name": "mine"} if is_profile
+                                          else {"limits": {"sessions_per_user": 1}})
+            reply = instance.call(root, "io.sandboxd.Policy.Reload")[0]
+            assert reply["error"] == "io.sandboxd.Policy.InvalidPolicy", reply
+            assert "it is not read" in reply["parameters"]["diagnostics"][0]["message"], reply
+            assert instance.call(root, "io.sandboxd.Policy.Describe") == before
+            if not kind.startswith("folder"):
+                for path in (instance.config + "/" + name, instance.config + "/" + name + ".real",
+                             instance.config + "/" + name + ".second"):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(path)
+                instance.write_config("sandboxd.json", {})
+
+
+def test_d22_a_storm_of_signals(alice):
+    """SIGHUP while files break and mend, and SIGKILL in between: each value that anybody sees was written by us as a
+    whole, generations only grow, and the daemon starts again."""
+    values = [256, *range(20, 60)]
+    with machine.Instance(settings={}) as instance:
+        def look():
+            found = instance.call(alice, "io.sandboxd.Manager.Describe")[0]["parameters"]
+            return found["policyGeneration"], found["sessionsPerUserMax"], found["connectionsPerUserMax"]
+
+        for life in range(2):
+            seen = [look()]
+            for n in values[1:]:
+                text = json.dumps({"limits": {"sessions_per_user": n, "connections_per_user": n + 1000}})
+                # A file appears whole: half-written ones are among the broken.
+                instance.write_config("next", text if n % 3 else text[:-5])
+                os.rename(instance.config + "/next", instance.config + "/sandboxd.json")
+                instance.process.send_signal(1)
+                if n % 8 == 0:
+                    seen.append(look())
+            instance.write_config("sandboxd.json", {"limits": {"sessions_per_user": 77, "connections_per_user": 1077}})
+            if life == 1:
+                break
+            instance.process.send_signal(1)
+            instance.process.kill()
+            instance.process.wait()
+            instance.restart_if_dead()
+            assert look()[1:] == (77, 1077), "what is on disk counts at the start"
+        instance.process.send_signal(1)
+        assert machine.eventually(lambda: look()[1:] == (77, 1077), 30)
+        seen.append(look())
+        assert [g for g, _, _ in seen] == sorted(g for g, _, _ in seen), seen
+        assert all(c == s + 1000 or (s, c) == (256, 64) for _, s, c in seen), seen
+        assert instance.process.poll() is None and instance.sh(alice, "true").returncode == 0
+
+
 def test_d22_a_broken_reload_changes_nothing(alice):
     """Parse all, then swap: with broken settings a reload is refused and the old ones hold; a storm of reloads while
     sessions start leaves each start with the one or the other."""
