@@ -272,7 +272,8 @@ static int fail_reload(const SandboxdReply *reply)
         if (number && str_equal(number, "ETIMEDOUT"))
                 return fail("the audit log did not take the row in time, so nothing is loaded: see the "
                             "daemon's log, and `sandboxctl status` for the generation in force");
-        return number ? fail("nothing was loaded, what was in force stays (%s): see the daemon's log", number)
+        return number ? fail("nothing was loaded, what was in force stays (%s): see the daemon's log",
+                             number)
                       : fail_reply(reply);
 }
 

@@ -512,7 +512,8 @@ static int compile(Compilation *k, PolicyDiagnostics *d, int *ret_plan_fd, int *
             (r = take_life(k)) <= 0 || (r = load_policy(k, d)) <= 0 || (r = take_limits(k, &files)) <= 0 ||
             (r = take_environment(k)) <= 0 || (r = make_plan(k, files, d, &plan_fd)) <= 0)
                 return r;
-        r = policy_compile(k->policy, k->project, /* ceiling= */ NULL, k->api->loaded.generation, &policy_fd);
+        r = policy_compile(k->policy, k->project, /* ceiling= */ NULL, k->api->loaded.generation,
+                           &policy_fd);
         if (r >= 0)
                 r = take_digest(k->session, policy_fd);
         if (r < 0)

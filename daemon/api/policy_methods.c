@@ -413,7 +413,8 @@ static int check_with(Client *c, const Json *parameters, PolicyDiagnostics *d)
         if (r == -EINVAL)
                 return answer_invalid(c, d);
         if (r >= 0)
-                r = network ? check_network(c->api, &(PolicyPair){ p, project }, get_string(network, "url"), &a)
+                r = network ? check_network(c->api, &(PolicyPair){ p, project }, get_string(network, "url"),
+                                            &a)
                             : check_file(c->api, p, parameters, &a);
         if (r == -EDESTADDRREQ) {
                 client_invalid(c, network ? "network.url" : "file.path");

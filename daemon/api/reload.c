@@ -48,7 +48,8 @@ static int append_diagnostic(Json *list, const PrivDiagnostic *d)
         r = json_new_object(&o);
         if (r >= 0)
                 r = json_set_string(o, "severity",
-                                    d->severity < ELEMENTSOF(severities) ? severities[d->severity] : "failure");
+                                    d->severity < ELEMENTSOF(severities) ? severities[d->severity]
+                                                                         : "failure");
         if (r >= 0)
                 r = set_place(o, d);
         if (r >= 0)

@@ -265,7 +265,9 @@ static int on_report(Audit *a, const PrivReport *rep)
 void load_release(Audit *a, Pending *p, int error)
 {
         const PrivAuditSettings *s = &p->load->settings;
-        PrivRecorded answer = { .token = p->request, .error = error, .sequence = error < 0 ? 0 : p->row.sequence };
+        PrivRecorded answer = { .token = p->request,
+                                .error = error,
+                                .sequence = error < 0 ? 0 : p->row.sequence };
         QuotaSpec quota = { .rows_per_second = s->rows_per_second, .share_percent = s->rows_share_percent };
 
         if (error >= 0) {

@@ -29,10 +29,10 @@ typedef struct Pending {
         bool allows_tcp;
         DecisionReason reason;
         const char *rule_reason;
-        PrivQuery *query;   /* owned */
-        PrivVerify *verify; /* owned; instead of a query */
+        PrivQuery *query;    /* owned */
+        PrivVerify *verify;  /* owned; instead of a query */
         PrivAuditLoad *load; /* likewise; PENDING_LOAD */
-        int gate_fd;        /* likewise; PENDING_EXEC */
+        int gate_fd;         /* likewise; PENDING_EXEC */
         size_t used;
         size_t room;
         char tail[]; /* what the row points to */

@@ -11,8 +11,8 @@ typedef void (*LookupCallback)(void *userdata, int error, const void *data, size
 #define LOOKUP_FDS_MAX 2U
 
 typedef struct LookupQuestion {
-        const char *what;     /* static */
-        const char *argument; /* NULL: none */
+        const char *what;              /* static */
+        const char *argument;          /* NULL: none */
         int child_fds[LOOKUP_FDS_MAX]; /* become the child's 3, 4 */
         size_t n_child_fds;
 } LookupQuestion;

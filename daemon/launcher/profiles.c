@@ -53,7 +53,8 @@ static int fail(Gathering *g, const char *path, int r, const char *message)
 /* The shipped ones are as trusted as the programs beside them, whoever unpacked both. */
 static int open_shipped(int folder_fd, const char *name, int *ret_fd, TrustedFault *fault)
 {
-        _cleanup_close_ int fd = openat(folder_fd, name, O_RDONLY | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+        _cleanup_close_ int fd =
+                        openat(folder_fd, name, O_RDONLY | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
         struct stat st;
 
         fault->text[0] = '\0';
@@ -87,7 +88,8 @@ static int add(Gathering *g, const char *name)
         if (r < 0)
                 return fail(g, of.source, r, fault.text[0] ? fault.text : "it cannot be read");
         r = bundle_add(&g->builder, &of, text, size);
-        return r < 0 ? fail(g, of.source, r, "there are too many profiles, or they are too large together") : 0;
+        return r < 0 ? fail(g, of.source, r, "there are too many profiles, or they are too large together")
+                     : 0;
 }
 
 /* What can be named. Editors' copies and the like cannot, and the schema is none. */

@@ -90,7 +90,8 @@ static void report_failure(Launcher *l, int error)
 void reload_refuse(User *u)
 {
         if (quota_take_row(u))
-                report(u->launcher, u->uid, "not-permitted", "only root and sandboxd-admins load policy anew");
+                report(u->launcher, u->uid, "not-permitted",
+                       "only root and sandboxd-admins load policy anew");
 }
 
 /* ---- answers ---- */
@@ -191,8 +192,8 @@ static int record(Launcher *l)
         str_hex(digest, loaded->digest, sizeof(loaded->digest));
         r = str_printf(body.detail, sizeof(body.detail),
                        "{\"generation\":%llu,\"changed\":%s,\"digest\":\"%s\",\"signal\":%s}",
-                       (unsigned long long) l->generation + is_changed, is_changed ? "true" : "false", digest,
-                       first(x)->is_signal ? "true" : "false");
+                       (unsigned long long) l->generation + is_changed, is_changed ? "true" : "false",
+                       digest, first(x)->is_signal ? "true" : "false");
         if (r < 0)
                 return r;
         if (!worker_is_ready(l->audit))
@@ -279,7 +280,8 @@ static void on_timer(void *userdata)
 
         if (l->reload->state != RELOAD_RECORDING || c->is_answered)
                 return;
-        (void) log_warning(-ETIMEDOUT, "the audit writer does not answer: nothing is loaded without its row");
+        (void) log_warning(-ETIMEDOUT,
+                           "the audit writer does not answer: nothing is loaded without its row");
         answer(l, c, -ETIMEDOUT, /* is_changed= */ false);
 }
 

@@ -40,8 +40,8 @@ static int take_result(const Request *request, const void *data, size_t size, Pr
         /* An empty table is one line. */
         if (lseek(request->hosts_fd, 0, SEEK_END) == 0 && write(request->hosts_fd, "\n", 1) != 1)
                 return neg_errno();
-        if (fcntl(request->hosts_fd, F_ADD_SEALS,
-                  F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0)
+        if (fcntl(request->hosts_fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) <
+            0)
                 return neg_errno();
         return 0;
 }

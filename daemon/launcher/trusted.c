@@ -52,7 +52,8 @@ static int refuse(TrustedFault *to, const char *name, const char *fault)
         return log_error(-EPERM, "%s %s: it is not read", name, fault);
 }
 
-static int check(int fd, const char *name, const char *(*find_fault)(const struct stat *st), TrustedFault *to)
+static int check(int fd, const char *name, const char *(*find_fault)(const struct stat *st),
+                 TrustedFault *to)
 {
         const char *fault;
         struct stat st;
@@ -69,8 +70,9 @@ static int enter(int *fd, const char *name, TrustedFault *fault)
         int next = openat(*fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
         if (next < 0)
-                return errno == ELOOP || errno == ENOTDIR ? refuse(fault, name, "is not a directory, or a link")
-                                                          : neg_errno();
+                return errno == ELOOP || errno == ENOTDIR
+                                       ? refuse(fault, name, "is not a directory, or a link")
+                                       : neg_errno();
         (void) fd_close(*fd);
         *fd = next;
         return check(next, name, find_fault_of_directory, fault);

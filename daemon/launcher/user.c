@@ -470,8 +470,8 @@ static void start_lookup(User *u)
 
         r = str_printf(uid, sizeof(uid), "%u", u->uid);
         if (r >= 0)
-                r = lookup_new(u->launcher, &(LookupQuestion){ .what = "identity", .argument = uid }, on_identity, u,
-                               &u->lookup);
+                r = lookup_new(u->launcher, &(LookupQuestion){ .what = "identity", .argument = uid },
+                               on_identity, u, &u->lookup);
         if (r < 0) {
                 (void) log_error(r, "cannot look up uid %u", u->uid);
                 refuse_all(u);

@@ -74,7 +74,8 @@ static int put_diagnostics(const PolicyDiagnostics *d, PrivLoaded *to)
 /* ---- texts ---- */
 
 /* As workers do it. */
-static int load_profile(void *userdata, const char *name, char **ret_text, size_t *ret_size, char **ret_source)
+static int load_profile(void *userdata, const char *name, char **ret_text, size_t *ret_size,
+                        char **ret_source)
 {
         const Bundle *b = userdata;
         const BundleText *t = bundle_find(b, name);
@@ -165,7 +166,8 @@ static int check_all(Bundle *b, const char *settings, size_t size, const PrivSet
         return r;
 }
 
-int lookup_load(int bundle_fd, const char *settings, size_t size, const PrivSettings *running, PrivLoaded *ret)
+int lookup_load(int bundle_fd, const char *settings, size_t size, const PrivSettings *running,
+                PrivLoaded *ret)
 {
         _cleanup_(bundle_freep) Bundle *b = NULL;
         PolicyDiagnostics d;

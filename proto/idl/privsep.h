@@ -279,7 +279,7 @@ typedef struct PrivSettings {
         uint64_t audit_retention_bytes;
 } PrivSettings;
 
-#define PRIV_DIGEST_SIZE      32U
+#define PRIV_DIGEST_SIZE     32U
 #define PRIV_DIAGNOSTICS_MAX 16U
 
 /* What is wrong with a text: for people. */

@@ -4,6 +4,7 @@
 
 #include "proto/base/bucket.h"
 #include "proto/base/buf.h"
+#include "proto/base/bundle.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -343,6 +344,83 @@ static void bucket_follows_a_model(void **state _unused_)
         assert_true(bucket_rate(UINT64_MAX, 1, 1).cost_nsec == 1 && bucket_rate(0, 1, 1).cost_nsec > 0);
 }
 
+/* ---- bundles ---- */
+
+static int make_bundle(void)
+{
+        static const BundleText first = { .name = "one", .source = "/etc/one.json", .is_shipped = 1 },
+                                second = { .name = "two", .source = "/etc/two.json" };
+        BundleBuilder b = BUNDLE_BUILDER_INIT;
+        int fd;
+
+        ASSERT_OK(bundle_add(&b, &first, "{}", 2));
+        ASSERT_OK(bundle_add(&b, &second, "", 0));
+        ASSERT_OK(bundle_add(&b, &first, "again", 5));
+        ASSERT_OK(bundle_seal(&b, &fd));
+        bundle_builder_done(&b);
+        return fd;
+}
+
+static void bundle_keeps_texts(void **state _unused_)
+{
+        int fd = make_bundle();
+        BundleBuilder many = BUNDLE_BUILDER_INIT;
+        BundleText t = { .name = "x" };
+        Bundle *b;
+
+        ASSERT_OK(bundle_open(fd, &b));
+        (void) fd_close(fd);
+        assert_int_equal(bundle_n(b), 3);
+        assert_null(bundle_find(b, "three"));
+        assert_ptr_equal(bundle_find(b, "one"), bundle_at(b, 0));
+        assert_string_equal(bundle_text(b, bundle_at(b, 0)), "{}");
+        assert_string_equal(bundle_text(b, bundle_find(b, "two")), "");
+        assert_int_equal(bundle_at(b, 1)->size, 0);
+        assert_string_equal(bundle_text(b, bundle_at(b, 2)), "again");
+        (void) bundle_free(b);
+        assert_int_equal(bundle_n(NULL), 0);
+        for (unsigned i = 0; i < BUNDLE_TEXTS_MAX; i++)
+                ASSERT_OK(bundle_add(&many, &t, "x", 1));
+        ASSERT_ERROR(bundle_add(&many, &t, "x", 1), E2BIG);
+        bundle_builder_done(&many);
+}
+
+/* Each byte of the table, each length: refused, or every text lies inside. */
+static void bundle_that_lies(void **state _unused_)
+{
+        int fd = make_bundle(), other;
+        const void *good;
+        char *bad;
+        size_t size;
+        Bundle *b;
+
+        ASSERT_OK(fd_map_sealed(fd, BUNDLE_SIZE_MAX, &good, &size));
+        bad = malloc(size);
+        assert_non_null(bad);
+        for (size_t i = 0; i < size; i++) {
+                memcpy(bad, good, size);
+                bad[i] = (char) ~bad[i];
+                ASSERT_OK(fd_memfd_sealed("bad", bad, size, &other));
+                if (bundle_open(other, &b) >= 0) {
+                        for (size_t n = 0; n < bundle_n(b); n++)
+                                assert_true(bundle_text(b, bundle_at(b, n))[bundle_at(b, n)->size] == '\0');
+                        (void) bundle_free(b);
+                }
+                (void) fd_close(other);
+                ASSERT_OK(fd_memfd_sealed("cut", good, i + 1, &other));
+                assert_true((bundle_open(other, &b) >= 0) == (i + 1 == size));
+                if (i + 1 == size)
+                        (void) bundle_free(b);
+                (void) fd_close(other);
+        }
+        free(bad);
+        (void) munmap((void *) (uintptr_t) good, size);
+        (void) fd_close(fd);
+        other = memfd_create("open", MFD_CLOEXEC);
+        ASSERT_ERROR(bundle_open(other, &b), EPERM);
+        (void) fd_close(other);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -361,6 +439,8 @@ int main(void)
                 cmocka_unit_test(reads_to_the_limit),
                 cmocka_unit_test(ids_and_errors),
                 cmocka_unit_test(bucket_follows_a_model),
+                cmocka_unit_test(bundle_keeps_texts),
+                cmocka_unit_test(bundle_that_lies),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
