@@ -463,7 +463,9 @@ static bool end(Launcher *l)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-        static const Config config = { .config_dir = "/nonexistent", .policy_dir = "/nonexistent", .state_dir = state_dir };
+        static const Config config = { .config_dir = "/nonexistent",
+                                       .policy_dir = "/nonexistent",
+                                       .state_dir = state_dir };
         int next = channel_next_fd();
         Kernel kernel;
         Launcher l = { .config = &config,

@@ -12,7 +12,6 @@ import pytest
 
 import machine
 import stubs
-from conftest import NAMES, allow
 from machine import Instance, eventually
 
 RELOAD = "io.sandboxd.Policy.Reload"
@@ -119,9 +118,9 @@ def test_the_row_is_there_before_it_counts(own_instance, settings, alice, root):
     assert seen == [1]
 
 
-def test_a_resolver_that_is_then_asked(own_instance, settings, dns, web, make_profile, alice, root):
-    other = stubs.DnsStub({**NAMES, "new.test": ["127.0.0.1"]})
-    profile = make_profile([allow("new.test", web.server_port)])
+def test_a_resolver_that_is_then_asked(own_instance, web, make_profile, allow_rule, alice, root):
+    other = stubs.DnsStub({"new.test": ["127.0.0.1"]})
+    profile = make_profile([allow_rule("new.test", web.server_port)])
     script = f"curl -s -o /dev/null -w '%{{http_code}}' http://new.test:{web.server_port}/"
     session = own_instance.create(alice, "-p", profile)
     try:
