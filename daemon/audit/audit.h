@@ -35,6 +35,7 @@ typedef struct Session {
         uint64_t batch;
         uint64_t ended_usec; /* CLOCK_MONOTONIC; 0: lives */
         bool has_no_network;
+        Map counts; /* of rules that limit connections */
         struct {
                 uint64_t since_usec; /* CLOCK_MONOTONIC: begin of the second that is counted */
                 unsigned n;          /* told in it */
@@ -68,6 +69,7 @@ typedef struct Connection {
         uint64_t request;
         uint64_t egress; /* number of the one that asked */
         Session *session;
+        struct Bounds *bounds; /* NULL: none */
         int64_t port;
         const char *entry;    /* static */
         const char *protocol; /* static */
@@ -99,6 +101,7 @@ struct Audit {
         bool is_sign_set;
         bool is_sign_failing;
         uint64_t started_usec; /* CLOCK_MONOTONIC */
+        uint64_t latest_usec;  /* of clock_latest_usec(): what has expired stays so */
         uint64_t n_lost;       /* rows dropped, and decisions denied without a row, since the last gap row */
         uint64_t lost_first_usec;
         uint64_t lost_last_usec;

@@ -5,6 +5,7 @@
  * dialer:  DIAL (of a committed row) -> DIAL_CLOSED | DIAL_REFUSED -> row -> VERDICT deny
  */
 
+#include "daemon/audit/bounds.h"
 #include "daemon/audit/queue.h"
 #include "daemon/audit/quota.h"
 #include "proto/base/clock.h"
@@ -86,16 +87,61 @@ static void match_tunnel(Pending *p, PolicyRequest *q, PolicyMatch *m)
         p->row.protocol = protocol_to_string(PROTOCOL_TCP);
 }
 
+/* What a request for HTTP does not say matches no rule; of others it is not known. */
+static void fill_request(const Pending *p, const PrivDecide *d, PolicyRequest *q)
+{
+        *q = (PolicyRequest){ .host = p->row.host ? p->row.host : "",
+                              .address = d->address,
+                              .port = d->port,
+                              .protocol = (Protocol) d->protocol,
+                              .now_usec = clock_latest_usec(&p->egress->audit->latest_usec) };
+        if (d->protocol != PROTOCOL_HTTP)
+                return;
+        q->method = p->row.method ? p->row.method : "";
+        q->path = p->row.path.data ? p->row.path.data : "-";
+        q->n_path = p->row.path.data ? p->row.path.size : 1;
+}
+
+static void deny_for(Pending *p, DecisionReason reason)
+{
+        p->row.verdict = VERDICT_DENY;
+        p->reason = reason;
+}
+
+static void name_rule(Pending *p, const char *layer, const char *name, const char *text)
+{
+        bool is_short = strnlen(text, RULE_TEXT_MAX) < RULE_TEXT_MAX;
+
+        p->row.rule = (RowRule){ .layer = layer, .name = name, .text = is_short ? text : "" };
+}
+
+/* What the rules say beyond yes. */
+static void take_bounds(Pending *p, PolicyRequest *q, bool is_tunnel)
+{
+        const PolicyCount *limit = NULL;
+        int r;
+
+        q->protocol = (Protocol) p->protocol;
+        r = bounds_new(p->session, q, &p->bounds);
+        if (r >= 0 && is_tunnel && p->allows_tls)
+                bounds_add(p->bounds, q, PROTOCOL_TLS);
+        if (r >= 0 && is_tunnel && p->allows_tcp)
+                bounds_add(p->bounds, q, PROTOCOL_TCP);
+        if (r >= 0 && p->wants_connection)
+                r = bounds_count(p->bounds, &limit);
+        if (r < 0)
+                deny_for(p, r == -EDQUOT ? REASON_MAX_CONNECTIONS : REASON_AUDIT);
+        if (limit)
+                name_rule(p, limit->layer, limit->rule, limit->text);
+}
+
 /* Ask is deny: nobody may answer yet. */
 static void match(Pending *p, const PrivDecide *d)
 {
-        PolicyRequest q = { .host = p->row.host ? p->row.host : "",
-                            .address = d->address,
-                            .port = d->port,
-                            .protocol = (Protocol) d->protocol,
-                            .now_usec = clock_realtime_usec() };
         PolicyMatch m = { .verdict = VERDICT_DENY, .reason = REASON_DEFAULT };
+        PolicyRequest q;
 
+        fill_request(p, d, &q);
         policy_match_request(p->session->policy, &q, &m);
         if (d->protocol == PROTOCOL_ANY)
                 match_tunnel(p, &q, &m);
@@ -103,11 +149,9 @@ static void match(Pending *p, const PrivDecide *d)
         p->reason = m.verdict == VERDICT_ASK ? REASON_NO_APPROVER : m.reason;
         p->rule_reason = m.rule_reason;
         if (text_or_null(m.rule))
-                p->row.rule = (RowRule){ .layer = m.layer ? m.layer : "",
-                                         .name = m.rule,
-                                         .text = strnlen(m.rule_text, RULE_TEXT_MAX) < RULE_TEXT_MAX
-                                                                 ? m.rule_text
-                                                                 : "" };
+                name_rule(p, m.layer ? m.layer : "", m.rule, m.rule_text);
+        if (p->row.verdict == VERDICT_ALLOW && policy_block_has_terms(p->session->policy))
+                take_bounds(p, &q, d->protocol == PROTOCOL_ANY);
 }
 
 static void decide(Pending *p, const PrivDecide *d)
@@ -297,6 +341,8 @@ static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reaso
                 copy_cut(v.rule, sizeof(v.rule), p->row.rule.name);
         if (p->rule_reason)
                 copy_cut(v.text, sizeof(v.text), p->rule_reason);
+        if (verdict == VERDICT_ALLOW && p->bounds)
+                bounds_tell(p->bounds, &v);
         (void) priv_link_send(p->egress->channel, PRIV_VERDICT, &v, sizeof(v), NULL, 0);
 }
 
@@ -334,6 +380,7 @@ static void send_dial(Audit *a, const Pending *p)
         PrivDial d = { .session = p->session->id,
                        .request = p->request,
                        .sequence = p->row.sequence,
+                       .expires_usec = p->bounds ? p->bounds->terms.expires_usec : 0,
                        .port = (uint32_t) p->row.port,
                        .protocol = p->protocol,
                        .address = p->row.address };
@@ -344,7 +391,7 @@ static void send_dial(Audit *a, const Pending *p)
 }
 
 /* The row of an allowed connection is there: from here on it must get a close or a refuse row. */
-static void open_connection(Audit *a, const Pending *p)
+static void open_connection(Audit *a, Pending *p)
 {
         bool is_possible = a->dialer && p->egress && p->session->ended_usec == 0;
         Connection *c;
@@ -363,6 +410,7 @@ static void open_connection(Audit *a, const Pending *p)
         /* In this order egress finds the verdict before the descriptor. */
         send_verdict(p, VERDICT_ALLOW, p->reason, p->row.sequence);
         send_dial(a, p);
+        c->bounds = TAKE_PTR(p->bounds);
 }
 
 void decision_release(Audit *a, Pending *p)

@@ -6,6 +6,7 @@
 
 #include "daemon/audit/queue.h"
 
+#include "daemon/audit/bounds.h"
 #include "daemon/audit/quota.h"
 #include "daemon/audit/readers.h"
 #include "proto/base/clock.h"
@@ -46,6 +47,7 @@ Pending *pending_free(Pending *p)
         if (!p)
                 return NULL;
         list_unlink(&p->link);
+        p->bounds = bounds_free(p->bounds);
         (void) session_unref(p->session);
         (void) fd_close(p->gate_fd);
         free(p->query);
@@ -108,6 +110,7 @@ int queue_report(Audit *a, const Row *row, Session *session, const char *detail)
 Connection *connection_free(Connection *c)
 {
         if (c) {
+                c->bounds = bounds_free(c->bounds);
                 (void) session_unref(c->session);
                 free(c);
         }

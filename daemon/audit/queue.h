@@ -28,6 +28,7 @@ typedef struct Pending {
         bool allows_tls;
         bool allows_tcp;
         DecisionReason reason;
+        struct Bounds *bounds; /* owned; NULL: none */
         const char *rule_reason;
         PrivQuery *query;    /* owned */
         PrivVerify *verify;  /* owned; instead of a query */

@@ -192,6 +192,7 @@ Session *session_unref(Session *s)
         if (!s || --s->n_refs > 0)
                 return NULL;
         (void) policy_block_close(s->policy);
+        map_done(&s->counts);
         free(s->denials.held);
         free(s->text);
         free(s);

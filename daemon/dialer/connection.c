@@ -43,6 +43,7 @@ void connection_end(Connection *c, CloseReason reason)
         if (c->fd < 0)
                 return;
         count_bytes(c, &closed);
+        list_unlink(&c->expiring);
         /* The egress worker's copy keeps the registration alive: closing ours does not take it away. */
         (void) epoll_ctl(c->session->dialer->watch_fd, EPOLL_CTL_DEL, c->fd, NULL);
         /* The socket is shared: this ends it for the egress worker too. What was sent still goes out. */
@@ -94,8 +95,10 @@ int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress 
                            .sequence = dial->order.sequence,
                            .fd = -EBADF,
                            .started_usec = clock_monotonic_usec(),
+                           .expires_usec = dial->expires_usec,
                            .address = *address,
                            .port = dial->order.port };
+        list_init(&c->expiring);
         r = map_put(&s->connections, &c->sequence, sizeof(c->sequence), c);
         if (r < 0) {
                 free(c);
@@ -104,7 +107,10 @@ int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress 
         r = dialer_check_file(s->dialer, fcntl(fd, F_DUPFD_CLOEXEC, 3), &c->fd);
         if (r >= 0)
                 r = watch(s->dialer, c);
+        if (r >= 0)
+                r = expiry_watch(c);
         if (r < 0) {
+                list_unlink(&c->expiring);
                 if (c->fd >= 0)
                         c->fd = fd_close(c->fd);
                 (void) connection_free(c);

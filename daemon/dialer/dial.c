@@ -95,8 +95,9 @@ static void on_stands(Dial *d, Attempt *a)
         a->io = loop_io_free(a->io);
         r = connection_new(d->session, d, fd, &a->address);
         if (r < 0) {
-                (void) log_warning(r, "cannot hand over a connection");
-                dial_cancel(d, CLOSE_ERROR);
+                if (r != -ETIME)
+                        (void) log_warning(r, "cannot hand over a connection");
+                dial_cancel(d, r == -ETIME ? CLOSE_EXPIRED : CLOSE_ERROR);
                 return;
         }
         dial_free(d);
@@ -261,7 +262,7 @@ static int dial_new(Session *s, const PrivDial *order, Dial **ret)
                                       .address = order->address,
                                       .port = order->port,
                                       .protocol = (Protocol) order->protocol,
-                                      .now_usec = clock_realtime_usec() };
+                                      .now_usec = clock_latest_usec(&s->dialer->latest_usec) };
         r = loop_timer_new(s->dialer->loop, on_deadline, d, &d->deadline);
         if (r >= 0)
                 r = loop_timer_new(s->dialer->loop, on_stagger, d, &d->stagger);
@@ -273,6 +274,19 @@ static int dial_new(Session *s, const PrivDial *order, Dial **ret)
         }
         *ret = d;
         return 0;
+}
+
+/* Audit knows better, with the method and the path; but later than this nothing is allowed in any case. */
+static uint64_t expiry_of(const Session *s, const Dial *d)
+{
+        PolicyTerms terms = { .expires_usec = 0 };
+        uint64_t ordered = d->order.expires_usec;
+
+        if (policy_block_has_terms(s->policy))
+                policy_match_terms(s->policy, &d->request, &terms);
+        if (terms.expires_usec == 0 || ordered == 0)
+                return MAX_OF(terms.expires_usec, ordered);
+        return MIN_OF(terms.expires_usec, ordered);
 }
 
 void dial_start(Session *s, const PrivDial *order)
@@ -299,6 +313,7 @@ void dial_start(Session *s, const PrivDial *order)
                 dial_free(d);
                 return;
         }
+        d->expires_usec = expiry_of(s, d);
         if (d->order.address.family != 0)
                 judge(d, &d->order.address, 1);
         else if (resolver_lookup(s->dialer->resolver, d->order.host, on_resolved, d, &d->lookup) < 0)

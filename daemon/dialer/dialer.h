@@ -51,6 +51,7 @@ typedef struct Dial {
         ListLink link;
         PrivDial order;
         PolicyRequest request; /* host points into order */
+        uint64_t expires_usec; /* 0: never */
         Lookup *lookup;
         LoopTimer *deadline;
         LoopTimer *stagger;
@@ -67,6 +68,8 @@ typedef struct Connection {
         uint64_t sequence;
         int fd; /* -EBADF once it has been reported */
         uint64_t started_usec;
+        uint64_t expires_usec; /* real time; 0: never */
+        ListLink expiring;
         PrivAddress address;
         uint32_t port;
 } Connection;
@@ -82,6 +85,11 @@ struct Dialer {
         int files_max; /* descriptors of connections are below: the others are for the launcher's messages */
         int watch_fd;  /* an epoll set of its own: reports the end of connections that we do not read */
         LoopIo *watch_io;
+        int clock_fd; /* rings when the first of those in `expiring` is due */
+        LoopIo *clock_io;
+        ListLink expiring;
+        uint64_t rings_usec;  /* when; 0: not at all */
+        uint64_t latest_usec; /* of clock_latest_usec(): what has expired stays so */
 };
 
 /* session.c */
@@ -103,6 +111,12 @@ int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress 
 void connection_end(Connection *c, CloseReason reason);
 Connection *connection_free(Connection *c);
 int connection_watch_open(Dialer *d) _must_check_;
+
+/* expiry.c: connections end with the rule that allowed them. */
+int expiry_open(Dialer *d) _must_check_;
+void expiry_done(Dialer *d);
+/* Its end is near, or was: -ETIME. */
+int expiry_watch(Connection *c) _must_check_;
 
 /* main.c */
 void dialer_report_closed(Dialer *d, const PrivDialClosed *closed);

@@ -202,6 +202,8 @@ static int serve(Dialer *d)
         if (r >= 0)
                 r = connection_watch_open(d);
         if (r >= 0)
+                r = expiry_open(d);
+        if (r >= 0)
                 r = resolver_start(d->resolver, d->loop);
         if (r >= 0)
                 r = local_addresses_start(d->local, d->loop);
@@ -234,6 +236,7 @@ static void dialer_done(Dialer *d)
         d->watch_io = loop_io_free(d->watch_io);
         if (d->watch_fd >= 0)
                 d->watch_fd = fd_close(d->watch_fd);
+        expiry_done(d);
         d->audit = priv_link_free(d->audit);
         d->launcher = priv_link_free(d->launcher);
         d->loop = loop_free(d->loop);
@@ -268,7 +271,7 @@ static int parse_arguments(int argc, char *argv[], WorkerSpec *spec)
 
 int main(int argc, char *argv[])
 {
-        Dialer d = { .watch_fd = -EBADF, .sessions = MAP_INIT, .files_max = files_for_connections() };
+        Dialer d = { .watch_fd = -EBADF, .clock_fd = -EBADF, .sessions = MAP_INIT, .files_max = files_for_connections() };
         WorkerSpec spec = { .name = "sandboxd-dialer",
                             .syscalls = dialer_syscalls,
                             .n_syscalls = ELEMENTSOF(dialer_syscalls),

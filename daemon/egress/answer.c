@@ -13,6 +13,8 @@ static const char *status_text(unsigned status)
                 return "Forbidden";
         case 408:
                 return "Request Timeout";
+        case 413:
+                return "Content Too Large";
         case 431:
                 return "Request Header Fields Too Large";
         case 502:
@@ -86,6 +88,10 @@ static const char *why(const Denial *d)
                 return "a limit of this session is reached";
         case REASON_NO_NETWORK:
                 return "this session has no network";
+        case REASON_PATH:
+                return "rules look at its path, and that can be read in two ways (escapes of / and %, \\, ;, //, dots)";
+        case REASON_MAX_CONNECTIONS:
+                return "as many connections are open as its rule allows at a time";
         case REASON_MALFORMED:
                 return "the request is not one that is ever passed on";
         default:

@@ -27,8 +27,17 @@ static void on_client_io(void *userdata, _unused_ int fd, _unused_ unsigned even
 static uint64_t idle_timeout(const Client *c)
 {
         bool is_half = c->is_eof || c->server.is_eof;
+        uint64_t idle = c->server.fd >= 0 && c->server.idle_usec > 0 ? c->server.idle_usec : c->egress->idle_usec;
 
-        return is_half ? MIN_OF(GONE_TIMEOUT_USEC, c->egress->idle_usec) : c->egress->idle_usec;
+        return is_half ? MIN_OF(GONE_TIMEOUT_USEC, idle) : idle;
+}
+
+/* Between requests, and before the first byte of a tunnel. */
+static uint64_t waiting_timeout(const Client *c)
+{
+        bool has_own = c->server.fd >= 0 && c->server.idle_usec > 0;
+
+        return has_own ? MIN_OF(IDLE_TIMEOUT_USEC, c->server.idle_usec) : IDLE_TIMEOUT_USEC;
 }
 
 /* The timer is not moved with each byte: when it has run out, it is set to what is left. */
@@ -114,7 +123,7 @@ static uint64_t state_timeout(const Client *c)
         switch (c->state) {
         case CLIENT_HEAD:
         case CLIENT_PEEK:
-                return buf_size(&c->in) > 0 ? HEAD_TIMEOUT_USEC : IDLE_TIMEOUT_USEC;
+                return buf_size(&c->in) > 0 ? HEAD_TIMEOUT_USEC : waiting_timeout(c);
         case CLIENT_SOCKS:
                 return HEAD_TIMEOUT_USEC;
         case CLIENT_DECIDING:
@@ -368,6 +377,8 @@ void client_pump(Client *c)
                 return;
         if (r >= 0)
                 r = update_events(c, /* is_busy= */ r > 0);
-        if (r < 0)
+        if (r < 0 && c->end != CLOSE_DONE)
+                client_close(c, c->end);
+        else if (r < 0)
                 client_close(c, c->state == CLIENT_TUNNEL && c->server.is_eof ? CLOSE_SERVER : CLOSE_CLIENT);
 }

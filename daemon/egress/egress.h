@@ -54,6 +54,26 @@ typedef struct BodyState {
         bool is_done;
 } BodyState;
 
+/* Bytes of one direction of a server connection. */
+typedef struct Volume {
+        uint64_t used;
+        uint64_t max; /* 0: no limit */
+        bool is_over; /* more would have come: what may go still goes, then the connection ends */
+} Volume;
+
+/* How many of n more bytes may go. */
+static inline size_t volume_left(const Volume *v, size_t n)
+{
+        return v->max == 0 ? n : (size_t) MIN_OF(v->max - v->used, (uint64_t) n);
+}
+
+/* What the rules that allowed a request say about its connection; 0: nothing. */
+typedef struct Bounds {
+        uint64_t max_upload_bytes;
+        uint64_t max_download_bytes;
+        uint64_t idle_usec;
+} Bounds;
+
 typedef struct Server {
         int fd;
         LoopIo *io;
@@ -64,6 +84,9 @@ typedef struct Server {
         bool is_eof;
         bool is_shut; /* our direction has ended */
         bool is_last; /* serves no further request */
+        Volume sent;
+        Volume received;
+        uint64_t idle_usec; /* 0: as for all */
 } Server;
 
 typedef struct Client {
@@ -76,6 +99,7 @@ typedef struct Client {
         uint64_t active_usec; /* CLOCK_MONOTONIC: when one of its sockets last had something for us */
         ClientState state;
         bool is_closed;
+        CloseReason end;  /* why an error of a step ends it, where that is not CLOSE_DONE */
         bool is_eof;  /* the client will send no more */
         bool is_shut; /* we have ended our direction */
         Buf in;
@@ -90,6 +114,8 @@ typedef struct Client {
         bool is_connect; /* CONNECT, or the one request of SOCKS */
         bool allows_tls; /* of CONNECT and SOCKS: what the rules allow may be TLS */
         bool allows_tcp; /* likewise: anything */
+        bool allows_any_tls;
+        Bounds bounds; /* of the request in hand, as audit said */
         bool is_head_method;
         bool wants_connection; /* as audit was asked */
         bool is_undecided;     /* counts in Egress.n_undecided */
@@ -192,6 +218,20 @@ static inline bool socks_is_waiting(const Client *c)
 {
         return c->socks_version != 0 && !c->is_tunneled && !c->has_answer_begun;
 }
+
+/* bounds.c */
+/* Room for n bytes from fd to the other side. -EAGAIN: nothing there; -EDQUOT: there is more than may go; at the
+ * end of what fd has it is at least 1. */
+int bounds_room(const Volume *v, int fd, size_t n, size_t *ret) _must_check_;
+/* For the request that begins: those of a new connection, or of the open one the narrower. */
+void bounds_apply(Client *c);
+/* Counts the request whose head is ready, with a body of known length. -EDQUOT: it may not go. */
+int bounds_count_request(Client *c) _must_check_;
+/* Counts what was put into to_server behind n bytes, and takes away what may not go. */
+void bounds_count_sent(Client *c, size_t n);
+/* Ends the client, with what is left to say. */
+int bounds_refuse_upload(Client *c) _must_check_;
+int bounds_refuse_download(Client *c) _must_check_;
 
 /* exchange.c */
 int exchange_begin(Client *c) _must_check_;

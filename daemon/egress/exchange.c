@@ -114,9 +114,10 @@ static int step_request_body(Client *c)
                 return 0;
         if (r <= 0)
                 return -EPIPE;
-        if (body->kind == HTTP_BODY_CHUNKED)
+        if (body->kind == HTTP_BODY_CHUNKED) {
                 r = forward_chunks(body, &c->request_parser, &c->to_server, /* is_rechunked= */ true, &b);
-        else
+                bounds_count_sent(c, 0);
+        } else
                 r = forward_plain(body, c->server.fd, &c->to_server, &b);
         if (r == -EBADMSG)
                 return on_bad_body(c);
@@ -141,6 +142,8 @@ static int step_request(Client *c)
                 return on_not_sent(c, r);
         if (r == 0)
                 return 0;
+        if (c->server.sent.is_over)
+                return bounds_refuse_upload(c);
         if (!c->request_body.is_done)
                 return step_request_body(c);
         /* A client that closes may only have ended its side: it gets a while to take its answer. */
@@ -179,6 +182,18 @@ static int put_head(Client *c, const HttpHead *h)
         return http_put_response(&c->to_client, h, framing, c->is_last);
 }
 
+static int receive_head(Server *s)
+{
+        size_t n = MIN_OF(HTTP_HEAD_MAX - buf_size(&s->in), 16384U);
+        int r = bounds_room(&s->received, s->fd, n, &n);
+
+        if (r >= 0)
+                r = buf_receive(s->fd, &s->in, n);
+        if (r > 0)
+                s->received.used += (uint64_t) r;
+        return r;
+}
+
 static int step_response_head(Client *c)
 {
         Server *s = &c->server;
@@ -187,9 +202,11 @@ static int step_response_head(Client *c)
         int r = 1;
 
         if (buf_size(&s->in) <= s->scanned)
-                r = buf_receive(s->fd, &s->in, MIN_OF(HTTP_HEAD_MAX - buf_size(&s->in), 16384U));
+                r = receive_head(s);
         if (r == -EAGAIN)
                 return 0;
+        if (r == -EDQUOT)
+                return bounds_refuse_download(c);
         if (r <= 0)
                 return on_no_response(c, "the server closed the connection without an answer");
         r = http_find_head(buf_front(&s->in), buf_size(&s->in), &s->scanned, &size);
@@ -216,10 +233,16 @@ static int step_response_body(Client *c)
                                        ? (size_t) MIN_OF(body->left, (uint64_t) egress_read_max(c->egress))
                                        : egress_read_max(c->egress);
         Bytes b;
-        int r = next_bytes(c->egress, s->fd, &s->in, n_max, &b);
+        int r = is_kept ? 0 : bounds_room(&s->received, s->fd, n_max, &n_max);
 
+        if (r >= 0)
+                r = next_bytes(c->egress, s->fd, &s->in, n_max, &b);
         if (r == -EAGAIN)
                 return 0;
+        if (r == -EDQUOT)
+                return bounds_refuse_download(c);
+        if (r > 0 && !is_kept)
+                s->received.used += b.size;
         if (r == 0 && body->kind == HTTP_BODY_UNTIL_CLOSE) {
                 body->is_done = true;
                 return 1;
@@ -271,6 +294,8 @@ static int step_response(Client *c)
 
 int exchange_begin(Client *c)
 {
+        if (bounds_count_request(c) < 0)
+                return bounds_refuse_upload(c);
         client_set_state(c, CLIENT_EXCHANGE);
         return 1;
 }

@@ -100,7 +100,7 @@ static int on_audit_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return -EPROTO;
         memcpy(&v, m->body, sizeof(v));
         if (v.verdict > VERDICT_ALLOW || v.reason >= _REASON_MAX || !PRIV_STRING_OK(v.rule) ||
-            !PRIV_STRING_OK(v.text))
+            !PRIV_STRING_OK(v.text) || v.allows_any_tls > 1 || v.has_methods > 1 || v.has_paths > 1)
                 return -EPROTO;
         request_on_verdict(owner, &v);
         return 0;

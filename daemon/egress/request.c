@@ -178,7 +178,7 @@ static int decide_head(Client *c, const HttpHead *h, const HttpTarget *t)
                 if (r < 0)
                         return r;
                 if (path.size == 0)
-                        path = (HttpSlice){ "/", 1 };
+                        path = (HttpSlice){ str_equal(h->method, "OPTIONS") ? "*" : "/", 1 };
         }
         return decide(c, t, h->method, path);
 }
@@ -247,6 +247,7 @@ static void begin(Client *c)
         int r;
 
         request_drop(c);
+        bounds_apply(c);
         r = c->is_connect ? tunnel_begin(c) : exchange_begin(c);
         if (r < 0)
                 client_close(c, CLOSE_ERROR);
@@ -338,6 +339,14 @@ static void on_allowed(Client *c)
                 client_set_state(c, CLIENT_CONNECTING);
 }
 
+/* As it was judged: no other name for the path, no other word for the method. */
+static int request_rewrite(Client *c, const PrivVerdict *v)
+{
+        if (c->is_connect || (!v->has_methods && !v->has_paths))
+                return 0;
+        return http_rewrite_request(&c->to_server, v->has_methods != 0, v->has_paths != 0);
+}
+
 void request_on_verdict(Egress *e, const PrivVerdict *v)
 {
         Client *c = map_get(&e->requests, &v->request, sizeof(v->request));
@@ -357,7 +366,14 @@ void request_on_verdict(Egress *e, const PrivVerdict *v)
         } else if (c->state == CLIENT_DECIDING) {
                 c->allows_tls = v->allows_tls != 0;
                 c->allows_tcp = v->allows_tcp != 0;
-                on_allowed(c);
+                c->allows_any_tls = v->allows_any_tls != 0;
+                c->bounds = (Bounds){ .max_upload_bytes = v->max_upload_bytes,
+                                      .max_download_bytes = v->max_download_bytes,
+                                      .idle_usec = v->idle_usec };
+                if (request_rewrite(c, v) < 0)
+                        client_close(c, CLOSE_ERROR);
+                else
+                        on_allowed(c);
         }
 }
 
@@ -395,6 +411,8 @@ int request_on_connected(Egress *e, const PrivConnected *m, int take_fd)
         c->server.authority = c->authority;
         c->server.scanned = 0;
         c->server.is_eof = c->server.is_shut = false;
+        c->server.sent = c->server.received = (Volume){ .used = 0 };
+        c->server.idle_usec = 0;
         /* The two channels are not in step: the verdict may still be on its way. */
         if (c->state == CLIENT_CONNECTING)
                 begin(c);

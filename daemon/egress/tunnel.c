@@ -32,6 +32,7 @@ static int relay_all(Client *c)
 
         if (r < 0)
                 return r;
+        bounds_count_sent(c, 0);
         buf_done(&c->in);
         client_set_state(c, CLIENT_TUNNEL);
         return 1;
@@ -117,7 +118,7 @@ int tunnel_step_peek(Client *c)
                 return c->is_eof ? -EPIPE : 0;
         first = buf_front(&c->in)[0];
         if (first == RECORD_HANDSHAKE)
-                return peek_tls(c);
+                return c->allows_any_tls ? relay_all(c) : peek_tls(c);
         if (first >= 'A' && first <= 'Z') {
                 c->is_tunneled = true;
                 client_set_state(c, CLIENT_HEAD);
@@ -136,28 +137,36 @@ typedef struct Direction {
         Buf *kept;
         bool *is_eof;
         bool *is_shut;
+        Volume *volume;
 } Direction;
 
 static int relay(Egress *e, const Direction *d)
 {
         ssize_t n, sent;
+        size_t room;
         int r = buf_send(d->to_fd, d->kept);
 
         if (r <= 0)
                 return r;
+        if (d->volume->is_over)
+                return -EDQUOT;
         if (*d->is_eof) {
                 if (!*d->is_shut)
                         (void) shutdown(d->to_fd, SHUT_WR);
                 *d->is_shut = true;
                 return 0;
         }
-        n = recv(d->from_fd, e->scratch, egress_read_max(e), MSG_DONTWAIT);
+        r = bounds_room(d->volume, d->from_fd, egress_read_max(e), &room);
+        if (r < 0)
+                return r == -EAGAIN ? 0 : r;
+        n = recv(d->from_fd, e->scratch, room, MSG_DONTWAIT);
         if (n < 0)
                 return errno == EAGAIN || errno == EINTR ? 0 : neg_errno();
         if (n == 0) {
                 *d->is_eof = true;
                 return 1;
         }
+        d->volume->used += (uint64_t) n;
         sent = send(d->to_fd, e->scratch, (size_t) n, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent < 0 && errno != EAGAIN && errno != EINTR)
                 return neg_errno();
@@ -168,13 +177,27 @@ static int relay(Egress *e, const Direction *d)
 
 int tunnel_step(Client *c)
 {
-        Direction up = { c->fd, c->server.fd, &c->to_server, &c->is_eof, &c->server.is_shut };
-        Direction down = { c->server.fd, c->fd, &c->to_client, &c->server.is_eof, &c->is_shut };
+        Direction up = { .from_fd = c->fd,
+                         .to_fd = c->server.fd,
+                         .kept = &c->to_server,
+                         .is_eof = &c->is_eof,
+                         .is_shut = &c->server.is_shut,
+                         .volume = &c->server.sent };
+        Direction down = { .from_fd = c->server.fd,
+                           .to_fd = c->fd,
+                           .kept = &c->to_client,
+                           .is_eof = &c->server.is_eof,
+                           .is_shut = &c->is_shut,
+                           .volume = &c->server.received };
         int sent = relay(c->egress, &up), received;
 
+        if (sent == -EDQUOT)
+                c->end = CLOSE_MAX_UPLOAD;
         if (sent < 0)
                 return sent;
         received = relay(c->egress, &down);
+        if (received == -EDQUOT)
+                c->end = CLOSE_MAX_DOWNLOAD;
         if (received < 0)
                 return received;
         if (c->is_shut && c->server.is_shut) {

@@ -8,6 +8,7 @@
 
 #include "proto/base/fd.h"
 #include "proto/base/hash.h"
+#include "daemon/policy/url_path.h"
 #include "proto/base/str.h"
 
 void block_name_init(BlockName *n, const uint8_t seed[16], const char *host)
@@ -53,6 +54,8 @@ static bool header_ok(const PolicyBlock *b, size_t size)
             !table_ok(b, b->rules, b->n_rules, sizeof(BlockRule)) ||
             !table_ok(b, b->ports, b->n_ports, sizeof(BlockPorts)) ||
             !table_ok(b, b->buckets, b->n_buckets, sizeof(BlockBucket)) ||
+            !table_ok(b, b->terms, b->n_terms, sizeof(BlockTerms)) ||
+            !table_ok(b, b->lists, b->n_lists, sizeof(uint32_t)) ||
             !table_ok(b, b->strings, b->strings_size, 1))
                 return false;
         return b->strings_size > 0 && *block_string(b, 0) == '\0' &&
@@ -82,12 +85,34 @@ static bool rule_ok(const PolicyBlock *b, const BlockRule *r)
         if (!string_ok(b, r->host) || !string_ok(b, r->id) || !string_ok(b, r->layer) ||
             !string_ok(b, r->text) || !string_ok(b, r->reason) || !names_ok(b, r))
                 return false;
-        if (r->n_group > BLOCK_GROUP_MAX)
+        /* Connections that end with their rule are found by its terms. */
+        if (r->n_group > BLOCK_GROUP_MAX || r->terms > b->n_terms || (r->expires_usec != 0 && r->terms == 0))
                 return false;
         if (!(r->flags & BLOCK_RULE_CIDR))
                 return r->network.family == 0 && (r->flags & BLOCK_RULE_HOST);
         return (r->network.family == 4 && r->prefix_length <= 32) ||
                (r->network.family == 6 && r->prefix_length <= 128);
+}
+
+static bool list_ok(const PolicyBlock *b, uint32_t first, uint32_t n, size_t size)
+{
+        const uint32_t *list = (const uint32_t *) block_table(b, b->lists) + first;
+
+        for (uint32_t i = 0; i < n; i++)
+                if (!string_ok(b, list[i]) || strnlen(block_string(b, list[i]), size) >= size)
+                        return false;
+        return true;
+}
+
+static bool terms_ok(const PolicyBlock *b, const BlockTerms *t)
+{
+        if (t->flags & ~(uint32_t) BLOCK_TERMS_FLAGS_ALL)
+                return false;
+        if (!slice_ok(t->first_method, t->n_methods, b->n_lists) || t->n_methods > BLOCK_METHODS_MAX ||
+            !slice_ok(t->first_path, t->n_paths, b->n_lists) || t->n_paths > BLOCK_PATHS_MAX)
+                return false;
+        return list_ok(b, t->first_method, t->n_methods, BLOCK_METHOD_SIZE) &&
+               list_ok(b, t->first_path, t->n_paths, URL_PATTERN_MAX + 1);
 }
 
 static bool buckets_ok(const BlockBucket *buckets, const BlockSet *s, const BlockRule *rules)
@@ -139,6 +164,7 @@ int block_check(const void *data, size_t size)
         const PolicyBlock *b = data;
         const BlockSet *sets;
         const BlockRule *rules;
+        const BlockTerms *terms;
 
         if (!header_ok(b, size))
                 return -EBADMSG;
@@ -148,6 +174,10 @@ int block_check(const void *data, size_t size)
         rules = block_table(b, b->rules);
         for (uint32_t i = 0; i < b->n_rules; i++)
                 if (!rule_ok(b, &rules[i]))
+                        return -EBADMSG;
+        terms = block_table(b, b->terms);
+        for (uint32_t i = 0; i < b->n_terms; i++)
+                if (!terms_ok(b, &terms[i]))
                         return -EBADMSG;
         sets = block_table(b, b->sets);
         for (uint32_t i = 0; i < b->n_sets; i++)
@@ -195,6 +225,11 @@ const char *policy_block_text(const PolicyBlock *b)
 const char *policy_block_name(const PolicyBlock *b)
 {
         return block_string(b, b->name);
+}
+
+bool policy_block_has_terms(const PolicyBlock *b)
+{
+        return b->n_terms > 0;
 }
 
 uint64_t policy_block_generation(const PolicyBlock *b)

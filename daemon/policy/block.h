@@ -9,17 +9,23 @@
  * of a name is the chained hash of its labels from the last to the first, so that one walk over the labels
  * yields the key of the name and of every parent. A block keeps runs of used buckets short, which bounds a
  * look-up whoever wrote it.
+ *
+ * What only few rules say (limits, methods, paths, an end) stands apart in terms, and a rule has the number of
+ * its own: to all others it costs one comparison with 0.
  */
 
 #include "daemon/policy/compiled.h"
 
-#define BLOCK_MAGIC        UINT32_C(0x31425053) /* "SPB1" */
+#define BLOCK_MAGIC        UINT32_C(0x32425053) /* "SPB2" */
 #define BLOCK_SETS_MAX     8U
 #define BLOCK_RULES_MAX    500000U
 #define BLOCK_LINEAR_MAX   16384U /* per set */
 #define BLOCK_GROUP_MAX    1024U  /* rules of one host */
 #define BLOCK_PORTS_MAX    64U    /* ranges of one rule */
 #define BLOCK_RUN_MAX      512U   /* used buckets in a row */
+#define BLOCK_METHODS_MAX  32U    /* of one rule */
+#define BLOCK_PATHS_MAX    32U    /* of one rule */
+#define BLOCK_METHOD_SIZE  32U
 #define BLOCK_LABELS_MAX   128U
 #define BLOCK_KEY_WILDCARD UINT64_C(0x9e3779b97f4a7c15)
 
@@ -41,6 +47,10 @@ struct PolicyBlock {
         uint32_t strings_size;
         uint32_t name;
         uint32_t text;
+        uint32_t terms;
+        uint32_t n_terms;
+        uint32_t lists; /* offsets of strings */
+        uint32_t n_lists;
 };
 
 typedef struct BlockSet {
@@ -76,8 +86,28 @@ typedef struct BlockRule {
         uint32_t reason;
         uint32_t prefix_length;
         PrivAddress network;
-        uint32_t padding;
+        uint32_t terms; /* 1 + index of its terms; 0: none */
 } BlockRule;
+
+enum BlockTermsFlags {
+        BLOCK_TERMS_METHODS = 1 << 0, /* the rule is about its methods alone, also where it lists none */
+        BLOCK_TERMS_PATHS = 1 << 1,   /* likewise */
+        BLOCK_TERMS_TLS_ANY = 1 << 2,
+        BLOCK_TERMS_FLAGS_ALL = (1 << 3) - 1,
+};
+
+/* Limits: 0 is none. */
+typedef struct BlockTerms {
+        uint64_t max_upload_bytes;
+        uint64_t max_download_bytes;
+        uint64_t idle_usec;
+        uint32_t max_connections;
+        uint32_t flags;
+        uint32_t first_method;
+        uint32_t n_methods;
+        uint32_t first_path;
+        uint32_t n_paths;
+} BlockTerms;
 
 typedef struct BlockPorts {
         uint16_t first;

@@ -7,6 +7,7 @@
 
 #include "daemon/policy/block.h"
 #include "daemon/policy/model.h"
+#include "daemon/policy/url_path.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
@@ -19,6 +20,8 @@ typedef struct Compiler {
         Buf rules;
         Buf ports;
         Buf buckets;
+        Buf terms;
+        Buf lists;
         Buf strings;
 } Compiler;
 
@@ -27,6 +30,8 @@ static void compiler_done(Compiler *c)
         buf_done(&c->rules);
         buf_done(&c->ports);
         buf_done(&c->buckets);
+        buf_done(&c->terms);
+        buf_done(&c->lists);
         buf_done(&c->strings);
 }
 
@@ -39,8 +44,17 @@ static int put_string(Compiler *c, const char *s, uint32_t *ret)
         return buf_put(&c->strings, s, strlen(s) + 1);
 }
 
+/* Where a tunnel is decided nobody knows yet which requests it will carry: what allows some opens none, and
+ * what denies some leaves HTTP and TLS to be told apart, but nothing that is not looked at. */
+static uint32_t protocols_of_some_requests(const NetRule *r)
+{
+        return 1U << PROTOCOL_HTTP | (r->action == VERDICT_DENY ? 1U << PROTOCOL_TCP : 0U);
+}
+
 static uint32_t protocols_of(const NetRule *r)
 {
+        if (r->has_methods || r->has_paths)
+                return protocols_of_some_requests(r);
         switch (r->protocol) {
         case RULE_HTTP:
                 return 1U << PROTOCOL_ANY | 1U << PROTOCOL_HTTP;
@@ -87,6 +101,64 @@ static int put_ports(Compiler *c, const NetRule *r, BlockRule *to)
         return 0;
 }
 
+static int put_strings(Compiler *c, const StringList *list, uint32_t *ret_first, uint32_t *ret_n)
+{
+        *ret_first = (uint32_t) (buf_size(&c->lists) / sizeof(uint32_t));
+        *ret_n = (uint32_t) list->n;
+        for (size_t i = 0; i < list->n; i++) {
+                uint32_t offset;
+                int e = put_string(c, list->items[i], &offset);
+
+                if (e >= 0)
+                        e = buf_put(&c->lists, &offset, sizeof(offset));
+                if (e < 0)
+                        return e;
+        }
+        return 0;
+}
+
+/* The patterns as they are matched, not as they were written. */
+static int put_paths(Compiler *c, const StringList *paths, BlockTerms *to)
+{
+        to->first_path = (uint32_t) (buf_size(&c->lists) / sizeof(uint32_t));
+        to->n_paths = (uint32_t) paths->n;
+        for (size_t i = 0; i < paths->n; i++) {
+                char pattern[URL_PATTERN_MAX + 1];
+                uint32_t offset;
+                int e;
+
+                if (url_pattern_compile(paths->items[i], pattern))
+                        return -EINVAL;
+                e = put_string(c, pattern, &offset);
+                if (e >= 0)
+                        e = buf_put(&c->lists, &offset, sizeof(offset));
+                if (e < 0)
+                        return e;
+        }
+        return 0;
+}
+
+static int put_terms(Compiler *c, const NetRule *r, BlockRule *to)
+{
+        BlockTerms t = { .max_upload_bytes = r->max_upload_bytes,
+                         .max_download_bytes = r->max_download_bytes,
+                         .idle_usec = r->idle_usec,
+                         .max_connections = r->max_connections };
+        int e;
+
+        if (!net_rule_has_terms(r))
+                return 0;
+        t.flags = (r->has_methods ? BLOCK_TERMS_METHODS : 0U) | (r->has_paths ? BLOCK_TERMS_PATHS : 0U) |
+                  (r->is_tls_any ? BLOCK_TERMS_TLS_ANY : 0U);
+        e = put_strings(c, &r->methods, &t.first_method, &t.n_methods);
+        if (e >= 0)
+                e = put_paths(c, &r->paths, &t);
+        if (e >= 0)
+                e = buf_put(&c->terms, &t, sizeof(t));
+        to->terms = (uint32_t) (buf_size(&c->terms) / sizeof(t));
+        return e;
+}
+
 static int put_rule_strings(Compiler *c, const NetRule *r, BlockRule *to)
 {
         char name[PRIV_NAME_SIZE];
@@ -125,6 +197,8 @@ static int put_rule(Compiler *c, const NetRule *r, uint32_t n_group)
         e = put_ports(c, r, &to);
         if (e >= 0)
                 e = put_rule_strings(c, r, &to);
+        if (e >= 0)
+                e = put_terms(c, r, &to);
         return e < 0 ? e : buf_put(&c->rules, &to, sizeof(to));
 }
 
@@ -324,6 +398,8 @@ static int assemble(Compiler *c, Buf *b)
         h->n_rules = (uint32_t) (buf_size(&c->rules) / sizeof(BlockRule));
         h->n_ports = (uint32_t) (buf_size(&c->ports) / sizeof(BlockPorts));
         h->n_buckets = (uint32_t) (buf_size(&c->buckets) / sizeof(BlockBucket));
+        h->n_terms = (uint32_t) (buf_size(&c->terms) / sizeof(BlockTerms));
+        h->n_lists = (uint32_t) (buf_size(&c->lists) / sizeof(uint32_t));
         h->strings_size = (uint32_t) buf_size(&c->strings);
         r = buf_put(b, h, sizeof(*h));
         if (r >= 0)
@@ -335,6 +411,10 @@ static int assemble(Compiler *c, Buf *b)
         if (r >= 0)
                 r = put_table(b, c->buckets.data ? buf_front(&c->buckets) : "", buf_size(&c->buckets),
                               &h->buckets);
+        if (r >= 0)
+                r = put_table(b, buf_front(&c->terms), buf_size(&c->terms), &h->terms);
+        if (r >= 0)
+                r = put_table(b, buf_front(&c->lists), buf_size(&c->lists), &h->lists);
         if (r >= 0)
                 r = put_table(b, buf_front(&c->strings), buf_size(&c->strings), &h->strings);
         if (r < 0)
@@ -374,6 +454,8 @@ int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling
         Compiler c = { .rules = BUF_INIT(POLICY_BLOCK_MAX),
                        .ports = BUF_INIT(POLICY_BLOCK_MAX),
                        .buckets = BUF_INIT(POLICY_BLOCK_MAX),
+                       .terms = BUF_INIT(POLICY_BLOCK_MAX),
+                       .lists = BUF_INIT(POLICY_BLOCK_MAX),
                        .strings = BUF_INIT(POLICY_BLOCK_MAX) };
         int r;
 

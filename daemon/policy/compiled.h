@@ -39,13 +39,16 @@ typedef struct PolicyRequest {
         uint32_t port;
         Protocol protocol; /* PROTOCOL_ANY for CONNECT before its first byte */
         uint64_t now_usec; /* real time, for rules that expire; 0: none expires */
+        const char *method; /* of an HTTP request; NULL: not known */
+        const char *path;   /* as it was written, n_path bytes; NULL: not known */
+        size_t n_path;
 } PolicyRequest;
 
 /* Which rule decided. Strings live in the block; "" where there is none. */
 typedef struct PolicyMatch {
         Verdict verdict;
-        DecisionReason reason; /* REASON_RULE, REASON_DEFAULT or REASON_ADDRESS (literal in a guarded range)
-                                */
+        DecisionReason reason; /* REASON_RULE, REASON_DEFAULT, REASON_ADDRESS (literal in a guarded range) or
+                                * REASON_PATH (a rule for paths might allow it, but its path is not clear) */
         const char *layer;     /* builtin, profile, user, flags … */
         const char *rule;      /* its id */
         const char *rule_text; /* its JSON, as it stands in the effective policy */
@@ -54,8 +57,44 @@ typedef struct PolicyMatch {
 
 /* The decision about a request, before anything was resolved. Rules with host and cidr count by their host
  * here. A literal address matches cidr rules only, and one in a guarded range (policy_address_class()) only
- * a rule whose cidr lies inside that range (a metadata address: only a rule for that very address). */
+ * a rule whose cidr lies inside that range (a metadata address: only a rule for that very address).
+ *
+ * Rules with methods or paths are about HTTP requests. Where a request's are not known, one that allows counts
+ * for the destination (what is asked there is decided when it is known), and one that denies does not; a tunnel
+ * whose bytes are not looked at is none that such a rule allows, and one that such a rule denies. A path that is
+ * not clear is one that no rule allows and every rule denies. */
 void policy_match_request(const PolicyBlock *b, const PolicyRequest *q, PolicyMatch *ret);
+
+/* What holds for a request that is allowed: of all rules that allow it the narrowest. */
+#define POLICY_COUNTS_MAX 8U
+
+typedef struct PolicyCount {
+        uint64_t key; /* of the rule, the same in every generation that has it unchanged */
+        uint32_t max;
+        const char *layer;
+        const char *rule;
+        const char *text;
+} PolicyCount;
+
+typedef struct PolicyTerms {
+        uint64_t max_upload_bytes; /* 0: no limit, as below */
+        uint64_t max_download_bytes;
+        uint64_t idle_usec;
+        uint64_t expires_usec; /* from then on it is not allowed any more */
+        bool needs_sni;        /* of PROTOCOL_TLS: the hello must name the host */
+        bool has_methods;      /* a rule for this destination looks at methods */
+        bool has_paths;
+        bool is_uncounted; /* more rules limit connections than there is room for: none may be made */
+        size_t n_counts;
+        PolicyCount counts[POLICY_COUNTS_MAX];
+} PolicyTerms;
+
+/* False: no rule of the block has any, and TLS must name its host. */
+bool policy_block_has_terms(const PolicyBlock *b);
+
+/* For a request that policy_match_request() allows: narrows *terms (zeros at first) to what the rules that allow
+ * it say. */
+void policy_match_terms(const PolicyBlock *b, const PolicyRequest *q, PolicyTerms *terms);
 
 /* The dialer's judgement of one address that the request's host resolved to: false where a deny rule covers
  * it, or it is guarded and no matching allow rule's cidr lies inside the range, or the rule that allowed the

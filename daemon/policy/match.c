@@ -4,6 +4,9 @@
 
 #include "daemon/policy/address.h"
 #include "daemon/policy/block.h"
+#include "daemon/policy/terms.h"
+#include "daemon/policy/url_path.h"
+#include "proto/base/hash.h"
 #include "proto/base/str.h"
 
 #define IMPLICIT_DEPTH_MAX 31U
@@ -19,6 +22,8 @@ typedef struct Matcher {
         const BlockSet *set;
         const PolicyRequest *q;
         const BlockName *name; /* NULL where the request has a literal address */
+        PathView *path;        /* NULL where it is not known */
+        PolicyTerms *terms;    /* NULL where nobody asks for them */
 } Matcher;
 
 typedef void (*RuleVisitor)(const Matcher *m, const BlockRule *r, void *userdata);
@@ -33,13 +38,25 @@ static bool port_matches(const PolicyBlock *b, const BlockRule *r, uint32_t port
         return r->n_ports == 0;
 }
 
+/* The destination fits: what else does the rule say? */
+static bool request_fits(const Matcher *m, const BlockRule *r)
+{
+        if (m->terms) {
+                uint32_t flags = terms_of(m->b, r)->flags;
+
+                m->terms->has_methods = m->terms->has_methods || (flags & BLOCK_TERMS_METHODS);
+                m->terms->has_paths = m->terms->has_paths || (flags & BLOCK_TERMS_PATHS);
+        }
+        return terms_apply(m->b, r, m->q, m->path);
+}
+
 static bool rule_applies(const Matcher *m, const BlockRule *r)
 {
         if (m->q->protocol >= _PROTOCOL_MAX || !(r->protocols & UINT32_C(1) << m->q->protocol))
                 return false;
         if (m->q->now_usec != 0 && r->expires_usec != 0 && m->q->now_usec >= r->expires_usec)
                 return false;
-        return port_matches(m->b, r, m->q->port);
+        return port_matches(m->b, r, m->q->port) && (r->terms == 0 || request_fits(m, r));
 }
 
 static const BlockRule *find_group(const Matcher *m, size_t i, bool is_wildcard)
@@ -115,14 +132,20 @@ static bool is_first_set(const Matcher *m)
         return m->set == block_table(m->b, m->b->sets);
 }
 
-static void take_better_literal(const Matcher *m, const BlockRule *r, void *userdata)
+/* The guard belongs to the session's own rules; further sets only bound them. */
+static bool is_too_wide(const Matcher *m, const BlockRule *r)
 {
         PrivAddress a = address_unmap(&m->q->address);
+
+        return r->verdict != VERDICT_DENY && is_first_set(m) && address_class(&a) != ADDRESS_GLOBAL &&
+               !address_guard_admits(&a, &r->network, r->prefix_length);
+}
+
+static void take_better_literal(const Matcher *m, const BlockRule *r, void *userdata)
+{
         Outcome *o = userdata;
 
-        /* The guard belongs to the session's own rules; further sets only bound them. */
-        if (r->verdict != VERDICT_DENY && is_first_set(m) && address_class(&a) != ADDRESS_GLOBAL &&
-            !address_guard_admits(&a, &r->network, r->prefix_length)) {
+        if (is_too_wide(m, r)) {
                 o->is_guarded = true;
                 return;
         }
@@ -181,9 +204,14 @@ static void describe(const Matcher *m, const Outcome *o, PolicyMatch *ret)
                                       .rule_reason = "" };
 }
 
-void policy_match_request(const PolicyBlock *b, const PolicyRequest *q, PolicyMatch *ret)
+static bool has_destination(const PolicyRequest *q)
 {
-        Matcher m = { .b = b, .set = block_table(b, b->sets), .q = q };
+        return q->host[0] != '\0' || q->address.family == 4 || q->address.family == 6;
+}
+
+static void match_sets(const PolicyBlock *b, const PolicyRequest *q, PathView *path, PolicyMatch *ret)
+{
+        Matcher m = { .b = b, .set = block_table(b, b->sets), .q = q, .path = path };
         BlockName name;
         bool is_decided = false;
 
@@ -193,7 +221,7 @@ void policy_match_request(const PolicyBlock *b, const PolicyRequest *q, PolicyMa
                               .rule = "",
                               .rule_text = "",
                               .rule_reason = "" };
-        if (q->host[0] == '\0' && q->address.family != 4 && q->address.family != 6)
+        if (!has_destination(q))
                 return;
         if (q->host[0] != '\0') {
                 block_name_init(&name, b->seed, q->host);
@@ -206,6 +234,125 @@ void policy_match_request(const PolicyBlock *b, const PolicyRequest *q, PolicyMa
                         describe(&m, &o, ret);
                 is_decided = true;
         }
+        if (path && path->is_blamed && ret->verdict == VERDICT_DENY && ret->reason == REASON_DEFAULT)
+                ret->reason = REASON_PATH;
+}
+
+typedef struct PathText {
+        PathView view;
+        char canonical[URL_PATH_MAX + 1];
+} PathText;
+
+static PathView *view_path(const PolicyRequest *q, PathText *text)
+{
+        bool is_clear = url_path_canonical(q->path, q->n_path, text->canonical) >= 0;
+
+        text->view = (PathView){ .canonical = is_clear ? text->canonical : NULL, .steps = URL_PATH_STEPS_MAX };
+        return &text->view;
+}
+
+static void match_with_path(const PolicyBlock *b, const PolicyRequest *q, PolicyMatch *ret)
+{
+        PathText text;
+
+        match_sets(b, q, view_path(q, &text), ret);
+}
+
+void policy_match_request(const PolicyBlock *b, const PolicyRequest *q, PolicyMatch *ret)
+{
+        if (q->path && policy_block_has_terms(b))
+                match_with_path(b, q, ret);
+        else
+                match_sets(b, q, NULL, ret);
+}
+
+/* ---- what holds for what is allowed ---- */
+
+/* What the rules of one set say. */
+typedef struct SetTerms {
+        PolicyTerms *all;
+        uint64_t expires_usec; /* of the rule that holds longest */
+        bool has_rule;
+        bool is_endless;
+} SetTerms;
+
+static void narrow(uint64_t *to, uint64_t limit)
+{
+        if (limit != 0 && (*to == 0 || limit < *to))
+                *to = limit;
+}
+
+static void count_for(const Matcher *m, const BlockRule *r, uint32_t max, PolicyTerms *t)
+{
+        static const uint8_t key[16];
+        const char *text = block_string(m->b, r->text);
+        PolicyCount count = { .key = hash_siphash(key, text, strlen(text)),
+                              .max = max,
+                              .layer = block_string(m->b, r->layer),
+                              .rule = block_string(m->b, r->id),
+                              .text = text };
+
+        for (size_t i = 0; i < t->n_counts; i++)
+                if (t->counts[i].key == count.key)
+                        return;
+        t->is_uncounted = t->is_uncounted || t->n_counts == POLICY_COUNTS_MAX;
+        if (!t->is_uncounted)
+                t->counts[t->n_counts++] = count;
+}
+
+static void take_terms(const Matcher *m, const BlockRule *r, void *userdata)
+{
+        SetTerms *s = userdata;
+        const BlockTerms *t = r->terms != 0 ? terms_of(m->b, r) : NULL;
+
+        if (r->verdict != VERDICT_ALLOW || (!m->name && is_too_wide(m, r)))
+                return;
+        s->has_rule = true;
+        s->is_endless = s->is_endless || r->expires_usec == 0;
+        s->expires_usec = MAX_OF(s->expires_usec, r->expires_usec);
+        if (m->q->protocol == PROTOCOL_TLS && !(t && (t->flags & BLOCK_TERMS_TLS_ANY)))
+                s->all->needs_sni = true;
+        if (!t)
+                return;
+        narrow(&s->all->max_upload_bytes, t->max_upload_bytes);
+        narrow(&s->all->max_download_bytes, t->max_download_bytes);
+        narrow(&s->all->idle_usec, t->idle_usec);
+        if (t->max_connections != 0)
+                count_for(m, r, t->max_connections, s->all);
+}
+
+static void take_set_terms(const Matcher *m)
+{
+        SetTerms s = { .all = m->terms };
+        PrivAddress a = address_unmap(&m->q->address);
+
+        if (m->name)
+                visit_host_rules(m, take_terms, &s);
+        else
+                visit_cidr_rules(m, &a, take_terms, &s);
+        if (s.has_rule && !s.is_endless)
+                narrow(&m->terms->expires_usec, s.expires_usec);
+        /* A default opens no more than it says; in a set that only bounds it says nothing. */
+        if (!s.has_rule && is_first_set(m) && m->q->protocol == PROTOCOL_TLS)
+                m->terms->needs_sni = true;
+}
+
+void policy_match_terms(const PolicyBlock *b, const PolicyRequest *q, PolicyTerms *terms)
+{
+        Matcher m = { .b = b, .set = block_table(b, b->sets), .q = q, .terms = terms };
+        BlockName name;
+        PathText text;
+
+        if (!has_destination(q))
+                return;
+        if (q->path)
+                m.path = view_path(q, &text);
+        if (q->host[0] != '\0') {
+                block_name_init(&name, b->seed, q->host);
+                m.name = &name;
+        }
+        for (uint32_t i = 0; i < b->n_sets; i++, m.set++)
+                take_set_terms(&m);
 }
 
 /* ---- one address that a name led to ---- */

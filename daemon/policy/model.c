@@ -27,6 +27,15 @@ int string_list_add(StringList *l, const char *s)
         return 0;
 }
 
+int string_list_copy(const StringList *from, StringList *to)
+{
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < from->n; i++)
+                r = string_list_add(to, from->items[i]);
+        return r;
+}
+
 bool string_list_holds(const StringList *l, const char *s)
 {
         for (size_t i = 0; i < l->n; i++)
@@ -50,6 +59,8 @@ void net_rule_done(NetRule *r)
         free(r->reason);
         free(r->expires);
         free(r->ports);
+        string_list_done(&r->methods);
+        string_list_done(&r->paths);
         *r = (NetRule){ 0 };
 }
 
@@ -116,6 +127,10 @@ static int net_rule_copy(const NetRule *from, NetRule *to)
                         return -ENOMEM;
                 memcpy(to->ports, from->ports, from->n_ports * sizeof(*to->ports));
         }
+        if (r >= 0)
+                r = string_list_copy(&from->methods, &to->methods);
+        if (r >= 0)
+                r = string_list_copy(&from->paths, &to->paths);
         return r;
 }
 
@@ -137,6 +152,7 @@ int policy_add_rule(Policy *p, const NetRule *rule, const char *layer)
         }
         copy.id = copy.host = copy.reason = copy.expires = NULL;
         copy.ports = NULL;
+        copy.methods = copy.paths = (StringList){ 0 };
         copy.layer = layer;
         r = net_rule_copy(rule, &copy);
         if (r < 0) {

@@ -28,6 +28,11 @@ typedef enum RuleProtocol {
 
 const char *rule_protocol_to_string(RuleProtocol p);
 
+typedef struct StringList {
+        char **items;
+        size_t n;
+} StringList;
+
 typedef struct NetRule {
         Verdict action;
         char *id;          /* NULL: none given */
@@ -44,9 +49,25 @@ typedef struct NetRule {
         bool is_wildcard;
         bool has_cidr;
         bool is_empty_ports; /* "ports": [] matches none */
+        bool has_methods; /* an empty list matches none */
+        bool has_paths;
+        bool has_tls;
+        bool is_tls_any;
         PrivAddress network;
         uint32_t prefix_length;
+        StringList methods;
+        StringList paths;          /* as written */
+        uint64_t max_upload_bytes; /* 0: no limit, as below */
+        uint64_t max_download_bytes;
+        uint64_t idle_usec;
+        uint32_t max_connections;
 } NetRule;
+
+/* Is there anything of what stands apart in the compiled form? */
+#define net_rule_has_terms(r)                                                                        \
+        ((r)->has_methods || (r)->has_paths || (r)->is_tls_any || (r)->max_upload_bytes > 0 ||       \
+         (r)->max_download_bytes > 0 || (r)->idle_usec > 0 || (r)->max_connections > 0 ||            \
+         (r)->expires_usec > 0)
 
 typedef enum PathAccess {
         PATH_DENY = 0,
@@ -60,11 +81,6 @@ typedef struct PathRule {
         char *pattern;     /* with variables, else canonical */
         const char *layer; /* static */
 } PathRule;
-
-typedef struct StringList {
-        char **items;
-        size_t n;
-} StringList;
 
 enum PolicyHas {
         HAS_ROOT = 1 << 0,
@@ -115,6 +131,7 @@ int policy_add_rule(Policy *p, const NetRule *rule, const char *layer) _must_che
 int policy_add_path(Policy *p, PathAccess access, const char *pattern, const char *layer) _must_check_;
 void net_rule_done(NetRule *r);
 
+int string_list_copy(const StringList *from, StringList *to) _must_check_;
 int string_list_add(StringList *l, const char *s) _must_check_;
 bool string_list_holds(const StringList *l, const char *s);
 void string_list_done(StringList *l);
@@ -163,6 +180,18 @@ int schema_expect(SchemaReader *x, const TextNode *n, TextType type) _must_check
 int schema_read_object(SchemaReader *x, const TextNode *n, const KeyTable *table) _must_check_;
 /* Each element of a list of strings. */
 int schema_read_strings(SchemaReader *x, const TextNode *n, KeyReader reader) _must_check_;
+
+/* Keys of a rule that say which requests it is about and how far it goes; and what may not stand together, once
+ * all of them are read. */
+int rule_read_methods(SchemaReader *x, const TextNode *n) _must_check_;
+int rule_read_paths(SchemaReader *x, const TextNode *n) _must_check_;
+int rule_read_tls(SchemaReader *x, const TextNode *n) _must_check_;
+int rule_read_max_upload(SchemaReader *x, const TextNode *n) _must_check_;
+int rule_read_max_download(SchemaReader *x, const TextNode *n) _must_check_;
+int rule_read_max_connections(SchemaReader *x, const TextNode *n) _must_check_;
+int rule_read_idle(SchemaReader *x, const TextNode *n) _must_check_;
+int rule_check_terms(SchemaReader *x, const TextNode *n) _must_check_;
+int rule_format_terms(const NetRule *r, Buf *b) _must_check_;
 
 int schema_read_network(SchemaReader *x, const TextNode *n) _must_check_;
 int schema_read_filesystem(SchemaReader *x, const TextNode *n) _must_check_;

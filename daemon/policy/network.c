@@ -193,15 +193,15 @@ static const KeyRule rule_rules[] = {
         { "protocol", read_protocol, NULL },
         { "expires", read_expires, NULL },
         { "reason", read_reason, NULL },
-        { "methods", NULL, "requests inside TLS are not seen" },
-        { "paths", NULL, "requests inside TLS are not seen" },
-        { "tls", NULL, "TLS is relayed uninspected" },
+        { "methods", rule_read_methods, NULL },
+        { "paths", rule_read_paths, NULL },
+        { "tls", rule_read_tls, NULL },
+        { "max_upload", rule_read_max_upload, NULL },
+        { "max_download", rule_read_max_download, NULL },
+        { "max_connections", rule_read_max_connections, NULL },
+        { "idle", rule_read_idle, NULL },
         { "websocket", NULL, NULL },
         { "credential", NULL, "no credential is injected yet" },
-        { "max_upload", NULL, NULL },
-        { "max_download", NULL, NULL },
-        { "max_connections", NULL, NULL },
-        { "idle", NULL, NULL },
         { "dns_types", NULL, "sessions have no DNS of their own yet" },
 };
 static const KeyTable rule_table = { rule_rules, ELEMENTSOF(rule_rules) };
@@ -232,6 +232,8 @@ static int read_rule(SchemaReader *x, const TextNode *n)
 
         x->rule = &rule;
         r = schema_read_object(x, n, &rule_table);
+        if (r >= 0 && x->diagnostics->n_failures == n_before)
+                r = rule_check_terms(x, n);
         x->rule = NULL;
         if (r >= 0 && x->diagnostics->n_failures == n_before) {
                 if (!rule.has_action)

@@ -222,6 +222,8 @@ int rule_format(const NetRule *rule, Buf *b)
         if (r >= 0 && rule->has_protocol)
                 r = format_member(b, "protocol", rule_protocol_to_string(rule->protocol));
         if (r >= 0)
+                r = rule_format_terms(rule, b);
+        if (r >= 0)
                 r = format_member(b, "expires", rule->expires);
         if (r >= 0)
                 r = format_member(b, "reason", rule->reason);

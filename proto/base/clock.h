@@ -22,6 +22,16 @@ static inline uint64_t clock_realtime_usec(void)
         return clock_usec(CLOCK_REALTIME);
 }
 
+/* Wall clock that stands still where the real one goes back: *latest (0 at first) is the caller's. */
+static inline uint64_t clock_latest_usec(uint64_t *latest)
+{
+        uint64_t now = clock_realtime_usec();
+
+        if (now > *latest)
+                *latest = now;
+        return *latest;
+}
+
 /* For time-outs: never jumps, stands still in suspend. */
 static inline uint64_t clock_monotonic_usec(void)
 {

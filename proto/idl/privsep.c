@@ -54,6 +54,8 @@ static const char *const decision_reasons[] = {
         [REASON_AUDIT] = "audit",
         [REASON_LIMIT] = "limit",
         [REASON_NO_NETWORK] = "no-network",
+        [REASON_PATH] = "path",
+        [REASON_MAX_CONNECTIONS] = "max-connections",
 };
 ASSERT_TABLE(decision_reasons, _REASON_MAX);
 
@@ -72,6 +74,9 @@ static const char *const close_reasons[] = {
         [CLOSE_POLICY] = "policy",
         [CLOSE_DAEMON_RESTART] = "daemon-restart",
         [CLOSE_UNUSED] = "unused",
+        [CLOSE_EXPIRED] = "expired",
+        [CLOSE_MAX_UPLOAD] = "max-upload",
+        [CLOSE_MAX_DOWNLOAD] = "max-download",
 };
 ASSERT_TABLE(close_reasons, _CLOSE_REASON_MAX);
 

@@ -84,6 +84,8 @@ typedef enum DecisionReason {
         REASON_AUDIT,       /* the row could not be written in time */
         REASON_LIMIT,       /* a quota of this session */
         REASON_NO_NETWORK,
+        REASON_PATH,            /* rules look at paths, and this one is not clear */
+        REASON_MAX_CONNECTIONS, /* the rule allows so many at a time */
         _REASON_MAX,
 } DecisionReason;
 
@@ -103,6 +105,9 @@ typedef enum CloseReason {
         CLOSE_POLICY,
         CLOSE_DAEMON_RESTART,
         CLOSE_UNUSED, /* handed over, no byte sent */
+        CLOSE_EXPIRED,    /* the rule that allowed it is void */
+        CLOSE_MAX_UPLOAD, /* of its rule */
+        CLOSE_MAX_DOWNLOAD,
         _CLOSE_REASON_MAX,
 } CloseReason;
 
@@ -853,12 +858,20 @@ typedef struct PrivVerdict {
         char text[PRIV_TEXT_SIZE]; /* the rule's reason, for whoever is denied */
         uint32_t allows_tls;       /* of CONNECT and SOCKS: what the rules allow may be TLS */
         uint32_t allows_tcp;       /* likewise: it may be anything */
+        uint32_t allows_any_tls;   /* the hello need not name the host */
+        uint32_t has_methods;      /* rules look at the method: nothing may say another one */
+        uint32_t has_paths;        /* likewise */
+        uint32_t padding;
+        uint64_t max_upload_bytes; /* of the connection; 0: no limit, as below */
+        uint64_t max_download_bytes;
+        uint64_t idle_usec;
 } PrivVerdict;
 
 typedef struct PrivDial {
         Id session;
         uint64_t request;
         uint64_t sequence; /* of the connect row: names the connection from here on */
+        uint64_t expires_usec; /* real time at which it is cut; 0: never */
         uint32_t port;
         uint32_t protocol;
         PrivAddress address;

@@ -19,8 +19,8 @@ LAYOUTS = {name: struct.Struct("@" + layout) for name, layout in {
     "DIALER_EGRESS_ATTACH": "16s",
     "DIALER_SESSION_CLOSE": "16s",
     "DECIDE": "QIIIIIIIII16s256s32s0Q",
-    "VERDICT": "QQII64s256sII",
-    "DIAL": "16sQQIII16sI256s0Q",
+    "VERDICT": "QQII64s256sIIIIIIQQQ",
+    "DIAL": "16sQQQIII16sI256s0Q",
     "DIAL_REFUSED": "16sQQI16sI0Q",
     "DIAL_CLOSED": "16sQQQQI16sIII0Q",
     "CONNECTED": "QQ",
@@ -31,7 +31,7 @@ LAYOUTS = {name: struct.Struct("@" + layout) for name, layout in {
 DENY, ASK, ALLOW = 0, 1, 2
 ENTRY_CONNECT, ENTRY_ABSOLUTE = 1, 2
 CLOSE = ("done client server resolve timeout refused unreachable error idle egress-gone session-ended policy "
-         "daemon-restart unused").split()
+         "daemon-restart unused expired max-upload max-download").split()
 
 
 def text(raw):

@@ -127,6 +127,7 @@ class Rig:
     def __init__(self, confined, dns, egress_options=()):
         self.session, self.sequence, self.decided = secrets.token_bytes(16), 100, []
         self.allows_tls = 1
+        self.bounds = [0] * 7
         self.refused, self.closed, self.audit_sleeps = [], [], False
         self.verdicts = lambda host, decide: ALLOW if host in ("allowed.test", "other.test", "rebound.test",
                                                                "nothing.test", "") else DENY
@@ -184,17 +185,17 @@ class Rig:
                              "raw": tail[:n_raw], "path": tail[n_raw:n_raw + n_path], "verdict": verdict,
                              "method": privsep.text(method), "sequence": self.sequence})
         self.egress_audit.send("VERDICT", request, self.sequence, verdict, 1 if verdict == DENY else 0, b"rule",
-                               b"because", self.allows_tls, 0)
+                               b"because", self.allows_tls, 0, *self.bounds)
         if verdict == ALLOW and wants:
             self.dial(request, self.sequence, host, port, protocol, (family, raw_address))
 
     def dial(self, request, sequence, host, port, protocol, address=(0, bytes(16))):
-        self.audit_dialer.send("DIAL", self.session, request, sequence, port, protocol, *address, 0, host.encode())
+        self.audit_dialer.send("DIAL", self.session, request, sequence, 0, port, protocol, *address, 0, host.encode())
 
     def on_dialer(self, name, values):
         if name == "DIAL_REFUSED":
             self.refused.append(values)
-            self.egress_audit.send("VERDICT", values[1], values[2] + 1000, DENY, 4, b"", b"", 0, 0)
+            self.egress_audit.send("VERDICT", values[1], values[2] + 1000, DENY, 4, b"", b"", 0, 0, *[0] * 7)
         else:
             keys = ("session", "sequence", "duration", "sent", "received", "family", "address", "port", "reason")
             self.closed.append(dict(zip(keys, values)))
@@ -552,7 +553,7 @@ def test_hostile_egress(dns, web, attack):
         elif attack == "foreign":
             rig.egress_end.send("CONNECTION_DONE", 43, 0, 0)
         elif attack == "dial":
-            rig.egress_end.send("DIAL", rig.session, 1, 1, 80, 1, 0, bytes(16), 0, b"evil.test")
+            rig.egress_end.send("DIAL", rig.session, 1, 1, 0, 80, 1, 0, bytes(16), 0, b"evil.test")
         else:
             rig.egress_end.sent = 5
             rig.egress_end.send("CONNECTION_DONE", 42, 0, 0)

@@ -216,6 +216,7 @@ static int make_policy(Verdict default_verdict, bool is_forged)
         b.header.sets = (uint32_t) offsetof(__typeof__(b), set);
         b.header.rules = (uint32_t) offsetof(__typeof__(b), rule);
         b.header.ports = b.header.buckets = b.header.strings = (uint32_t) offsetof(__typeof__(b), strings);
+        b.header.terms = b.header.lists = b.header.strings;
         b.header.strings_size = sizeof(b.strings);
         memcpy(b.strings, strings, sizeof(strings));
         b.set = (BlockSet){ .default_verdict = default_verdict, .n_rules = 1, .n_linear = 1 };

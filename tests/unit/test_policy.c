@@ -74,6 +74,33 @@ static void test_errors(void **state)
                 { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
                   "\"methods\": [] }] } }",
                   2, 12, "network.rules[0].methods" },
+#define WITH(keys) \
+        "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n" keys " }] } }"
+#define DENIED_WITH(keys) \
+        "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"deny\", \"host\": \"a.test\",\n" keys " }] } }"
+                { WITH("\"paths\": [\"/a\"]"), 2, 10, "network.rules[0].paths" },
+                { WITH("\"protocol\": \"any\", \"paths\": [\"/a\"]"), 2, 29, "network.rules[0].paths" },
+                { WITH("\"protocol\": \"tls\", \"methods\": [\"GET\"]"), 2, 31, "network.rules[0].methods" },
+                { WITH("\"protocol\": \"http\", \"methods\": [\"get\"]"), 2, 33, "network.rules[0].methods[0]" },
+                { WITH("\"protocol\": \"http\", \"methods\": [\"CONNECT\"]"), 2, 33,
+                  "network.rules[0].methods[0]" },
+                { WITH("\"protocol\": \"http\", \"methods\": [\"\"]"), 2, 33, "network.rules[0].methods[0]" },
+                { WITH("\"protocol\": \"http\", \"paths\": [\"a\"]"), 2, 31, "network.rules[0].paths[0]" },
+                { WITH("\"protocol\": \"http\", \"paths\": [\"/a?b\"]"), 2, 31, "network.rules[0].paths[0]" },
+                { WITH("\"protocol\": \"http\", \"paths\": [\"/a/../b\"]"), 2, 31, "network.rules[0].paths[0]" },
+                { WITH("\"protocol\": \"http\", \"paths\": [\"/***\"]"), 2, 31, "network.rules[0].paths[0]" },
+                { WITH("\"tls\": \"inspect\""), 2, 8, "network.rules[0].tls" },
+                { WITH("\"tls\": true"), 2, 8, "network.rules[0].tls" },
+                { WITH("\"tls\": \"any\", \"protocol\": \"tcp\""), 2, 8, "network.rules[0].tls" },
+                { WITH("\"max_upload\": 10"), 2, 15, "network.rules[0].max_upload" },
+                { WITH("\"max_upload\": \"0\""), 2, 15, "network.rules[0].max_upload" },
+                { WITH("\"max_download\": \"1X\""), 2, 17, "network.rules[0].max_download" },
+                { WITH("\"max_connections\": 0"), 2, 20, "network.rules[0].max_connections" },
+                { WITH("\"max_connections\": \"3\""), 2, 20, "network.rules[0].max_connections" },
+                { WITH("\"idle\": \"0s\""), 2, 9, "network.rules[0].idle" },
+                { WITH("\"idle\": \"25h\""), 2, 9, "network.rules[0].idle" },
+                { DENIED_WITH("\"idle\": \"5s\""), 2, 9, "network.rules[0].idle" },
+                { DENIED_WITH("\"max_upload\": \"5\""), 2, 15, "network.rules[0].max_upload" },
                 { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
                   "\"protocol\": \"udp\" }] } }",
                   2, 13, "network.rules[0].protocol" },
@@ -119,7 +146,10 @@ static void test_depth(void **state)
         " \"tmpfs\": { \"/tmp\": \"1G\" } }, \"network\": { \"default\": \"ask\", \"rules\": ["                               \
         " { \"id\": \"p\", \"action\": \"allow\", \"host\": \"*.a.test\", \"ports\": [443, \"1-2\"], \"reason\": \"r\" },"    \
         " { \"action\": \"deny\", \"cidr\": \"2001:db8::/32\", \"protocol\": \"http\","                                       \
-        " \"expires\": \"2030-01-01T00:00:00Z\" }] }, \"limits\": { \"memory\": \"4G\", \"swap\": \"0\", \"tasks\": 512,"     \
+        " \"expires\": \"2030-01-01T00:00:00Z\", \"methods\": [\"PUT\", \"M-SEARCH\"], \"paths\": [\"/\\\"/**\"] },"          \
+        " { \"action\": \"allow\", \"host\": \"b.test\", \"tls\": \"any\", \"max_upload\": \"10M\", \"max_download\": \"7\"," \
+        " \"max_connections\": 3, \"idle\": \"5m\" },"                                                                            \
+        " { \"action\": \"allow\", \"host\": \"c.test\", \"protocol\": \"http\", \"methods\": [], \"paths\": [] }] }, \"limits\": { \"memory\": \"4G\", \"swap\": \"0\", \"tasks\": 512,"     \
         " \"cpu\": \"200%\", \"io\": \"100M\", \"files\": 4096, \"runtime\": \"2h\", \"idle\": \"5m\", \"output\": \"1G\" }," \
         " \"environment\": { \"pass\": [\"TERM\", \"LANG\"], \"set\": { \"CI\": \"1=2\" } }, \"ask\": { \"timeout\": \"25s\" } }"
 
@@ -198,22 +228,49 @@ static const char *const hosts[] = { "a.test", "b.a.test", "c.b.a.test", "*.a.te
 static const char *const cidrs[] = { "10.0.0.0/8", "10.1.0.0/16", "93.0.0.0/8", "0.0.0.0/0" };
 static const char *const verdicts[] = { "deny", "ask", "allow" };
 
+#define RULE_TEXT_SIZE 400U
+#define YEAR_2030_USEC UINT64_C(1893456000000000)
+
 static unsigned pick(unsigned n)
 {
         return (unsigned) random() % n;
 }
 
+/* Which requests, until when, how far: what denies has no limits. */
+static void random_terms(char *to, size_t size, bool is_denial)
+{
+        static const char *const requests[] = {
+                "",
+                "",
+                ", \"protocol\": \"tcp\"",
+                ", \"protocol\": \"http\", \"methods\": [\"GET\"]",
+                ", \"protocol\": \"http\", \"methods\": [\"GET\", \"POST\"], \"paths\": [\"/a/**\"]",
+                ", \"protocol\": \"http\", \"paths\": [\"/*\", \"/**/b\"]",
+        };
+        static const char *const limits[] = {
+                "", "", ", \"max_upload\": \"1K\"", ", \"max_download\": \"2K\", \"idle\": \"9s\"",
+                ", \"max_connections\": 2",
+        };
+
+        ASSERT_OK(str_printf(to, size, "%s%s%s", requests[pick(ELEMENTSOF(requests))],
+                             is_denial ? "" : limits[pick(ELEMENTSOF(limits))],
+                             pick(4) ? "" : ", \"expires\": \"2030-01-01T00:00:00Z\""));
+}
+
 static void random_rule(char *to, size_t size)
 {
         bool has_host = pick(3) > 0;
+        unsigned verdict = pick(3);
+        char terms[RULE_TEXT_SIZE];
 
-        ASSERT_OK(str_printf(to, size, "{ \"action\": \"%s\", \"%s\": \"%s\"%s }", verdicts[pick(3)],
+        random_terms(terms, sizeof(terms), verdict == VERDICT_DENY);
+        ASSERT_OK(str_printf(to, size, "{ \"action\": \"%s\", \"%s\": \"%s\"%s%s }", verdicts[verdict],
                              has_host ? "host" : "cidr",
                              has_host ? hosts[pick(ELEMENTSOF(hosts))] : cidrs[pick(ELEMENTSOF(cidrs))],
-                             pick(3) ? "" : ", \"ports\": [8080]"));
+                             pick(3) ? "" : ", \"ports\": [8080]", terms));
 }
 
-static Policy *policy_of(PolicyKind kind, const char *fallback, char rules[][128], size_t n,
+static Policy *policy_of(PolicyKind kind, const char *fallback, char rules[][RULE_TEXT_SIZE], size_t n,
                          bool is_reversed)
 {
         Buf b = BUF_INIT(1U << 20);
@@ -239,6 +296,61 @@ static const PolicyBlock *block_of(const Policy *p, const Policy *project, const
         return b;
 }
 
+static void fill_question(size_t i, PolicyRequest *q)
+{
+        static const Protocol protocols[] = { PROTOCOL_ANY, PROTOCOL_HTTP, PROTOCOL_TLS, PROTOCOL_TCP };
+        static const char *const methods[] = { "GET", "POST", "PUT", NULL };
+        static const char *const paths[] = { "/a/b", "/c", "/a%2fb", NULL };
+
+        q->protocol = protocols[i % 4];
+        q->now_usec = YEAR_2030_USEC + (i / 4 % 2) - 1;
+        if (q->protocol != PROTOCOL_HTTP)
+                return;
+        q->method = methods[i / 8 % 4];
+        q->path = paths[i / 32 % 4];
+        q->n_path = q->path ? strlen(q->path) : 0;
+}
+
+static bool is_narrower(uint64_t a, uint64_t b)
+{
+        return b == 0 || (a != 0 && a <= b);
+}
+
+/* What holds beside the verdict: as much, or more of it. */
+static void check_terms(const PolicyBlock *one, const PolicyBlock *same, const PolicyBlock *narrow, size_t i)
+{
+        const PolicyBlock *const blocks[] = { one, same, narrow };
+        PolicyTerms t[3] = { { .n_counts = 0 } };
+        PolicyRequest q = { .host = i % 2 ? "b.a.test" : "c.b.a.test", .port = 8080 };
+
+        fill_question(i, &q);
+        for (size_t k = 0; k < 3; k++)
+                policy_match_terms(blocks[k], &q, &t[k]);
+        assert_int_equal(t[0].max_upload_bytes, t[1].max_upload_bytes);
+        assert_int_equal(t[0].max_download_bytes, t[1].max_download_bytes);
+        assert_int_equal(t[0].idle_usec, t[1].idle_usec);
+        assert_int_equal(t[0].expires_usec, t[1].expires_usec);
+        assert_int_equal(t[0].n_counts, t[1].n_counts);
+        assert_int_equal(t[0].has_methods, t[1].has_methods);
+        assert_true(is_narrower(t[2].max_upload_bytes, t[0].max_upload_bytes));
+        assert_true(is_narrower(t[2].max_download_bytes, t[0].max_download_bytes));
+        assert_true(is_narrower(t[2].idle_usec, t[0].idle_usec));
+        assert_true(is_narrower(t[2].expires_usec, t[0].expires_usec));
+        assert_true(t[2].n_counts >= t[0].n_counts && t[2].has_methods >= t[0].has_methods);
+        assert_true(t[2].needs_sni >= t[0].needs_sni);
+}
+
+/* The same by whichever rules stand first, and never more for a ceiling more. */
+static Verdict ask_more(const PolicyBlock *b, size_t i)
+{
+        PolicyRequest q = { .host = i % 2 ? "b.a.test" : "c.b.a.test", .port = 8080 };
+        PolicyMatch m;
+
+        fill_question(i, &q);
+        policy_match_request(b, &q, &m);
+        return m.verdict;
+}
+
 static Verdict ask_block(const PolicyBlock *b, size_t i, bool *ret_is_open)
 {
         static const char *const targets[] = { "a.test", "b.a.test", "c.b.a.test",
@@ -260,7 +372,7 @@ static void test_order_and_narrowing(void **state)
         (void) state;
         srandom(4711);
         for (int round = 0; round < 300; round++) {
-                char rules[8][128], more[4][128];
+                char rules[8][RULE_TEXT_SIZE], more[4][RULE_TEXT_SIZE];
                 const char *fallback = verdicts[pick(3)];
                 size_t n = pick(8), m = pick(4);
                 _cleanup_(policy_freep) Policy *p = NULL, *q = NULL, *c = NULL;
@@ -288,6 +400,13 @@ static void test_order_and_narrowing(void **state)
                         assert_true(ask_block(narrow, i, &x) <= v);
                         assert_true(ask_block(both, i, &y) <= v);
                         assert_true(x <= a && y <= a);
+                }
+                for (size_t i = 0; i < 128; i++) {
+                        Verdict v = ask_more(one, i);
+
+                        assert_int_equal(v, ask_more(two, i));
+                        assert_true(ask_more(narrow, i) <= v && ask_more(both, i) <= v);
+                        check_terms(one, two, narrow, i);
                 }
         }
 }
