@@ -145,10 +145,11 @@ static const struct {
           "usage: sandboxctl policy list\n"
           "       sandboxctl policy show [--effective] NAME\n"
           "       sandboxctl policy validate [--kind KIND] FILE\n"
-          "       sandboxctl policy check [-p NAME|FILE] [-w DIR] net URL\n"
+          "       sandboxctl policy check [-p NAME|FILE] [-w DIR] [-X METHOD] net URL\n"
           "       sandboxctl policy check [-p NAME|FILE] [-w DIR] file read|write PATH\n\n"
           "validate: KIND is profile (default), user, project, ceiling or settings; status 1: not valid.\n"
-          "check: status 0: allowed, 1: denied.\n\n" COMMON_TEXT },
+          "check: status 0: allowed, 1: denied.\n"
+          "  -X, --method METHOD  of an http:// URL; GET where it is absent\n\n" COMMON_TEXT },
         { "events",
           "usage: sandboxctl events [OPTION…]\n\nWhat happened to your sessions, oldest first, as far back as it"
           " is kept.\n\n"

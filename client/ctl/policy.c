@@ -155,7 +155,7 @@ static int validate_file(Common *common, int argc, char *argv[])
 
 /* ---- check ---- */
 
-static int set_question(Json *p, int argc, char *argv[])
+static int set_question(Json *p, const char *method, int argc, char *argv[])
 {
         Json *o = NULL;
         int r;
@@ -164,11 +164,15 @@ static int set_question(Json *p, int argc, char *argv[])
                 r = json_new_object(&o);
                 if (r >= 0)
                         r = json_set_string(o, "url", argv[1]);
+                if (r >= 0 && method)
+                        r = json_set_string(o, "method", method);
                 if (r >= 0)
                         return json_set(p, "network", o) < 0 ? no_memory() : 0;
                 json_unref(o);
                 return no_memory();
         }
+        if (method)
+                return fail("--method belongs to `net URL`");
         if (argc != 3 || !str_equal(argv[0], "file") ||
             (!str_equal(argv[1], "read") && !str_equal(argv[1], "write")))
                 return fail("policy check takes `net URL` or `file read|write PATH`");
@@ -214,19 +218,22 @@ static int show_answer(const Common *common, const Json *answer)
         return str_equal(decision, "allow") ? 0 : STATUS_NO;
 }
 
-static int parse_check(Request *q, Common *common, int argc, char *argv[])
+static int parse_check(Request *q, const char **ret_method, Common *common, int argc, char *argv[])
 {
         static const struct option options[] = { { "profile", required_argument, NULL, 'p' },
                                                  { "workspace", required_argument, NULL, 'w' },
+                                                 { "method", required_argument, NULL, 'X' },
                                                  { "explain", no_argument, NULL, 'e' },
                                                  COMMON_OPTIONS };
         int c, status = 0;
 
-        while (status == 0 && (c = next_option(common, argc, argv, "+p:w:", options)) >= 0) {
+        while (status == 0 && (c = next_option(common, argc, argv, "+p:w:X:", options)) >= 0) {
                 if (c == 'p')
                         status = request_take_profile(q, optarg);
                 else if (c == 'w')
                         status = request_take_workspace(q, optarg);
+                else if (c == 'X')
+                        *ret_method = optarg;
                 else
                         status = c == 'e' ? fail("--explain is not available in this version") : EXIT_OURS;
         }
@@ -237,6 +244,7 @@ static int check(Common *common, int argc, char *argv[])
 {
         _cleanup_(sandboxd_reply_done) SandboxdReply reply = SANDBOXD_REPLY_INIT;
         _cleanup_json_ Json *p = NULL;
+        const char *method = NULL;
         Request q;
         int status;
 
@@ -244,9 +252,9 @@ static int check(Common *common, int argc, char *argv[])
                 request_done(&q);
                 return no_memory();
         }
-        status = parse_check(&q, common, argc, argv);
+        status = parse_check(&q, &method, common, argc, argv);
         if (status == 0)
-                status = set_question(p, argc - optind, argv + optind);
+                status = set_question(p, method, argc - optind, argv + optind);
         if (status == 0)
                 status = set_profile(p, &q);
         if (status == 0 && json_set_string(p, "workspace", q.workspace) < 0)

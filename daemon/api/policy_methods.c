@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "daemon/api/context.h"
+#include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/parse.h"
@@ -321,6 +322,8 @@ static int parse_url(const char *url, PolicyRequest *q, char host[PRIV_HOST_SIZE
                 q->port = schemes[i].port;
                 q->protocol = schemes[i].protocol;
                 r = parse_authority(rest, strcspn(rest, "/?#"), q, host);
+                q->path = rest + strcspn(rest, "/?#");
+                q->n_path = strcspn(q->path, "#");
                 return r < 0 || q->port == 0 ? -EINVAL : 0;
         }
         return -EINVAL;
@@ -331,17 +334,23 @@ typedef struct PolicyPair {
         const Policy *project;
 } PolicyPair;
 
-static int check_network(const Api *api, const PolicyPair *of, const char *url, Answer *ret)
+static int check_network(const Api *api, const PolicyPair *of, const Json *network, Answer *ret)
 {
         _cleanup_(policy_block_closep) const PolicyBlock *block = NULL;
         _cleanup_close_ int fd = -EBADF;
-        PolicyRequest q = { .host = "" };
+        PolicyRequest q = { .host = "", .now_usec = clock_realtime_usec() };
+        const char *method = get_string(network, "method");
         PolicyMatch m;
         char host[PRIV_HOST_SIZE];
         int r;
 
-        if (parse_url(url, &q, host) < 0)
+        if (parse_url(get_string(network, "url"), &q, host) < 0)
                 return -EDESTADDRREQ;
+        /* Of what is not HTTP in the clear neither is known. */
+        if (q.protocol == PROTOCOL_HTTP)
+                q.method = method ? method : "GET";
+        else
+                q.path = NULL;
         r = policy_compile(of->policy, of->project, NULL, api->loaded.generation, &fd);
         if (r >= 0)
                 r = policy_block_open(fd, &block);
@@ -413,8 +422,7 @@ static int check_with(Client *c, const Json *parameters, PolicyDiagnostics *d)
         if (r == -EINVAL)
                 return answer_invalid(c, d);
         if (r >= 0)
-                r = network ? check_network(c->api, &(PolicyPair){ p, project }, get_string(network, "url"),
-                                            &a)
+                r = network ? check_network(c->api, &(PolicyPair){ p, project }, network, &a)
                             : check_file(c->api, p, parameters, &a);
         if (r == -EDESTADDRREQ) {
                 client_invalid(c, network ? "network.url" : "file.path");

@@ -146,7 +146,7 @@ static void match(Pending *p, const PrivDecide *d)
         if (d->protocol == PROTOCOL_ANY)
                 match_tunnel(p, &q, &m);
         p->row.verdict = m.verdict == VERDICT_ALLOW ? VERDICT_ALLOW : VERDICT_DENY;
-        p->reason = m.verdict == VERDICT_ASK ? REASON_NO_APPROVER : m.reason;
+        p->reason = m.verdict == VERDICT_ASK && m.reason != REASON_PATH ? REASON_NO_APPROVER : m.reason;
         p->rule_reason = m.rule_reason;
         if (text_or_null(m.rule))
                 name_rule(p, m.layer ? m.layer : "", m.rule, m.rule_text);

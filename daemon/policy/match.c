@@ -234,7 +234,7 @@ static void match_sets(const PolicyBlock *b, const PolicyRequest *q, PathView *p
                         describe(&m, &o, ret);
                 is_decided = true;
         }
-        if (path && path->is_blamed && ret->verdict == VERDICT_DENY && ret->reason == REASON_DEFAULT)
+        if (path && path->is_blamed && ret->verdict != VERDICT_ALLOW && ret->reason == REASON_DEFAULT)
                 ret->reason = REASON_PATH;
 }
 
