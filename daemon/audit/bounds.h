@@ -1,9 +1,9 @@
 #pragma once
 
 /*
- * What holds for a decision beyond allow: limits that the other workers keep, and how many connections a rule
- * has open. A decision is counted from the moment it is made, not from the commit on: of many that wait for
- * one commit no more are allowed than the rule says.
+ * What holds for a decision beyond allow: limits that the other workers keep, and how many connections a
+ * rule has open. A decision is counted from the moment it is made, not from the commit on: of many that wait
+ * for one commit no more are allowed than the rule says.
  */
 
 #include "daemon/audit/audit.h"
@@ -27,8 +27,8 @@ Bounds *bounds_free(Bounds *b);
 /* It may turn out to be this as well. */
 void bounds_add(Bounds *b, const PolicyRequest *q, Protocol protocol);
 
-/* Counts one connection more for each rule that limits them. -EDQUOT: *ret_limit (NULL: there are too many such rules)
- * is reached. */
+/* Counts one connection more for each rule that limits them. -EDQUOT: *ret_limit (NULL: there are too many
+ * such rules) is reached. */
 int bounds_count(Bounds *b, const PolicyCount **ret_limit) _must_check_;
 
 void bounds_tell(const Bounds *b, PrivVerdict *v);

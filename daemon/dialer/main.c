@@ -271,7 +271,10 @@ static int parse_arguments(int argc, char *argv[], WorkerSpec *spec)
 
 int main(int argc, char *argv[])
 {
-        Dialer d = { .watch_fd = -EBADF, .clock_fd = -EBADF, .sessions = MAP_INIT, .files_max = files_for_connections() };
+        Dialer d = { .watch_fd = -EBADF,
+                     .clock_fd = -EBADF,
+                     .sessions = MAP_INIT,
+                     .files_max = files_for_connections() };
         WorkerSpec spec = { .name = "sandboxd-dialer",
                             .syscalls = dialer_syscalls,
                             .n_syscalls = ELEMENTSOF(dialer_syscalls),

@@ -1,6 +1,7 @@
 /*
- * Limits of the rules that allowed a connection. Upwards counts what goes to the server, heads and framing of HTTP
- * included, downwards what comes from it: a limit of n lets n bytes pass and no more, whatever they are part of.
+ * Limits of the rules that allowed a connection. Upwards counts what goes to the server, heads and framing
+ * of HTTP included, downwards what comes from it: a limit of n lets n bytes pass and no more, whatever they
+ * are part of.
  */
 
 #include <errno.h>

@@ -27,7 +27,8 @@ static void on_client_io(void *userdata, _unused_ int fd, _unused_ unsigned even
 static uint64_t idle_timeout(const Client *c)
 {
         bool is_half = c->is_eof || c->server.is_eof;
-        uint64_t idle = c->server.fd >= 0 && c->server.idle_usec > 0 ? c->server.idle_usec : c->egress->idle_usec;
+        uint64_t idle = c->server.fd >= 0 && c->server.idle_usec > 0 ? c->server.idle_usec
+                                                                     : c->egress->idle_usec;
 
         return is_half ? MIN_OF(GONE_TIMEOUT_USEC, idle) : idle;
 }

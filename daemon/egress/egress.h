@@ -99,9 +99,9 @@ typedef struct Client {
         uint64_t active_usec; /* CLOCK_MONOTONIC: when one of its sockets last had something for us */
         ClientState state;
         bool is_closed;
-        CloseReason end;  /* why an error of a step ends it, where that is not CLOSE_DONE */
-        bool is_eof;  /* the client will send no more */
-        bool is_shut; /* we have ended our direction */
+        CloseReason end; /* why an error of a step ends it, where that is not CLOSE_DONE */
+        bool is_eof;     /* the client will send no more */
+        bool is_shut;    /* we have ended our direction */
         Buf in;
         size_t scanned;
         Buf to_client;
@@ -220,8 +220,8 @@ static inline bool socks_is_waiting(const Client *c)
 }
 
 /* bounds.c */
-/* Room for n bytes from fd to the other side. -EAGAIN: nothing there; -EDQUOT: there is more than may go; at the
- * end of what fd has it is at least 1. */
+/* Room for n bytes from fd to the other side. -EAGAIN: nothing there; -EDQUOT: there is more than may go; at
+ * the end of what fd has it is at least 1. */
 int bounds_room(const Volume *v, int fd, size_t n, size_t *ret) _must_check_;
 /* For the request that begins: those of a new connection, or of the open one the narrower. */
 void bounds_apply(Client *c);

@@ -97,8 +97,8 @@ int http_read_chunks(HttpParser *p, const char *data, size_t size, Buf *to, bool
 int http_put_request(Buf *to, const HttpHead *h, const HttpTarget *t) _must_check_;
 int http_put_response(Buf *to, const HttpHead *h, HttpBody framing, bool is_closing) _must_check_;
 
-/* Writes a head of http_put_request() anew: without fields that name another method or another path for servers
- * that heed them, and with the path as url_path_rewrite() has it. */
+/* Writes a head of http_put_request() anew: without fields that name another method or another path for
+ * servers that heed them, and with the path as policy_path_rewrite() has it. */
 int http_rewrite_request(Buf *head, bool for_methods, bool for_paths) _must_check_;
 
 bool http_slice_equal(HttpSlice a, const char *s);

@@ -1,12 +1,14 @@
-/* A request's head once more, where a rule has judged method or path: what is sent says the same, in one way. */
+/* A request's head once more, where a rule has judged method or path: what is sent says the same, in one
+ * way. */
 
 #include <errno.h>
 #include <string.h>
 
 #include "daemon/egress/http.h"
-#include "daemon/policy/url_path.h"
+#include "daemon/policy/compiled.h"
 
-static const char *const method_fields[] = { "X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override" };
+static const char *const method_fields[] = { "X-HTTP-Method-Override", "X-HTTP-Method",
+                                             "X-Method-Override" };
 static const char *const path_fields[] = { "X-Original-URL", "X-Rewrite-URL" };
 
 static bool names_one_of(HttpSlice line, const char *const names[], size_t n)
@@ -37,7 +39,7 @@ static int put_request_line(Buf *to, HttpSlice line)
                 r = buf_reserve(to, (size_t) (end - path), &tail);
         if (r < 0)
                 return r;
-        buf_commit(to, url_path_rewrite(path, (size_t) (end - path), tail));
+        buf_commit(to, policy_path_rewrite(path, (size_t) (end - path), tail));
         return buf_put(to, end, line.size - (size_t) (end - line.data));
 }
 

@@ -6,9 +6,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "daemon/policy/url_path.h"
 #include "proto/base/fd.h"
 #include "proto/base/hash.h"
-#include "daemon/policy/url_path.h"
 #include "proto/base/str.h"
 
 void block_name_init(BlockName *n, const uint8_t seed[16], const char *host)

@@ -10,8 +10,8 @@
  * yields the key of the name and of every parent. A block keeps runs of used buckets short, which bounds a
  * look-up whoever wrote it.
  *
- * What only few rules say (limits, methods, paths, an end) stands apart in terms, and a rule has the number of
- * its own: to all others it costs one comparison with 0.
+ * What only few rules say (limits, methods, paths, an end) stands apart in terms, and a rule has the number
+ * of its own: to all others it costs one comparison with 0.
  */
 
 #include "daemon/policy/compiled.h"

@@ -37,8 +37,8 @@ typedef struct PolicyRequest {
         const char *host; /* canonical (policy_host_canonical()), or "" where address is the destination */
         PrivAddress address; /* literal destination; family 0 where host is */
         uint32_t port;
-        Protocol protocol; /* PROTOCOL_ANY for CONNECT before its first byte */
-        uint64_t now_usec; /* real time, for rules that expire; 0: none expires */
+        Protocol protocol;  /* PROTOCOL_ANY for CONNECT before its first byte */
+        uint64_t now_usec;  /* real time, for rules that expire; 0: none expires */
         const char *method; /* of an HTTP request; NULL: not known */
         const char *path;   /* as it was written, n_path bytes; NULL: not known */
         size_t n_path;
@@ -59,10 +59,10 @@ typedef struct PolicyMatch {
  * here. A literal address matches cidr rules only, and one in a guarded range (policy_address_class()) only
  * a rule whose cidr lies inside that range (a metadata address: only a rule for that very address).
  *
- * Rules with methods or paths are about HTTP requests. Where a request's are not known, one that allows counts
- * for the destination (what is asked there is decided when it is known), and one that denies does not; a tunnel
- * whose bytes are not looked at is none that such a rule allows, and one that such a rule denies. A path that is
- * not clear is one that no rule allows and every rule denies. */
+ * Rules with methods or paths are about HTTP requests. Where a request's are not known, one that allows
+ * counts for the destination (what is asked there is decided when it is known), and one that denies does
+ * not; a tunnel whose bytes are not looked at is none that such a rule allows, and one that such a rule
+ * denies. A path that is not clear is one that no rule allows and every rule denies. */
 void policy_match_request(const PolicyBlock *b, const PolicyRequest *q, PolicyMatch *ret);
 
 /* What holds for a request that is allowed: of all rules that allow it the narrowest. */
@@ -92,8 +92,8 @@ typedef struct PolicyTerms {
 /* False: no rule of the block has any, and TLS must name its host. */
 bool policy_block_has_terms(const PolicyBlock *b);
 
-/* For a request that policy_match_request() allows: narrows *terms (zeros at first) to what the rules that allow
- * it say. */
+/* For a request that policy_match_request() allows: narrows *terms (zeros at first) to what the rules that
+ * allow it say. */
 void policy_match_terms(const PolicyBlock *b, const PolicyRequest *q, PolicyTerms *terms);
 
 /* The dialer's judgement of one address that the request's host resolved to: false where a deny rule covers
@@ -134,3 +134,9 @@ bool address_in_prefix(const PrivAddress *a, const PrivAddress *network, uint32_
  * (parse it with address_parse(), brackets already removed); -EBADMSG when it ends in a number and is none
  * (127.1, 0x7f.1, 2130706433): those are refused, whatever a libc would make of them. */
 int policy_host_canonical(const char *s, size_t size, char ret[PRIV_HOST_SIZE]) _must_check_;
+
+/* ---- paths ---- */
+
+/* How a path that rules judge is written on: letters, digits and -._~ without escapes. What follows a '?'
+ * stays as it is. ret has size bytes at least; returns how many were written. */
+size_t policy_path_rewrite(const char *s, size_t size, char *ret);

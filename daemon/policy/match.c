@@ -247,7 +247,8 @@ static PathView *view_path(const PolicyRequest *q, PathText *text)
 {
         bool is_clear = url_path_canonical(q->path, q->n_path, text->canonical) >= 0;
 
-        text->view = (PathView){ .canonical = is_clear ? text->canonical : NULL, .steps = URL_PATH_STEPS_MAX };
+        text->view = (PathView){ .canonical = is_clear ? text->canonical : NULL,
+                                 .steps = URL_PATH_STEPS_MAX };
         return &text->view;
 }
 

@@ -49,7 +49,7 @@ typedef struct NetRule {
         bool is_wildcard;
         bool has_cidr;
         bool is_empty_ports; /* "ports": [] matches none */
-        bool has_methods; /* an empty list matches none */
+        bool has_methods;    /* an empty list matches none */
         bool has_paths;
         bool has_tls;
         bool is_tls_any;
@@ -64,9 +64,9 @@ typedef struct NetRule {
 } NetRule;
 
 /* Is there anything of what stands apart in the compiled form? */
-#define net_rule_has_terms(r)                                                                        \
-        ((r)->has_methods || (r)->has_paths || (r)->is_tls_any || (r)->max_upload_bytes > 0 ||       \
-         (r)->max_download_bytes > 0 || (r)->idle_usec > 0 || (r)->max_connections > 0 ||            \
+#define net_rule_has_terms(r)                                                                  \
+        ((r)->has_methods || (r)->has_paths || (r)->is_tls_any || (r)->max_upload_bytes > 0 || \
+         (r)->max_download_bytes > 0 || (r)->idle_usec > 0 || (r)->max_connections > 0 ||      \
          (r)->expires_usec > 0)
 
 typedef enum PathAccess {
@@ -181,8 +181,8 @@ int schema_read_object(SchemaReader *x, const TextNode *n, const KeyTable *table
 /* Each element of a list of strings. */
 int schema_read_strings(SchemaReader *x, const TextNode *n, KeyReader reader) _must_check_;
 
-/* Keys of a rule that say which requests it is about and how far it goes; and what may not stand together, once
- * all of them are read. */
+/* Keys of a rule that say which requests it is about and how far it goes; and what may not stand together,
+ * once all of them are read. */
 int rule_read_methods(SchemaReader *x, const TextNode *n) _must_check_;
 int rule_read_paths(SchemaReader *x, const TextNode *n) _must_check_;
 int rule_read_tls(SchemaReader *x, const TextNode *n) _must_check_;

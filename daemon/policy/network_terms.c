@@ -61,7 +61,8 @@ int rule_read_tls(SchemaReader *x, const TextNode *n)
         if (r <= 0)
                 return r;
         if (str_equal(n->string, "inspect"))
-                return schema_fail(x, n, "\"inspect\" is not enforced by this version; write \"sni\" or \"any\"");
+                return schema_fail(x, n,
+                                   "\"inspect\" is not enforced by this version; write \"sni\" or \"any\"");
         x->rule->is_tls_any = str_equal(n->string, "any");
         if (!x->rule->is_tls_any && !str_equal(n->string, "sni"))
                 return schema_fail(x, n, "expected \"sni\" or \"any\"");
@@ -129,19 +130,22 @@ static const TextNode *member(const TextNode *n, const char *key)
 
 int rule_check_terms(SchemaReader *x, const TextNode *n)
 {
-        static const char *const limits[] = { "tls", "max_upload", "max_download", "max_connections", "idle" };
+        static const char *const limits[] = { "tls", "max_upload", "max_download", "max_connections",
+                                              "idle" };
         const NetRule *rule = x->rule;
 
         if ((rule->has_methods || rule->has_paths) && rule->protocol != RULE_HTTP)
                 return schema_fail(x, member(n, rule->has_methods ? "methods" : "paths"),
                                    "requests inside TLS are not seen; add \"protocol\": \"http\"");
         if (rule->has_tls && (rule->protocol == RULE_HTTP || rule->protocol == RULE_TCP))
-                return schema_fail(x, member(n, "tls"), "a rule for %s alone looks at no TLS; remove the key",
+                return schema_fail(x, member(n, "tls"),
+                                   "a rule for %s alone looks at no TLS; remove the key",
                                    rule_protocol_to_string(rule->protocol));
         for (size_t i = 0; rule->has_action && rule->action == VERDICT_DENY && i < ELEMENTSOF(limits); i++)
                 if (member(n, limits[i]) != n)
-                        return schema_fail(x, member(n, limits[i]),
-                                           "a rule that denies lets nothing through to limit; remove the key");
+                        return schema_fail(
+                                        x, member(n, limits[i]),
+                                        "a rule that denies lets nothing through to limit; remove the key");
         return 0;
 }
 

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "daemon/policy/compiled.h"
 #include "proto/base/str.h"
 
 static int hex_digit(char c)
@@ -228,7 +229,7 @@ static bool is_unreserved(int c)
                (c > 0 && strchr("-._~", c));
 }
 
-size_t url_path_rewrite(const char *s, size_t size, char *ret)
+size_t policy_path_rewrite(const char *s, size_t size, char *ret)
 {
         const char *query = memchr(s, '?', size);
         size_t end = query ? (size_t) (query - s) : size, n = 0;

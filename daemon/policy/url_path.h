@@ -23,9 +23,9 @@ enum UrlPatternByte {
         URL_PATTERN_SEGMENTS = 3, /* any number of whole segments, each with the slash behind it */
 };
 
-/* A request's path as it was written; a query behind it is left out. ret has URL_PATH_MAX + 1 bytes. -EINVAL:
- * not clear: an escaped slash, backslash, percent sign or control, ';', an empty or dot segment, bytes that are
- * no UTF-8 … */
+/* A request's path as it was written; a query behind it is left out. ret has URL_PATH_MAX + 1 bytes.
+ * -EINVAL: not clear: an escaped slash, backslash, percent sign or control, ';', an empty or dot segment,
+ * bytes that are no UTF-8 … */
 int url_path_canonical(const char *s, size_t size, char *ret) _must_check_;
 
 /* A rule's pattern as a person writes it. ret has URL_PATTERN_MAX + 1 bytes. NULL, or what is wrong with it
@@ -34,7 +34,3 @@ const char *url_pattern_compile(const char *s, char *ret);
 
 /* Does the canonical path match the compiled pattern as a whole? -E2BIG: *steps are used up. */
 int url_path_match(const char *pattern, const char *path, unsigned *steps) _must_check_;
-
-/* How the path that was judged is written on: letters, digits and -._~ without escapes. What follows a '?' stays
- * as it is. ret has size bytes, at least as many as s; returns how many were written. */
-size_t url_path_rewrite(const char *s, size_t size, char *ret);

@@ -104,7 +104,7 @@ typedef enum CloseReason {
         CLOSE_SESSION_ENDED,
         CLOSE_POLICY,
         CLOSE_DAEMON_RESTART,
-        CLOSE_UNUSED, /* handed over, no byte sent */
+        CLOSE_UNUSED,     /* handed over, no byte sent */
         CLOSE_EXPIRED,    /* the rule that allowed it is void */
         CLOSE_MAX_UPLOAD, /* of its rule */
         CLOSE_MAX_DOWNLOAD,
@@ -870,7 +870,7 @@ typedef struct PrivVerdict {
 typedef struct PrivDial {
         Id session;
         uint64_t request;
-        uint64_t sequence; /* of the connect row: names the connection from here on */
+        uint64_t sequence;     /* of the connect row: names the connection from here on */
         uint64_t expires_usec; /* real time at which it is cut; 0: never */
         uint32_t port;
         uint32_t protocol;

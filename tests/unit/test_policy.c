@@ -74,21 +74,28 @@ static void test_errors(void **state)
                 { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
                   "\"methods\": [] }] } }",
                   2, 12, "network.rules[0].methods" },
-#define WITH(keys) \
-        "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n" keys " }] } }"
-#define DENIED_WITH(keys) \
-        "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"deny\", \"host\": \"a.test\",\n" keys " }] } }"
+#define WITH(keys)                                                                                           \
+        "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n" keys \
+        " }] } }"
+#define DENIED_WITH(keys)                                                                                   \
+        "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"deny\", \"host\": \"a.test\",\n" keys \
+        " }] } }"
                 { WITH("\"paths\": [\"/a\"]"), 2, 10, "network.rules[0].paths" },
                 { WITH("\"protocol\": \"any\", \"paths\": [\"/a\"]"), 2, 29, "network.rules[0].paths" },
                 { WITH("\"protocol\": \"tls\", \"methods\": [\"GET\"]"), 2, 31, "network.rules[0].methods" },
-                { WITH("\"protocol\": \"http\", \"methods\": [\"get\"]"), 2, 33, "network.rules[0].methods[0]" },
+                { WITH("\"protocol\": \"http\", \"methods\": [\"get\"]"), 2, 33,
+                  "network.rules[0].methods[0]" },
                 { WITH("\"protocol\": \"http\", \"methods\": [\"CONNECT\"]"), 2, 33,
                   "network.rules[0].methods[0]" },
-                { WITH("\"protocol\": \"http\", \"methods\": [\"\"]"), 2, 33, "network.rules[0].methods[0]" },
+                { WITH("\"protocol\": \"http\", \"methods\": [\"\"]"), 2, 33,
+                  "network.rules[0].methods[0]" },
                 { WITH("\"protocol\": \"http\", \"paths\": [\"a\"]"), 2, 31, "network.rules[0].paths[0]" },
-                { WITH("\"protocol\": \"http\", \"paths\": [\"/a?b\"]"), 2, 31, "network.rules[0].paths[0]" },
-                { WITH("\"protocol\": \"http\", \"paths\": [\"/a/../b\"]"), 2, 31, "network.rules[0].paths[0]" },
-                { WITH("\"protocol\": \"http\", \"paths\": [\"/***\"]"), 2, 31, "network.rules[0].paths[0]" },
+                { WITH("\"protocol\": \"http\", \"paths\": [\"/a?b\"]"), 2, 31,
+                  "network.rules[0].paths[0]" },
+                { WITH("\"protocol\": \"http\", \"paths\": [\"/a/../b\"]"), 2, 31,
+                  "network.rules[0].paths[0]" },
+                { WITH("\"protocol\": \"http\", \"paths\": [\"/***\"]"), 2, 31,
+                  "network.rules[0].paths[0]" },
                 { WITH("\"tls\": \"inspect\""), 2, 8, "network.rules[0].tls" },
                 { WITH("\"tls\": true"), 2, 8, "network.rules[0].tls" },
                 { WITH("\"tls\": \"any\", \"protocol\": \"tcp\""), 2, 8, "network.rules[0].tls" },
@@ -140,17 +147,17 @@ static void test_depth(void **state)
         policy_diagnostics_done(&d);
 }
 
-#define FULL                                                                                                                  \
-        "{ \"version\": 1, \"name\": \"full\", \"description\": \"d \\\"q\\\"\", \"filesystem\": { \"root\": \"minimal\","    \
-        " \"read\": [\"/opt/b\", \"/opt/a\"], \"write\": [\"~/.cache/pip\"], \"deny\": [\"${workspace}/.env\"],"              \
-        " \"tmpfs\": { \"/tmp\": \"1G\" } }, \"network\": { \"default\": \"ask\", \"rules\": ["                               \
-        " { \"id\": \"p\", \"action\": \"allow\", \"host\": \"*.a.test\", \"ports\": [443, \"1-2\"], \"reason\": \"r\" },"    \
-        " { \"action\": \"deny\", \"cidr\": \"2001:db8::/32\", \"protocol\": \"http\","                                       \
-        " \"expires\": \"2030-01-01T00:00:00Z\", \"methods\": [\"PUT\", \"M-SEARCH\"], \"paths\": [\"/\\\"/**\"] },"          \
-        " { \"action\": \"allow\", \"host\": \"b.test\", \"tls\": \"any\", \"max_upload\": \"10M\", \"max_download\": \"7\"," \
-        " \"max_connections\": 3, \"idle\": \"5m\" },"                                                                            \
-        " { \"action\": \"allow\", \"host\": \"c.test\", \"protocol\": \"http\", \"methods\": [], \"paths\": [] }] }, \"limits\": { \"memory\": \"4G\", \"swap\": \"0\", \"tasks\": 512,"     \
-        " \"cpu\": \"200%\", \"io\": \"100M\", \"files\": 4096, \"runtime\": \"2h\", \"idle\": \"5m\", \"output\": \"1G\" }," \
+#define FULL                                                                                                                                                                              \
+        "{ \"version\": 1, \"name\": \"full\", \"description\": \"d \\\"q\\\"\", \"filesystem\": { \"root\": \"minimal\","                                                                \
+        " \"read\": [\"/opt/b\", \"/opt/a\"], \"write\": [\"~/.cache/pip\"], \"deny\": [\"${workspace}/.env\"],"                                                                          \
+        " \"tmpfs\": { \"/tmp\": \"1G\" } }, \"network\": { \"default\": \"ask\", \"rules\": ["                                                                                           \
+        " { \"id\": \"p\", \"action\": \"allow\", \"host\": \"*.a.test\", \"ports\": [443, \"1-2\"], \"reason\": \"r\" },"                                                                \
+        " { \"action\": \"deny\", \"cidr\": \"2001:db8::/32\", \"protocol\": \"http\","                                                                                                   \
+        " \"expires\": \"2030-01-01T00:00:00Z\", \"methods\": [\"PUT\", \"M-SEARCH\"], \"paths\": [\"/\\\"/**\"] },"                                                                      \
+        " { \"action\": \"allow\", \"host\": \"b.test\", \"tls\": \"any\", \"max_upload\": \"10M\", \"max_download\": \"7\","                                                             \
+        " \"max_connections\": 3, \"idle\": \"5m\" },"                                                                                                                                    \
+        " { \"action\": \"allow\", \"host\": \"c.test\", \"protocol\": \"http\", \"methods\": [], \"paths\": [] }] }, \"limits\": { \"memory\": \"4G\", \"swap\": \"0\", \"tasks\": 512," \
+        " \"cpu\": \"200%\", \"io\": \"100M\", \"files\": 4096, \"runtime\": \"2h\", \"idle\": \"5m\", \"output\": \"1G\" },"                                                             \
         " \"environment\": { \"pass\": [\"TERM\", \"LANG\"], \"set\": { \"CI\": \"1=2\" } }, \"ask\": { \"timeout\": \"25s\" } }"
 
 static void test_format(void **state)
@@ -248,7 +255,10 @@ static void random_terms(char *to, size_t size, bool is_denial)
                 ", \"protocol\": \"http\", \"paths\": [\"/*\", \"/**/b\"]",
         };
         static const char *const limits[] = {
-                "", "", ", \"max_upload\": \"1K\"", ", \"max_download\": \"2K\", \"idle\": \"9s\"",
+                "",
+                "",
+                ", \"max_upload\": \"1K\"",
+                ", \"max_download\": \"2K\", \"idle\": \"9s\"",
                 ", \"max_connections\": 2",
         };
 

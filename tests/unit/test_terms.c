@@ -43,12 +43,12 @@ static void test_clear_paths(void **state)
 static void test_unclear_paths(void **state)
 {
         static const char *const rows[] = {
-                "a",          "*",          "http://x/",     "//",          "//a",           "/a//b",       "/a//",
-                "/.",         "/..",        "/./a",          "/a/../b",     "/a/.",          "/a/..",       "/%2e/a",
-                "/%2E%2e/a",  "/.%2e",      "/a/%2e%2e/b",   "/a%2fb",      "/a%2Fb",        "/a%5cb",      "/a\\b",
-                "/a%25b",     "/%252e",     "/a;b",          "/a%3bb",      "/a%00",         "/a%0ab",      "/a%1f",
-                "/a%7f",      "/a%",        "/a%4",          "/a%zz",       "/a%u0041",      "/%ff",        "/%c0%af",
-                "/%ed%a0%80", "/a\tb",      "/a\x7f",        "/a#b",        "/\xff",         "/%c3",        "/a%2e%2e%2fb",
+                "a",          "*",      "http://x/",   "//",      "//a",      "/a//b",  "/a//",
+                "/.",         "/..",    "/./a",        "/a/../b", "/a/.",     "/a/..",  "/%2e/a",
+                "/%2E%2e/a",  "/.%2e",  "/a/%2e%2e/b", "/a%2fb",  "/a%2Fb",   "/a%5cb", "/a\\b",
+                "/a%25b",     "/%252e", "/a;b",        "/a%3bb",  "/a%00",    "/a%0ab", "/a%1f",
+                "/a%7f",      "/a%",    "/a%4",        "/a%zz",   "/a%u0041", "/%ff",   "/%c0%af",
+                "/%ed%a0%80", "/a\tb",  "/a\x7f",      "/a#b",    "/\xff",    "/%c3",   "/a%2e%2e%2fb",
         };
         char canonical[URL_PATH_MAX + 1], longest[URL_PATH_MAX + 2];
 
@@ -159,14 +159,18 @@ static void test_dear_patterns(void **state)
 static void test_rewriting(void **state)
 {
         static const char *const rows[][2] = {
-                { "/%61%2D/%C3%BC", "/a-/%C3%BC" }, { "/a?%61", "/a?%61" }, { "/a%2", "/a%2" },
-                { "/%2f%7E", "/%2f~" },             { "*", "*" },           { "/a%40", "/a%40" },
+                { "/%61%2D/%C3%BC", "/a-/%C3%BC" },
+                { "/a?%61", "/a?%61" },
+                { "/a%2", "/a%2" },
+                { "/%2f%7E", "/%2f~" },
+                { "*", "*" },
+                { "/a%40", "/a%40" },
         };
 
         (void) state;
         for (size_t i = 0; i < ELEMENTSOF(rows); i++) {
                 char to[64];
-                size_t n = url_path_rewrite(rows[i][0], strlen(rows[i][0]), to);
+                size_t n = policy_path_rewrite(rows[i][0], strlen(rows[i][0]), to);
 
                 to[n] = '\0';
                 assert_string_equal(to, rows[i][1]);
@@ -184,14 +188,17 @@ static const PolicyBlock *compile_rules(const char *fallback, const char *rules,
         Buf text = BUF_INIT(1U << 20);
 
         policy_diagnostics_init(&d);
-        ASSERT_OK(buf_printf(&text, "{ \"version\": 1, \"network\": { \"default\": \"%s\", \"rules\": [%s] } }",
+        ASSERT_OK(buf_printf(&text,
+                             "{ \"version\": 1, \"network\": { \"default\": \"%s\", \"rules\": [%s] } }",
                              fallback, rules));
         ASSERT_OK(policy_parse(POLICY_PROFILE, "t", buf_front(&text), buf_size(&text), &d, &p));
         buf_done(&text);
         if (ceiling_rules) {
                 text = BUF_INIT(1U << 20);
-                ASSERT_OK(buf_printf(&text, "{ \"version\": 1, \"network\": { \"rules\": [%s] } }", ceiling_rules));
-                ASSERT_OK(policy_parse(POLICY_CEILING, "c", buf_front(&text), buf_size(&text), &d, &ceiling));
+                ASSERT_OK(buf_printf(&text, "{ \"version\": 1, \"network\": { \"rules\": [%s] } }",
+                                     ceiling_rules));
+                ASSERT_OK(policy_parse(POLICY_CEILING, "c", buf_front(&text), buf_size(&text), &d,
+                                       &ceiling));
                 buf_done(&text);
         }
         policy_diagnostics_done(&d);
@@ -226,8 +233,8 @@ static void test_rules_that_allow_some(void **state)
 {
         _cleanup_(policy_block_closep) const PolicyBlock *b = compile_rules(
                         "deny",
-                        HTTP_RULE("allow", "\"methods\": [\"GET\", \"HEAD\"], \"paths\": [\"/v1/**\", \"/ok\"]") ","
-                        HTTP_RULE("deny", "\"paths\": [\"/v1/secret\"]"),
+                        HTTP_RULE("allow", "\"methods\": [\"GET\", \"HEAD\"], \"paths\": [\"/v1/**\", \"/ok\"]") "," HTTP_RULE(
+                                        "deny", "\"paths\": [\"/v1/secret\"]"),
                         NULL);
 
         (void) state;
@@ -254,7 +261,8 @@ static void test_rules_that_allow_some(void **state)
 static void test_rules_that_deny_some(void **state)
 {
         _cleanup_(policy_block_closep) const PolicyBlock *b = compile_rules(
-                        "allow", HTTP_RULE("deny", "\"methods\": [\"DELETE\"], \"paths\": [\"/v1/**\"]"), NULL);
+                        "allow", HTTP_RULE("deny", "\"methods\": [\"DELETE\"], \"paths\": [\"/v1/**\"]"),
+                        NULL);
 
         (void) state;
         assert_int_equal(http(b, "GET", "/v1/a"), VERDICT_ALLOW);
@@ -300,7 +308,8 @@ static void test_budget_of_a_decision(void **state)
         for (int i = 0; i < 80; i++)
                 ASSERT_OK(buf_put_string(&pattern, "**a"));
         ASSERT_OK(buf_put(&pattern, "b", 2));
-        ASSERT_OK(buf_printf(&rules, HTTP_RULE("deny", "\"id\": \"dear\", \"paths\": [\"/%s\"]") ",", buf_front(&pattern)));
+        ASSERT_OK(buf_printf(&rules, HTTP_RULE("deny", "\"id\": \"dear\", \"paths\": [\"/%s\"]") ",",
+                             buf_front(&pattern)));
         ASSERT_OK(buf_put(&rules, HTTP_RULE("allow", "\"paths\": [\"/a*\"]"),
                           sizeof(HTTP_RULE("allow", "\"paths\": [\"/a*\"]"))));
         b = compile_rules("deny", buf_front(&rules), NULL);
@@ -341,8 +350,8 @@ static void test_terms(void **state)
                         " \"max_connections\": 3, \"expires\": \"2030-01-01T00:00:00Z\", \"tls\": \"any\" },"
                         "{ \"id\": \"two\", \"action\": \"allow\", \"host\": \"a.test\", \"max_upload\": \"1K\","
                         " \"max_download\": \"5\", \"max_connections\": 7, \"expires\": \"2031-01-01T00:00:00Z\" },"
-                        "{ \"id\": \"far\", \"action\": \"allow\", \"host\": \"b.test\", \"max_upload\": \"1\" },"
-                        HTTP_RULE("deny", "\"methods\": [\"PUT\"]"),
+                        "{ \"id\": \"far\", \"action\": \"allow\", \"host\": \"b.test\", \"max_upload\": \"1\" }," HTTP_RULE(
+                                        "deny", "\"methods\": [\"PUT\"]"),
                         "{ \"action\": \"allow\", \"host\": \"a.test\", \"idle\": \"5s\" }");
         _cleanup_(policy_block_closep) const PolicyBlock *plain =
                         compile_rules("deny", "{ \"action\": \"allow\", \"host\": \"a.test\" }", NULL);
