@@ -85,7 +85,7 @@ def test_timeout_of_exec_leaves_the_session(instance, alice, session):
     for pid in processes_with(marker):
         if pid != child.pid:
             os.kill(pid, signal.SIGKILL)
-    assert child.wait(10) == 137
+    assert child.wait(60) == 137
 
 
 def test_stdin_and_arguments_are_exact(instance, either):
@@ -210,7 +210,7 @@ def test_signalled_client(instance, alice, number):
     child = instance.ctl_start(alice, "run", "-T", "--", "sleep", marker, cwd=alice.workspace())
     assert eventually(lambda: len(processes_with(marker)) == 2)
     child.send_signal(number)
-    assert child.wait(10) in (128 + number, -number)
+    assert child.wait(60) in (128 + number, -number)
     assert eventually(lambda: not processes_with(marker), 3)
 
 
@@ -230,7 +230,7 @@ def test_wait_and_signal(instance, alice):
     child = instance.ctl_start(alice, "exec", session, "--", "sh", "-c", "trap 'exit 9' USR1; while :; do sleep 0.1; done")
     time.sleep(0.5)
     assert instance.ctl(alice, "signal", session, "USR1").returncode == 0
-    assert child.wait(10) == 9
+    assert child.wait(60) == 9
     waiting = instance.ctl_start(alice, "wait", session, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     time.sleep(0.2)
     assert instance.ctl(alice, "terminate", session).returncode == 0
@@ -335,7 +335,7 @@ class Terminal:
     def send(self, data):
         os.write(self.master, data)
 
-    def read_until(self, pattern, timeout=10):
+    def read_until(self, pattern, timeout=60):
         end = time.monotonic() + timeout
         while not re.search(pattern, self.output):
             ready, _, _ = select.select([self.master], [], [], max(0, end - time.monotonic()))
@@ -350,7 +350,7 @@ class Terminal:
             self.output += data
         return self.output
 
-    def wait(self, timeout=10):
+    def wait(self, timeout=60):
         end = time.monotonic() + timeout
         while self.child.poll() is None and time.monotonic() < end:
             ready, _, _ = select.select([self.master], [], [], 0.05)

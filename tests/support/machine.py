@@ -18,11 +18,13 @@ CTL = os.path.join(BUILD, "client/ctl/sandboxctl")
 POLICIES = os.path.join(TOP, "policies")
 KINDS = ("", "session", "net", "dns", "file", "credential", "git", "approval", "policy", "limit", "admin")
 VERDICTS = ("deny", "ask", "allow")
+# Sanitized programs need so many times as long.
+PATIENCE = 4 if "SANDBOXD_TEST_LOG" in os.environ else 1
 
 
 def eventually(condition, timeout=5.0, interval=0.02):
-    """The first true value of condition(), or its last value when the time is up."""
-    end = time.monotonic() + timeout
+    """The first true value of condition(), or its last value when the time is up (seconds, for programs that are not sanitized)."""
+    end = time.monotonic() + timeout * PATIENCE
     while True:
         value = condition()
         if value or time.monotonic() >= end:
@@ -190,7 +192,7 @@ class Instance:
             self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
                                             start_new_session=True, env={**os.environ, **(environment or {})})
 
-    def start(self, timeout=30, environment=None):
+    def start(self, timeout=60, environment=None):
         self.launch(environment)
         end = time.monotonic() + timeout
         line = b""
@@ -204,7 +206,7 @@ class Instance:
         assert line.splitlines()[0] == b"ready", line
         return self
 
-    def stop(self, how=signal.SIGTERM, timeout=20):
+    def stop(self, how=signal.SIGTERM, timeout=60):
         if not self.process:
             return None
         with contextlib.suppress(ProcessLookupError):

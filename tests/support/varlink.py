@@ -38,7 +38,7 @@ class Call:
         self.child.stdin.flush()
         self.buffer = b""
 
-    def next(self, timeout=20):
+    def next(self, timeout=60):
         """The next reply, or None at the end of the connection."""
         import os
         import select
@@ -54,7 +54,7 @@ class Call:
         message, _, self.buffer = self.buffer.partition(b"\0")
         return json.loads(message)
 
-    def until(self, condition, timeout=20):
+    def until(self, condition, timeout=60):
         """Replies up to and with the first that the condition holds for."""
         found = []
         while True:
