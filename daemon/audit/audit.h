@@ -34,6 +34,7 @@ typedef struct Session {
         unsigned n_batch; /* rows of it in the commit under way */
         uint64_t batch;
         uint64_t ended_usec; /* CLOCK_MONOTONIC; 0: lives */
+        unsigned n_commands; /* that began and have not ended, as far as is known: each may have one exit */
         bool has_no_network;
         Map counts; /* of rules that limit connections */
         struct {

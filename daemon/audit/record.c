@@ -126,6 +126,7 @@ static int on_record_exec(Api *api, const PrivRecordExec *x, size_t size, int *t
         p->api = api;
         p->request = x->token;
         p->gate_fd = TAKE_FD(*take_gate);
+        s->n_commands++;
         queue_put(api->audit, p);
         return 0;
 }
@@ -138,9 +139,15 @@ static int on_record_exit(Api *api, const PrivRecordExit *x)
         if (x->reason >= _END_REASON_MAX || x->status > UINT16_MAX || (x->is_unknown && x->status != 0))
                 return -EPROTO;
         if (!s) {
-                log_info("The exit of a command in a session that is not known");
+                log_debug("The exit of a command in a session that is not known");
                 return 0;
         }
+        /* Such a row is never refused, so there is one for each that was let in. */
+        if (s->n_commands == 0) {
+                log_debug("The exit of a command that did not begin");
+                return 0;
+        }
+        s->n_commands--;
         quota_charge(api->audit, api->uid, 0);
         row.process = x->process;
         if (!x->is_unknown)

@@ -7,6 +7,9 @@
 
 #define POLICY_TEXT_MAX (16U * 1024U * 1024U)
 
+/* Of a session that the former run knew: as many as can run in one at a time. */
+#define COMMANDS_BEFORE 1024U
+
 /* All strings of a session in one allocation: copies one and moves on. NULL and, where it is allowed, "" are
  * none. */
 static const char *keep(char **at, const char *s, bool may_be_empty)
@@ -154,6 +157,8 @@ int session_new_known(Audit *a, const RowSession *row, const PrivSessionOpen *o,
         if (r < 0)
                 return r;
         s->has_no_network = o->has_no_network != 0;
+        if (o->is_known)
+                s->n_commands = COMMANDS_BEFORE;
         *ret = TAKE_PTR(s);
         return 0;
 }

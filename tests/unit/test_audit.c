@@ -720,6 +720,11 @@ static void test_exec_rows(_unused_ void **state)
         ASSERT_EQ(go[0], EXEC_GATE_OPEN);
         (void) fd_close(gate[0]);
         ASSERT_EQ(number_in(&w, "SELECT length(raw) FROM priv"), 6);
+        ASSERT_OK(imsg_pair(gate));
+        x.process = 2;
+        say(&w.api, PRIV_RECORD_EXEC, &x, sizeof(x), gate[1]);
+        expect(&w.api, PRIV_RECORDED, &m);
+        (void) fd_close(gate[0]);
         ASSERT_OK(id_random(&x.session));
         ASSERT_OK(imsg_pair(gate));
         say(&w.api, PRIV_RECORD_EXEC, &x, sizeof(x), gate[1]);
@@ -737,7 +742,11 @@ static void test_exec_rows(_unused_ void **state)
                 .session = w.session, .process = 2, .reason = END_SETUP_FAILED, .is_unknown = 1
         };
         say(&w.api, PRIV_RECORD_EXIT, &e, sizeof(e), -EBADF);
+        /* No third one has begun. */
+        e.process = 3;
+        say(&w.api, PRIV_RECORD_EXIT, &e, sizeof(e), -EBADF);
         (void) poll(NULL, 0, 200);
+        ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE action='exit'"), 2);
         ASSERT_EQ(number_in(&w, "SELECT status FROM decision WHERE action='exit' AND reason='exited'"), 3);
         ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE action='exit' AND status IS NULL AND "
                                 "reason='setup-failed'"),
