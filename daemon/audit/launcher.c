@@ -164,6 +164,7 @@ static int on_session_frozen(Audit *a, const PrivSessionFreeze *f)
 
         if (!s || s->ended_usec > 0)
                 return 0;
+        quota_charge(a, s->row.uid, 0);
         if (s->policy)
                 row.policy = &s->policy_row;
         return queue_report(a, &row, s, NULL);

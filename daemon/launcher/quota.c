@@ -23,11 +23,13 @@
 #define QUOTA_TIME_BURST_USEC (100 * USEC_PER_MSEC)
 #define QUOTA_TIME_FACTOR     2U
 
-#define QUOTA_ROWS_PER_SEC   128U
-#define QUOTA_BURST_SECONDS  4U
-#define QUOTA_SESSION_FDS    20U   /* that a session costs us, with some to spare while it starts */
-#define QUOTA_RESERVED_FDS   2048U /* for connections, workers and root */
-#define QUOTA_RESERVED_PARTS 4U    /* of few descriptors so many parts are not for sessions: one */
+#define QUOTA_ROWS_PER_SEC    128U
+#define QUOTA_FREEZES_PER_SEC 4U
+#define QUOTA_FREEZES_BURST   128U
+#define QUOTA_BURST_SECONDS   4U
+#define QUOTA_SESSION_FDS     20U   /* that a session costs us, with some to spare while it starts */
+#define QUOTA_RESERVED_FDS    2048U /* for connections, workers and root */
+#define QUOTA_RESERVED_PARTS  4U    /* of few descriptors so many parts are not for sessions: one */
 
 static const char *const names[] = {
         [QUOTA_CONNECTIONS] = "connections",
@@ -228,6 +230,17 @@ bool quota_take_row(User *u)
         BucketRate rate = bucket_rate(QUOTA_ROWS_PER_SEC, USEC_PER_SEC, QUOTA_ROWS_PER_SEC);
 
         if (bucket_take(&u->quota.rows, &rate, 1, clock_monotonic_usec()))
+                return true;
+        quota_refused(u, QUOTA_ROWS, 1);
+        return false;
+}
+
+/* Its row is not one that audit may refuse, so there are few of them for a whole day. */
+bool quota_take_freeze(User *u)
+{
+        BucketRate rate = bucket_rate(QUOTA_FREEZES_PER_SEC, USEC_PER_SEC, QUOTA_FREEZES_BURST);
+
+        if (bucket_take(&u->quota.freezes, &rate, 1, clock_monotonic_usec()))
                 return true;
         quota_refused(u, QUOTA_ROWS, 1);
         return false;

@@ -33,6 +33,7 @@ typedef struct UserQuota {
         Bucket connects;
         Bucket starts;
         Bucket rows;
+        Bucket freezes;
         Bucket time;
         LoopTimer *timer;
         bool is_timer_set;
@@ -67,6 +68,9 @@ int quota_note(User *u, const char *name, uint32_t n) _must_check_;
 
 /* A row that api causes; false: it is one too many. */
 bool quota_take_row(User *u);
+
+/* A freeze or a thaw; false: one too many. */
+bool quota_take_freeze(User *u);
 
 /* Another user's worker. */
 bool quota_may_have_worker(User *u);

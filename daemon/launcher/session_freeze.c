@@ -115,7 +115,7 @@ int session_freeze(User *u, const PrivSessionFreeze *body)
         if (is_frozen == s->wants_frozen && s->is_freezing)
                 return 0;
         /* Each change has a row: too many of them are refused. */
-        if (!quota_take_row(u)) {
+        if (!quota_take_freeze(u)) {
                 session_send_frozen(s, -EAGAIN);
                 return 0;
         }

@@ -210,6 +210,35 @@ def test_d15_rows_have_a_share(settings, alice, bob, profile, web):
         assert refused(instance, bob, "rows") == (0, 0)
 
 
+# Runs as a user: so many freezes and thaws in turn; how many were done.
+FREEZES = """
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX); s.settimeout(30)
+s.connect(sys.argv[1])
+done = 0
+for i in range(int(sys.argv[3])):
+    call = {"method": "io.sandboxd.Session." + ("Thaw" if done % 2 else "Freeze"), "parameters": {"id": sys.argv[2]}}
+    s.sendall(json.dumps(call).encode() + b"\\0")
+    data = b""
+    while not data.endswith(b"\\0"):
+        data += s.recv(65536)
+    done += "error" not in json.loads(data[:-1])
+print(done)
+"""
+
+
+def test_d15_freezes_have_a_rate(settings, alice, bob):
+    """Their rows are about what has happened; so there are not many."""
+    with daemon(settings) as instance:
+        mine, theirs = instance.create(alice), instance.create(bob)
+        before, start = instance.head(), time.monotonic()
+        done = int(alice.run(["/usr/bin/python3", "-c", FREEZES, instance.socket, mine, "600"]).stdout)
+        assert 100 < done <= 128 + 4 * (time.monotonic() - start + 1)
+        assert len([r for r in instance.rows(before, session=mine) if r["action"] in ("freeze", "thaw")]) == done
+        assert instance.ctl(bob, "freeze", theirs).returncode == 0 and instance.ctl(bob, "thaw", theirs).returncode == 0
+        assert machine.eventually(lambda: refused(instance, alice, "rows")[0] == 600 - done)
+
+
 # Inside a session: so many requests for what is denied, each with a row of some kilobytes; the last answer's status.
 DENIED = """
 import socket, sys
