@@ -28,7 +28,7 @@ class Lanes:
         self.todo = queue.Queue()
         for task in todo:
             self.todo.put(task)
-        threads = [threading.Thread(target=self.work) for _ in range(max(2, min(4, os.cpu_count() or 2)))]
+        threads = [threading.Thread(target=self.work) for _ in range(min(4, (os.cpu_count() or 2) + 1))]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -76,3 +76,4 @@ def pytest_terminal_summary(terminalreporter):
     for action in ("fail", "kill"):
         n = sum(result["points"] for result in RESULTS.values() if result["task"]["action"] == action)
         terminalreporter.write_line(f"{action}: {n} points")
+    terminalreporter.write_line(f"what takes turns: day {tasks.DAY}")

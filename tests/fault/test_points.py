@@ -10,7 +10,7 @@ def test_points(results, task_name):
     """Nothing crashes or hangs, nothing is unrecorded or stays open, and the next client is served."""
     result = results[task_name]
     assert not result["problems"], "\n".join(result["problems"])
-    assert result["points"] > 0 and result["points"] >= result["counted"] // result["task"].get("step", 1), result
+    assert result["points"] >= max(1, result["counted"] // result["task"]["step"]), "calls were not hit"
 
 
 def test_matrix_of_killed_processes(results):
