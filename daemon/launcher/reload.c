@@ -352,6 +352,14 @@ void reload_signal(Launcher *l)
                 (void) log_warning(r, "SIGHUP: settings and profiles are not loaded");
 }
 
+void reload_forget(const User *u)
+{
+        LIST_FOREACH (c, &u->launcher->reload->callers, Caller, link) {
+                if (c->uid == u->uid)
+                        c->is_answered = true;
+        }
+}
+
 int reload_new(Launcher *l)
 {
         Reload *x = calloc(1, sizeof(*x));

@@ -16,6 +16,9 @@ int reload_ask(User *u, uint64_t token) _must_check_;
 /* SIGHUP: for root. */
 void reload_signal(Launcher *l);
 
+/* This user's worker has ended: its successor's calls are others. What was begun goes on. */
+void reload_forget(const User *u);
+
 /* Somebody who may not: a row. */
 void reload_refuse(User *u);
 

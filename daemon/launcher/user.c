@@ -8,6 +8,7 @@
 #include "daemon/launcher/admin.h"
 #include "daemon/launcher/lookup.h"
 #include "daemon/launcher/manager.h"
+#include "daemon/launcher/reload.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/worker.h"
@@ -353,6 +354,7 @@ static void on_api_gone(void *owner, _unused_ Worker *w)
         }
         sessions_lose_api(u);
         admin_forget(u);
+        reload_forget(u);
         if (!restart_guard_permits(&u->guard)) {
                 (void) log_error(0, "api worker of uid %u ended too often: waiting", u->uid);
                 u->no_worker_until_usec = clock_monotonic_usec() + RESTARTS_USEC;
