@@ -279,7 +279,9 @@ def test_many_at_once_come_one_after_the_other(own_instance, settings, alice, ro
     replies = []
     threads = [threading.Thread(target=lambda: replies.append(reload(own_instance, root))) for _ in range(6)]
     for n, thread in enumerate(threads):
-        own_instance.write_config("sandboxd.json", {**settings, "limits": {"sessions_per_user": 10 + n}})
+        # As a whole: the one before may be reading.
+        own_instance.write_config("next", {**settings, "limits": {"sessions_per_user": 10 + n}})
+        os.rename(own_instance.config + "/next", own_instance.config + "/sandboxd.json")
         thread.start()
     for thread in threads:
         thread.join()
