@@ -54,9 +54,10 @@ static const ProbeText probe_texts[] = {
         [PROBE_NETWORK_NAMESPACE] = { "network-namespace", "failure", "network namespaces can be made",
                                       "network namespaces cannot be made",
                                       "raise user.max_net_namespaces; containers need it permitted" },
-        [PROBE_REDIRECT] = { "network-redirect", "warning", "connections can be steered to the proxy",
-                             "neither sk_lookup nor TPROXY works: programs that ignore the proxy reach nothing",
-                             "load the module xt_TPROXY, or use a kernel with BPF" },
+        [PROBE_REDIRECT] = { "network-redirect", "failure",
+                             "every connection of a session is steered to its proxy",
+                             "neither TPROXY nor sk_lookup works",
+                             "load the module nft_tproxy, or use a kernel with BPF" },
         [PROBE_PEER_PIDFD] = { "peer-pidfd", "info", "callers are known by pidfd",
                                "callers are known by pid and checked to be alive",
                                "Linux 6.5 or later has it" },
@@ -111,7 +112,7 @@ static int append_probe(Json *list, uint32_t name, const PrivProbe *p)
                 if (str_printf(text, sizeof(text), "%s, ABI %u", t->works, p->value) >= 0)
                         c.message = text;
         } else if (p->error == 0 && name == PROBE_REDIRECT) {
-                if (str_printf(text, sizeof(text), "%s by %s; this version makes no use of it", t->works,
+                if (str_printf(text, sizeof(text), "%s by %s", t->works,
                                p->value == REDIRECT_SK_LOOKUP ? "sk_lookup" : "TPROXY") >= 0)
                         c.message = text;
         } else if (p->error != 0) {

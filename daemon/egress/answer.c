@@ -56,7 +56,10 @@ static int put_answer(Client *c, unsigned status, const char *fields, const char
         buf_consume(&c->to_server, buf_size(&c->to_server));
         if (c->is_last)
                 server_close(c, CLOSE_CLIENT);
-        client_set_state(c, c->is_last ? CLIENT_ENDING : CLIENT_HEAD);
+        if (transparent_is_waiting(c))
+                client_set_state(c, CLIENT_REFUSED);
+        else
+                client_set_state(c, c->is_last ? CLIENT_ENDING : CLIENT_HEAD);
         return 1;
 }
 

@@ -14,6 +14,7 @@
 #define VERDICT_TIMEOUT_USEC (6 * USEC_PER_SEC)
 #define CONNECT_TIMEOUT_USEC (20 * USEC_PER_SEC)
 #define ENDING_TIMEOUT_USEC  (2 * USEC_PER_SEC)
+#define FIRST_TIMEOUT_USEC   (1 * USEC_PER_SEC) /* then it waits for the server */
 #define GONE_TIMEOUT_USEC    (5 * 60 * USEC_PER_SEC)
 /* So many steps a turn, then the others have theirs. */
 #define STEPS_MAX 16U
@@ -74,8 +75,13 @@ static void on_client_timer(void *userdata)
         case CLIENT_TUNNEL:
                 on_maybe_idle(c);
                 return;
-        case CLIENT_SOCKS:
+        case CLIENT_REFUSED:
+                r = transparent_reset(c);
+                break;
         case CLIENT_PEEK:
+                r = tunnel_on_silence(c);
+                break;
+        case CLIENT_SOCKS:
         case CLIENT_ENDING:
                 client_close(c, CLOSE_IDLE);
                 return;
@@ -122,8 +128,11 @@ int buf_receive(int fd, Buf *to, size_t n)
 static uint64_t state_timeout(const Client *c)
 {
         switch (c->state) {
-        case CLIENT_HEAD:
         case CLIENT_PEEK:
+                if (c->allows_tcp && buf_size(&c->in) > 0)
+                        return FIRST_TIMEOUT_USEC;
+                return buf_size(&c->in) > 0 ? HEAD_TIMEOUT_USEC : waiting_timeout(c);
+        case CLIENT_HEAD:
                 return buf_size(&c->in) > 0 ? HEAD_TIMEOUT_USEC : waiting_timeout(c);
         case CLIENT_SOCKS:
                 return HEAD_TIMEOUT_USEC;
@@ -131,6 +140,8 @@ static uint64_t state_timeout(const Client *c)
                 return VERDICT_TIMEOUT_USEC;
         case CLIENT_CONNECTING:
                 return CONNECT_TIMEOUT_USEC;
+        case CLIENT_REFUSED:
+                return FIRST_TIMEOUT_USEC;
         case CLIENT_ENDING:
                 return ENDING_TIMEOUT_USEC;
         case CLIENT_EXCHANGE:
@@ -204,7 +215,14 @@ void egress_sweep(Egress *e)
                 client_free(c);
 }
 
-int client_new(Egress *e, int take_fd)
+static int client_begin(Client *c, bool is_transparent)
+{
+        client_set_state(c, CLIENT_HEAD);
+        c->is_transparent = is_transparent;
+        return is_transparent ? transparent_begin(c) : 0;
+}
+
+int client_new(Egress *e, int take_fd, bool is_transparent)
 {
         _cleanup_close_ int fd = take_fd;
         Client *c = calloc(1, sizeof(*c));
@@ -233,8 +251,10 @@ int client_new(Egress *e, int take_fd)
         list_init(&c->link);
         list_append(&e->clients, &c->link);
         e->n_clients++;
-        client_set_state(c, CLIENT_HEAD);
-        return 0;
+        r = client_begin(c, is_transparent);
+        if (r < 0)
+                client_close(c, CLOSE_ERROR);
+        return r;
 }
 
 int client_fill(Client *c)
@@ -254,7 +274,7 @@ int client_fill(Client *c)
                 c->is_eof = true;
         /* Slow heads: the clock runs from the first byte on. */
         else if (was_empty && (c->state == CLIENT_HEAD || c->state == CLIENT_PEEK))
-                client_set_timeout(c, HEAD_TIMEOUT_USEC);
+                client_set_timeout(c, state_timeout(c));
         return r > 0;
 }
 
@@ -299,7 +319,7 @@ static int step(Client *c)
         int r;
 
         if (c->state == CLIENT_HEAD || c->state == CLIENT_SOCKS || c->state == CLIENT_DECIDING ||
-            c->state == CLIENT_CONNECTING || c->state == CLIENT_PEEK) {
+            c->state == CLIENT_CONNECTING || c->state == CLIENT_PEEK || c->state == CLIENT_REFUSED) {
                 r = client_fill(c);
                 if (r < 0)
                         return r;
@@ -323,6 +343,8 @@ static int step(Client *c)
                 return tunnel_step_peek(c);
         case CLIENT_TUNNEL:
                 return tunnel_step(c);
+        case CLIENT_REFUSED:
+                return transparent_refuse(c);
         case CLIENT_ENDING:
                 return step_ending(c);
         }
@@ -344,8 +366,7 @@ static bool wants_client_read(const Client *c)
 
 static bool wants_server_read(const Client *c)
 {
-        if (c->server.is_eof || (c->state == CLIENT_PEEK && !c->allows_tcp) ||
-            (c->state == CLIENT_DECIDING && c->wants_connection))
+        if (c->server.is_eof || (c->state == CLIENT_DECIDING && c->wants_connection))
                 return false;
         return buf_size(&c->to_client) == 0;
 }
@@ -353,9 +374,9 @@ static bool wants_server_read(const Client *c)
 /* is_busy: there is more to do without news from the sockets; a writable one calls us again. */
 static int update_events(Client *c, bool is_busy)
 {
-        int r = loop_io_set_events(
-                        c->io, (wants_client_read(c) ? LOOP_READ : 0U) |
-                                               (is_busy || buf_size(&c->to_client) > 0 ? LOOP_WRITE : 0U));
+        bool is_answering = buf_size(&c->to_client) > 0 && c->state != CLIENT_REFUSED;
+        int r = loop_io_set_events(c->io, (wants_client_read(c) ? LOOP_READ : 0U) |
+                                                          (is_busy || is_answering ? LOOP_WRITE : 0U));
 
         if (r >= 0 && c->server.io) {
                 bool is_sending = (c->state == CLIENT_EXCHANGE || c->state == CLIENT_TUNNEL) &&

@@ -1,8 +1,9 @@
 #pragma once
 
 /*
- * The egress worker of one session: an explicit HTTP proxy whose way out is other people's decision. Each
- * request goes to audit; a connection comes, if at all, as a descriptor from the dialer.
+ * The egress worker of one session: an explicit proxy and a door for every other connection, whose way out
+ * is other people's decision. Each request goes to audit; a connection comes, if at all, as a descriptor
+ * from the dialer.
  *
  * One Client per accepted connection, with at most one server connection, which serves one authority.
  * Callbacks never free a client: client_close() takes it off the loop and puts it on the dead list, swept
@@ -22,9 +23,8 @@
 #define EGRESS_CLIENTS_MAX 1024U
 #define EGRESS_UNDECIDED_MAX \
         64U /* further requests wait their turn: audit takes so many of a session at once */
-#define EGRESS_SCRATCH_SIZE  (256U * 1024U)
-#define EGRESS_LISTENERS_MAX 6U
-#define EGRESS_READ_MIN      (16U * 1024U)
+#define EGRESS_SCRATCH_SIZE (256U * 1024U)
+#define EGRESS_READ_MIN     (16U * 1024U)
 /* What all connections of one direction may read at once, and so keep when the other side does not take it.
  */
 #define EGRESS_BUFFERED_MAX (32U * 1024U * 1024U)
@@ -43,8 +43,10 @@ typedef enum ClientState {
         CLIENT_CONNECTING, /* allowed; the dialer's answer is awaited */
         CLIENT_EXCHANGE,   /* request to the server, response to the client */
         CLIENT_PEEK, /* CONNECT was answered; nothing goes to the server before its first bytes are known */
-        CLIENT_TUNNEL, /* bytes in both directions */
-        CLIENT_ENDING, /* the last answer is going out; what comes in is thrown away */
+        CLIENT_TUNNEL,  /* bytes in both directions */
+        CLIENT_REFUSED, /* transparent: the first bytes say which answer is understood; one for HTTP is ready
+                         */
+        CLIENT_ENDING,  /* the last answer is going out; what comes in is thrown away */
 } ClientState;
 
 /* Where a message body stands. */
@@ -111,7 +113,7 @@ typedef struct Client {
         uint64_t request; /* 0: none that audit or the dialer may still answer */
         Buf decide;       /* PrivDecide and its tail, for asking again */
         Authority authority;
-        bool is_connect; /* CONNECT, or the one request of SOCKS */
+        bool is_connect; /* CONNECT, the one request of SOCKS, or a transparent connection */
         bool allows_tls; /* of CONNECT and SOCKS: what the rules allow may be TLS */
         bool allows_tcp; /* likewise: anything */
         bool allows_any_tls;
@@ -133,22 +135,30 @@ typedef struct Client {
         BodyState response_body;
         bool has_response_head;
 
+        bool is_transparent;   /* authority is what the program connected to */
         uint8_t socks_version; /* 0: HTTP, as the first byte says */
         uint8_t socks_reply;   /* SocksReply of what is only recorded */
         bool has_begun;        /* a first byte was seen */
         bool has_greeted;      /* SOCKS 5 */
-        bool is_tunneled;      /* HTTP inside CONNECT: requests in origin form for tunnel_authority */
+        bool is_tunneled;      /* HTTP inside a tunnel: requests in origin form for tunnel_authority */
         Authority tunnel_authority;
         Server server;
 } Client;
+
+typedef struct Listener {
+        Egress *egress;
+        LoopIo *io;
+        int fd;
+        bool is_transparent;
+        Authority authority; /* its own address */
+} Listener;
 
 struct Egress {
         Loop *loop;
         PrivLink *launcher;
         PrivLink *audit;
         PrivLink *dialer;
-        LoopIo *listeners[EGRESS_LISTENERS_MAX];
-        int listener_fds[EGRESS_LISTENERS_MAX];
+        Listener listeners[_EGRESS_SOCKET_MAX];
         size_t n_listeners;
         bool is_offline;
         bool is_accepting;
@@ -172,7 +182,7 @@ static inline size_t egress_read_max(const Egress *e)
 }
 
 /* client.c */
-int client_new(Egress *e, int take_fd) _must_check_;
+int client_new(Egress *e, int take_fd, bool is_transparent) _must_check_;
 void client_close(Client *c, CloseReason reason);
 /* Does what can be done now, then waits for what it needs. May close the client. */
 void client_pump(Client *c);
@@ -233,6 +243,20 @@ void bounds_count_sent(Client *c, size_t n);
 int bounds_refuse_upload(Client *c) _must_check_;
 int bounds_refuse_download(Client *c) _must_check_;
 
+/* transparent.c */
+/* The address that a socket has on our side. */
+int transparent_address(int fd, Authority *ret) _must_check_;
+int transparent_begin(Client *c) _must_check_;
+/* A step of CLIENT_REFUSED. */
+int transparent_refuse(Client *c) _must_check_;
+/* The client sees its connection refused, if late; negative, for the caller to return. */
+int transparent_reset(Client *c);
+/* Nothing has been said to the client yet, and it may not know what a proxy is. */
+static inline bool transparent_is_waiting(const Client *c)
+{
+        return c->is_transparent && !c->is_tunneled && !c->has_answer_begun;
+}
+
 /* exchange.c */
 int exchange_begin(Client *c) _must_check_;
 int exchange_step(Client *c) _must_check_;
@@ -241,6 +265,8 @@ int exchange_step(Client *c) _must_check_;
 int tunnel_begin(Client *c) _must_check_;
 int tunnel_step_peek(Client *c) _must_check_;
 int tunnel_step(Client *c) _must_check_;
+/* The client has begun something, and does not go on. */
+int tunnel_on_silence(Client *c) _must_check_;
 /* Ends a tunnel whose refusal was recorded. */
 int tunnel_refuse(Client *c) _must_check_;
 

@@ -67,6 +67,20 @@ int http_check_first_line(const char *data, size_t size)
         return (size_t) (end - data) > n && memcmp(end - n, version, n - 1) == 0 ? 0 : -EBADMSG;
 }
 
+int http_look(const char *data, size_t size)
+{
+        size_t n = 0;
+
+        while (n < size && n < HTTP_METHOD_SIZE &&
+               ((data[n] >= 'A' && data[n] <= 'Z') || (n > 0 && data[n] == '-')))
+                n++;
+        if (n < size && (n == 0 || data[n] != ' '))
+                return -EBADMSG;
+        if (!memchr(data, '\r', size))
+                return size < HTTP_HEAD_MAX && !memchr(data, '\n', size) ? 0 : -EBADMSG;
+        return http_check_first_line(data, size) < 0 ? -EBADMSG : 1;
+}
+
 /* ---- what llhttp reports ---- */
 
 static int on_method(llhttp_t *l, const char *at, size_t size)

@@ -78,6 +78,10 @@ int http_find_head(const char *data, size_t size, size_t *scanned, size_t *ret_s
  * waited for. */
 int http_check_first_line(const char *data, size_t size) _must_check_;
 
+/* What do these first bytes begin? 1: a request line of HTTP/1; 0: more are needed to know; -EBADMSG:
+ * something else. */
+int http_look(const char *data, size_t size) _must_check_;
+
 /* data is one whole head. -EBADMSG: malformed in any way. */
 int http_parse_request(HttpParser *p, const char *data, size_t size, HttpHead *ret) _must_check_;
 int http_parse_response(HttpParser *p, const char *data, size_t size, HttpHead *ret) _must_check_;

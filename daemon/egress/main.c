@@ -23,36 +23,38 @@
 #define IDLE_SECONDS 1800U
 
 static const int egress_syscalls[] = {
-        SCMP_SYS(accept4),        SCMP_SYS(brk),
-        SCMP_SYS(clock_gettime),  SCMP_SYS(close),
-        SCMP_SYS(epoll_create1),  SCMP_SYS(epoll_ctl),
-        SCMP_SYS(epoll_pwait),    SCMP_SYS(epoll_pwait2),
-        SCMP_SYS(epoll_wait),     SCMP_SYS(eventfd2),
-        SCMP_SYS(fcntl),          SCMP_SYS(futex),
-        SCMP_SYS(getpid),         SCMP_SYS(getrandom),
-        SCMP_SYS(getsockopt),     SCMP_SYS(gettid),
-        SCMP_SYS(gettimeofday),   SCMP_SYS(madvise),
-        SCMP_SYS(mmap),           SCMP_SYS(mremap),
-        SCMP_SYS(munmap),         SCMP_SYS(pipe2),
-        SCMP_SYS(read),           SCMP_SYS(recvfrom),
-        SCMP_SYS(recvmsg),        SCMP_SYS(rt_sigaction),
-        SCMP_SYS(rt_sigprocmask), SCMP_SYS(sendmsg),
-        SCMP_SYS(sendto),         SCMP_SYS(setsockopt),
-        SCMP_SYS(shutdown),       SCMP_SYS(tgkill),
-        SCMP_SYS(timerfd_create), SCMP_SYS(timerfd_settime),
-        SCMP_SYS(write),          SCMP_SYS(writev),
+        SCMP_SYS(accept4),         SCMP_SYS(brk),
+        SCMP_SYS(clock_gettime),   SCMP_SYS(close),
+        SCMP_SYS(epoll_create1),   SCMP_SYS(epoll_ctl),
+        SCMP_SYS(epoll_pwait),     SCMP_SYS(epoll_pwait2),
+        SCMP_SYS(epoll_wait),      SCMP_SYS(eventfd2),
+        SCMP_SYS(fcntl),           SCMP_SYS(futex),
+        SCMP_SYS(getpid),          SCMP_SYS(getrandom),
+        SCMP_SYS(getsockname),     SCMP_SYS(getsockopt),
+        SCMP_SYS(gettid),          SCMP_SYS(gettimeofday),
+        SCMP_SYS(madvise),         SCMP_SYS(mmap),
+        SCMP_SYS(mremap),          SCMP_SYS(munmap),
+        SCMP_SYS(pipe2),           SCMP_SYS(read),
+        SCMP_SYS(recvfrom),        SCMP_SYS(recvmsg),
+        SCMP_SYS(rt_sigaction),    SCMP_SYS(rt_sigprocmask),
+        SCMP_SYS(sendmsg),         SCMP_SYS(sendto),
+        SCMP_SYS(setsockopt),      SCMP_SYS(shutdown),
+        SCMP_SYS(tgkill),          SCMP_SYS(timerfd_create),
+        SCMP_SYS(timerfd_settime), SCMP_SYS(write),
+        SCMP_SYS(writev),
 };
 
 static void on_accept(void *userdata, int fd, _unused_ unsigned events)
 {
-        Egress *e = userdata;
+        const Listener *l = userdata;
+        Egress *e = l->egress;
 
         for (unsigned i = 0; i < ACCEPT_BATCH && e->is_accepting; i++) {
                 int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), r;
 
                 if (client < 0)
                         return;
-                r = client_new(e, client);
+                r = client_new(e, client, l->is_transparent);
                 if (r < 0)
                         (void) log_warning(r, "cannot take a connection");
                 egress_update_listeners(e);
@@ -67,7 +69,7 @@ void egress_update_listeners(Egress *e)
                 return;
         e->is_accepting = is_accepting;
         for (size_t i = 0; i < e->n_listeners; i++) {
-                int r = loop_io_set_events(e->listeners[i], is_accepting ? LOOP_READ : 0U);
+                int r = loop_io_set_events(e->listeners[i].io, is_accepting ? LOOP_READ : 0U);
 
                 if (r < 0)
                         (void) log_warning(r, "cannot change what a listener waits for, ignoring");
@@ -126,20 +128,33 @@ static int on_dialer_message(void *owner, _unused_ PrivLink *link, Imsg *m)
         return -EPROTO;
 }
 
-static int take_listeners(Egress *e, Imsg *m, size_t n)
+static int take_listener(Egress *e, PrivEgressSocket which, int take_fd)
 {
-        for (size_t i = 0; i < n; i++) {
-                int r = fd_set_nonblock(m->fds[2 + i], true);
+        Listener *l = &e->listeners[e->n_listeners++];
+        int r;
 
-                if (r < 0)
-                        return r;
-                e->listener_fds[i] = TAKE_FD(m->fds[2 + i]);
-                r = loop_io_new(e->loop, e->listener_fds[i], LOOP_READ, on_accept, e, &e->listeners[i]);
-                if (r < 0)
-                        return r;
-                e->n_listeners++;
-        }
+        *l = (Listener){ .egress = e,
+                         .fd = take_fd,
+                         .is_transparent = which == EGRESS_DOOR4 || which == EGRESS_DOOR6 };
+        r = fd_set_nonblock(l->fd, true);
+        if (r >= 0)
+                r = transparent_address(l->fd, &l->authority);
+        return r < 0 ? r : loop_io_new(e->loop, l->fd, LOOP_READ, on_accept, l, &l->io);
+}
+
+static int take_sockets(Egress *e, Imsg *m, uint32_t sockets)
+{
+        size_t n = 2;
+
         e->is_accepting = true;
+        for (unsigned i = 0; i < _EGRESS_SOCKET_MAX; i++) {
+                int r = 0;
+
+                if (sockets & 1U << i)
+                        r = take_listener(e, (PrivEgressSocket) i, TAKE_FD(m->fds[n++]));
+                if (r < 0)
+                        return r;
+        }
         return 0;
 }
 
@@ -149,7 +164,8 @@ static int on_start(Egress *e, Imsg *m)
         int r;
 
         memcpy(&body, m->body, sizeof(body));
-        if (e->audit || body.n_listeners > EGRESS_LISTENERS_MAX || m->n_fds != 2 + (size_t) body.n_listeners)
+        if (e->audit || body.sockets >> _EGRESS_SOCKET_MAX ||
+            m->n_fds != 2 + (size_t) __builtin_popcount(body.sockets))
                 return -EPROTO;
         e->is_offline = body.is_offline != 0;
         r = priv_link_new(e->loop, TAKE_FD(m->fds[0]), CHANNEL_EGRESS_AUDIT, ROLE_EGRESS, &e->audit);
@@ -160,7 +176,7 @@ static int on_start(Egress *e, Imsg *m)
                 return r;
         priv_link_set_handler(e->audit, on_audit_message, on_link_closed, e);
         priv_link_set_handler(e->dialer, on_dialer_message, on_link_closed, e);
-        return take_listeners(e, m, body.n_listeners);
+        return take_sockets(e, m, body.sockets);
 }
 
 static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
@@ -200,8 +216,8 @@ static void egress_done(Egress *e)
                 client_close(c, CLOSE_EGRESS_GONE);
         egress_sweep(e);
         for (size_t i = 0; i < e->n_listeners; i++) {
-                e->listeners[i] = loop_io_free(e->listeners[i]);
-                e->listener_fds[i] = fd_close(e->listener_fds[i]);
+                e->listeners[i].io = loop_io_free(e->listeners[i].io);
+                e->listeners[i].fd = fd_close(e->listeners[i].fd);
         }
         map_done(&e->requests);
         e->audit = priv_link_free(e->audit);

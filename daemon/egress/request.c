@@ -97,6 +97,8 @@ static void reset_request(Client *c)
 
 Entry request_entry(const Client *c)
 {
+        if (c->is_transparent)
+                return ENTRY_TRANSPARENT;
         if (c->socks_version != 0)
                 return c->socks_version == 4 ? ENTRY_SOCKS4 : ENTRY_SOCKS5;
         return c->is_connect || c->is_tunneled ? ENTRY_CONNECT : ENTRY_ABSOLUTE;
@@ -112,6 +114,11 @@ int request_refuse(Client *c, unsigned status, const char *method, HttpSlice raw
                          .is_malformed = 1 };
         int r;
 
+        /* Nothing else says where it was going. */
+        if (c->is_transparent) {
+                d.address = c->authority.address;
+                memcpy(d.host, c->authority.host, sizeof(d.host));
+        }
         c->refuse_status = status;
         c->is_last = true;
         c->request_body.kind = HTTP_BODY_NONE;

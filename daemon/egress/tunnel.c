@@ -9,17 +9,20 @@
 #include "proto/base/str.h"
 
 /*
- * Behind CONNECT and SOCKS: the first bytes say what the tunnel is for. TLS must name the host that was
- * allowed and is then relayed; HTTP goes on as requests in origin form, each with a decision of its own; all
- * else is closed, unless a rule for tcp allows it.
+ * Behind CONNECT and SOCKS, and on a transparent connection: the first bytes say what the tunnel is for. TLS
+ * must name the host that was allowed and is then relayed; HTTP goes on as requests in origin form, each
+ * with a decision of its own; all else is closed, unless a rule for tcp allows it.
  */
 
 #define RECORD_HANDSHAKE 0x16
+#define RAW_MAX          64U
 
 static int put_granted(Client *c)
 {
         char text[SOCKS_REPLY_SIZE];
 
+        if (c->is_transparent)
+                return 0;
         if (c->socks_version == 0)
                 return buf_put_string(&c->to_client, "HTTP/1.1 200 Connection established\r\n\r\n");
         return buf_put(&c->to_client, text, socks_put_reply(c->socks_version, SOCKS_GRANTED, text));
@@ -73,6 +76,8 @@ int tunnel_refuse(Client *c)
         static const char access_denied[] = { 0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 49 };
         int r = 0;
 
+        if (c->is_transparent && c->refuse_status == REFUSE_CLOSE)
+                return transparent_reset(c);
         if (c->refuse_status == REFUSE_TLS_ALERT)
                 r = buf_put(&c->to_client, access_denied, sizeof(access_denied));
         return r < 0 ? r : end_tunnel(c);
@@ -105,29 +110,49 @@ static int peek_tls(Client *c)
         return relay_all(c);
 }
 
+/* Neither HTTP nor TLS, or the server speaks first. */
+static int go_on_opaque(Client *c)
+{
+        HttpSlice raw = { buf_front(&c->in), MIN_OF(buf_size(&c->in), (size_t) RAW_MAX) };
+
+        return c->allows_tcp ? relay_all(c) : request_refuse(c, REFUSE_CLOSE, "", raw);
+}
+
+/* Who asked for a tunnel, and may not have one for everything, is told what is wrong with its request. */
+static int look_for_http(Client *c)
+{
+        const char *data = buf_front(&c->in);
+
+        if (!c->is_transparent && !c->allows_tcp)
+                return data[0] >= 'A' && data[0] <= 'Z' ? 1 : -EBADMSG;
+        return http_look(data, buf_size(&c->in));
+}
+
+int tunnel_on_silence(Client *c)
+{
+        return c->allows_tcp && buf_size(&c->in) > 0 ? relay_all(c) : -ETIMEDOUT;
+}
+
 int tunnel_step_peek(Client *c)
 {
         int r = buf_send(c->fd, &c->to_client);
-        char first;
 
         if (r < 0)
                 return r;
-        if (c->allows_tcp && buf_size(&c->in) == 0 && (c->is_eof || server_has_spoken(c)))
-                return relay_all(c);
+        if (buf_size(&c->in) == 0 && (c->is_eof || server_has_spoken(c)))
+                return c->is_eof && !c->allows_tcp ? -EPIPE : go_on_opaque(c);
         if (buf_size(&c->in) == 0)
-                return c->is_eof ? -EPIPE : 0;
-        first = buf_front(&c->in)[0];
-        if (first == RECORD_HANDSHAKE)
+                return 0;
+        if (buf_front(&c->in)[0] == RECORD_HANDSHAKE)
                 return c->allows_any_tls ? relay_all(c) : peek_tls(c);
-        if (first >= 'A' && first <= 'Z') {
-                c->is_tunneled = true;
-                client_set_state(c, CLIENT_HEAD);
-                return 1;
-        }
-        if (c->allows_tcp)
-                return relay_all(c);
-        return request_refuse(c, REFUSE_CLOSE, "",
-                              (HttpSlice){ buf_front(&c->in), MIN_OF(buf_size(&c->in), (size_t) 64) });
+        r = look_for_http(c);
+        if (r == 0 && !c->is_eof)
+                return 0;
+        if (r <= 0)
+                return go_on_opaque(c);
+        c->is_tunneled = true;
+        client_set_state(c, CLIENT_HEAD);
+        return 1;
 }
 
 /* One direction. Its end is passed on once all before it has been sent. */

@@ -6,6 +6,7 @@
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -18,18 +19,20 @@
 
 /*
  * The launcher's thread goes into the new namespace, sets it up and comes back; sockets made inside stay
- * inside. lo is the only device: without a default route everything but the session's own addresses is
- * ENETUNREACH. The addresses are there so that programs find one that is not loopback.
+ * inside. lo is the only device, and every address is local to it: nothing can leave, and what is not for
+ * the session's own addresses is the steering's. The own addresses are there so that programs find one that
+ * is not loopback; the routes name them as source, since a connection from an address to itself would meet
+ * itself.
  */
 
 #define NETNS_SELF           "/proc/thread-self/ns/net"
 #define NETNS_BACKLOG        1024
 #define NETNS_LOOPBACK_INDEX 1
-#define NETNS_BATCH_SIZE     256U
-#define NETNS_N_MESSAGES     3U
+#define NETNS_BATCH_SIZE     512U
+#define NETNS_TRY_MSEC       2000
 
-static const uint8_t address_v4[4] = { 10, 0, 2, 15 };
-static const uint8_t address_v6[16] = { 0xfd, 0x00, 0x00, 0x5a, [15] = 0x15 };
+/* The messages, in this order; those from the first of IPv6 on may fail where the kernel has none. */
+enum { MESSAGE_LINK = 1, MESSAGE_ADDRESS_V4, MESSAGE_ROUTE_V4, MESSAGE_ADDRESS_V6, MESSAGE_ROUTE_V6 };
 
 typedef struct Batch {
         _Alignas(struct nlmsghdr) char data[NETNS_BATCH_SIZE];
@@ -61,23 +64,58 @@ static void batch_put_link_up(Batch *b)
                                  .ifi_change = IFF_UP };
 }
 
+static void *put_attribute(void *at, uint16_t type, const void *data, size_t size)
+{
+        struct rtattr *a = at;
+
+        *a = (struct rtattr){ .rta_len = (uint16_t) RTA_LENGTH(size), .rta_type = type };
+        memcpy(RTA_DATA(a), data, size);
+        return (char *) at + RTA_SPACE(size);
+}
+
 static void batch_put_address(Batch *b, uint8_t family, const uint8_t *address, size_t size)
 {
         size_t total = NLMSG_ALIGN(sizeof(struct ifaddrmsg)) + RTA_SPACE(size);
         struct ifaddrmsg *m = batch_put(b, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, total);
-        struct rtattr *a = (void *) ((char *) m + NLMSG_ALIGN(sizeof(*m)));
 
         *m = (struct ifaddrmsg){ .ifa_family = family,
                                  .ifa_prefixlen = (uint8_t) (size * 8),
                                  .ifa_flags = family == AF_INET6 ? IFA_F_NODAD : 0,
                                  .ifa_index = NETNS_LOOPBACK_INDEX };
-        *a = (struct rtattr){ .rta_len = (uint16_t) RTA_LENGTH(size), .rta_type = IFA_LOCAL };
-        memcpy(RTA_DATA(a), address, size);
+        (void) put_attribute((char *) m + NLMSG_ALIGN(sizeof(*m)), IFA_LOCAL, address, size);
+}
+
+/* local default dev lo src ADDRESS */
+static void batch_put_route(Batch *b, uint8_t family, const uint8_t *source, size_t size)
+{
+        uint32_t device = NETNS_LOOPBACK_INDEX;
+        size_t total = NLMSG_ALIGN(sizeof(struct rtmsg)) + RTA_SPACE(sizeof(device)) + RTA_SPACE(size);
+        struct rtmsg *m = batch_put(b, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, total);
+        void *at = (char *) m + NLMSG_ALIGN(sizeof(*m));
+
+        *m = (struct rtmsg){ .rtm_family = family,
+                             .rtm_table = RT_TABLE_LOCAL,
+                             .rtm_type = RTN_LOCAL,
+                             .rtm_scope = family == AF_INET ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE,
+                             .rtm_protocol = RTPROT_STATIC };
+        at = put_attribute(at, RTA_OIF, &device, sizeof(device));
+        (void) put_attribute(at, RTA_PREFSRC, source, size);
 }
 
 static bool lacks_ipv6(int error)
 {
         return error == -EOPNOTSUPP || error == -EAFNOSUPPORT || error == -EACCES;
+}
+
+static int take_answer(const struct nlmsghdr *h, uint32_t expected, bool *has_ipv6)
+{
+        const struct nlmsgerr *e = NLMSG_DATA(h);
+
+        if (h->nlmsg_type != NLMSG_ERROR || h->nlmsg_seq != expected)
+                return -EPROTO;
+        if (expected == MESSAGE_ADDRESS_V6 && lacks_ipv6(e->error))
+                *has_ipv6 = false;
+        return expected < MESSAGE_ADDRESS_V6 || *has_ipv6 ? e->error : 0;
 }
 
 /* One answer a message, in order. */
@@ -95,14 +133,10 @@ static int read_answers(int fd, uint32_t n_messages, bool *ret_has_ipv6)
                 if (size < 0)
                         return neg_errno();
                 for (struct nlmsghdr *h = (void *) data; NLMSG_OK(h, size); h = NLMSG_NEXT(h, size)) {
-                        const struct nlmsgerr *e = NLMSG_DATA(h);
+                        int r = take_answer(h, ++n, ret_has_ipv6);
 
-                        if (h->nlmsg_type != NLMSG_ERROR || h->nlmsg_seq != ++n)
-                                return -EPROTO;
-                        if (n == NETNS_N_MESSAGES && lacks_ipv6(e->error))
-                                *ret_has_ipv6 = false;
-                        else if (e->error != 0)
-                                return e->error;
+                        if (r < 0)
+                                return r;
                 }
         }
         return 0;
@@ -118,56 +152,117 @@ static int configure(bool *ret_has_ipv6)
         if (fd < 0)
                 return neg_errno();
         batch_put_link_up(&b);
-        batch_put_address(&b, AF_INET, address_v4, sizeof(address_v4));
-        batch_put_address(&b, AF_INET6, address_v6, sizeof(address_v6));
-        sb_assert(b.n_messages == NETNS_N_MESSAGES);
+        batch_put_address(&b, AF_INET, steer_own_v4, sizeof(steer_own_v4));
+        batch_put_route(&b, AF_INET, steer_own_v4, sizeof(steer_own_v4));
+        batch_put_address(&b, AF_INET6, steer_own_v6, sizeof(steer_own_v6));
+        batch_put_route(&b, AF_INET6, steer_own_v6, sizeof(steer_own_v6));
+        sb_assert(b.n_messages == MESSAGE_ROUTE_V6);
         if (sendto(fd, b.data, b.size, 0, (struct sockaddr *) &kernel, sizeof(kernel)) < 0)
                 return neg_errno();
         return read_answers(fd, b.n_messages, ret_has_ipv6);
 }
 
-static int listen_on(const struct sockaddr *address, socklen_t size, int *ret_fd)
-{
-        _cleanup_close_ int fd = -EBADF;
-        int one = 1;
+/* ---- sockets ---- */
 
-        fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+typedef union Address {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+} Address;
+
+static Address address_of(PrivEgressSocket which)
+{
+        Address a = { .any.sa_family = AF_UNSPEC };
+
+        switch (which) {
+        case EGRESS_PROXY4:
+        case EGRESS_DOOR4:
+                a.v4 = (struct sockaddr_in){ .sin_family = AF_INET,
+                                             .sin_port = htons(NETNS_PROXY_PORT),
+                                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+                break;
+        case EGRESS_PROXY6:
+        case EGRESS_DOOR6:
+                a.v6 = (struct sockaddr_in6){ .sin6_family = AF_INET6,
+                                              .sin6_port = htons(NETNS_PROXY_PORT),
+                                              .sin6_addr = IN6ADDR_LOOPBACK_INIT };
+                break;
+        case _EGRESS_SOCKET_MAX:
+                break;
+        }
+        if (which == EGRESS_DOOR4) {
+                a.v4.sin_port = htons(STEER_PORT);
+                memcpy(&a.v4.sin_addr, steer_door_v4, sizeof(steer_door_v4));
+        } else if (which == EGRESS_DOOR6) {
+                a.v6.sin6_port = htons(STEER_PORT);
+                memcpy(&a.v6.sin6_addr, steer_door_v6, sizeof(steer_door_v6));
+        }
+        return a;
+}
+
+static bool is_ipv6(PrivEgressSocket which)
+{
+        return which == EGRESS_PROXY6 || which == EGRESS_DOOR6;
+}
+
+static bool is_door(PrivEgressSocket which)
+{
+        return which == EGRESS_DOOR4 || which == EGRESS_DOOR6;
+}
+
+static int set_option(int fd, int level, int option, int value)
+{
+        return setsockopt(fd, level, option, &value, sizeof(value)) < 0 ? neg_errno() : 0;
+}
+
+/* Sends and receives in the name of any address. */
+static int make_transparent(int fd, bool is_v6)
+{
+        int r = set_option(fd, SOL_SOCKET, SO_MARK, (int) STEER_MARK);
+
+        if (r < 0)
+                return r;
+        return is_v6 ? set_option(fd, SOL_IPV6, IPV6_TRANSPARENT, 1)
+                     : set_option(fd, SOL_IP, IP_TRANSPARENT, 1);
+}
+
+static int make_listener(PrivEgressSocket which, int *ret_fd)
+{
+        Address a = address_of(which);
+        _cleanup_close_ int fd = socket(a.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        int r = 0;
+
         if (fd < 0)
                 return neg_errno();
-        if (address->sa_family == AF_INET6 && setsockopt(fd, SOL_IPV6, IPV6_V6ONLY, &one, sizeof(one)) < 0)
-                return neg_errno();
-        if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0)
-                return neg_errno();
-        if (bind(fd, address, size) < 0 || listen(fd, NETNS_BACKLOG) < 0)
+        if (is_ipv6(which))
+                r = set_option(fd, SOL_IPV6, IPV6_V6ONLY, 1);
+        if (r >= 0)
+                r = set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+        if (r >= 0 && is_door(which))
+                r = make_transparent(fd, is_ipv6(which));
+        if (r < 0)
+                return r;
+        if (bind(fd, &a.any, is_ipv6(which) ? sizeof(a.v6) : sizeof(a.v4)) < 0 ||
+            listen(fd, NETNS_BACKLOG) < 0)
                 return neg_errno();
         *ret_fd = TAKE_FD(fd);
         return 0;
 }
 
-static int make_listeners(NetworkNamespace *n, bool has_ipv6)
+static int make_sockets(NetworkNamespace *n, bool has_ipv6)
 {
-        struct sockaddr_in v4 = { .sin_family = AF_INET,
-                                  .sin_port = htons(NETNS_PROXY_PORT),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-        struct sockaddr_in6 v6 = { .sin6_family = AF_INET6,
-                                   .sin6_port = htons(NETNS_PROXY_PORT),
-                                   .sin6_addr = IN6ADDR_LOOPBACK_INIT };
-        int r;
+        for (unsigned i = 0; i < _EGRESS_SOCKET_MAX; i++) {
+                int r = 0;
 
-        r = listen_on((struct sockaddr *) &v4, sizeof(v4), &n->listener_fds[0]);
-        if (r < 0)
-                return r;
-        n->n_listeners = 1;
-        if (!has_ipv6)
-                return 0;
-        r = listen_on((struct sockaddr *) &v6, sizeof(v6), &n->listener_fds[1]);
-        if (r < 0)
-                return r;
-        n->n_listeners = 2;
+                if (has_ipv6 || !is_ipv6((PrivEgressSocket) i))
+                        r = make_listener((PrivEgressSocket) i, &n->socket_fds[i]);
+                if (r < 0)
+                        return r;
+        }
         return 0;
 }
 
-static int set_up(NetworkNamespace *n)
+static int set_up(NetworkNamespace *n, const Steering *steering)
 {
         bool has_ipv6;
         int r;
@@ -176,7 +271,9 @@ static int set_up(NetworkNamespace *n)
         if (r >= 0)
                 r = configure(&has_ipv6);
         if (r >= 0)
-                r = make_listeners(n, has_ipv6);
+                r = make_sockets(n, has_ipv6);
+        if (r >= 0 && steering)
+                r = steering_apply(steering, n->fd, &n->socket_fds[EGRESS_DOOR4], &n->steer_fd);
         return r;
 }
 
@@ -198,17 +295,22 @@ int netns_open_home(int *ret_fd)
         return 0;
 }
 
-int netns_new(int home_fd, NetworkNamespace *ret)
+/* A launcher that is lost in a session's namespace must not go on. */
+static void come_home(int home_fd)
+{
+        sb_assert(setns(home_fd, CLONE_NEWNET) >= 0);
+        sb_assert(is_home(home_fd));
+}
+
+int netns_new(int home_fd, const Steering *steering, NetworkNamespace *ret)
 {
         NetworkNamespace n = NETNS_INIT;
         int r;
 
         if (unshare(CLONE_NEWNET) < 0)
                 return neg_errno();
-        r = set_up(&n);
-        /* A launcher that is lost in a session's namespace must not go on. */
-        sb_assert(setns(home_fd, CLONE_NEWNET) >= 0);
-        sb_assert(is_home(home_fd));
+        r = set_up(&n, steering);
+        come_home(home_fd);
         if (r < 0) {
                 netns_done(&n);
                 return r;
@@ -219,7 +321,61 @@ int netns_new(int home_fd, NetworkNamespace *ret)
 
 void netns_done(NetworkNamespace *n)
 {
-        fd_close_many(n->listener_fds, ELEMENTSOF(n->listener_fds));
+        n->steer_fd = fd_close(n->steer_fd);
+        fd_close_many(n->socket_fds, ELEMENTSOF(n->socket_fds));
         n->fd = fd_close(n->fd);
-        n->n_listeners = 0;
+}
+
+/* ---- the trial ---- */
+
+/* Documentation addresses (RFC 5737, RFC 3849): nobody's. */
+static Address somewhere(bool is_v6)
+{
+        Address a = { .any.sa_family = AF_UNSPEC };
+
+        if (is_v6)
+                a.v6 = (struct sockaddr_in6){ .sin6_family = AF_INET6,
+                                              .sin6_port = htons(443),
+                                              .sin6_addr.s6_addr = { 0x20, 0x01, 0x0d, 0xb8, [15] = 1 } };
+        else
+                a.v4 = (struct sockaddr_in){ .sin_family = AF_INET,
+                                             .sin_port = htons(443),
+                                             .sin_addr.s_addr = htonl(UINT32_C(0xc0000201)) };
+        return a;
+}
+
+static int try_door(int listener_fd, bool is_v6)
+{
+        struct pollfd p = { .fd = listener_fd, .events = POLLIN };
+        _cleanup_close_ int client = -EBADF, server = -EBADF;
+        Address to = somewhere(is_v6), found = { .any.sa_family = AF_UNSPEC };
+        socklen_t size = is_v6 ? sizeof(to.v6) : sizeof(to.v4), found_size = sizeof(found);
+
+        client = socket(to.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (client < 0 || (connect(client, &to.any, size) < 0 && errno != EINPROGRESS))
+                return neg_errno();
+        if (poll(&p, 1, NETNS_TRY_MSEC) != 1)
+                return -ETIMEDOUT;
+        server = accept4(listener_fd, NULL, NULL, SOCK_CLOEXEC);
+        if (server < 0 || getsockname(server, &found.any, &found_size) < 0)
+                return neg_errno();
+        return found_size == size && memcmp(&found, &to, size) == 0 ? 0 : -ENOTRECOVERABLE;
+}
+
+int netns_try(int home_fd, const Steering *steering)
+{
+        NetworkNamespace n = NETNS_INIT;
+        int r = netns_new(home_fd, steering, &n);
+
+        if (r < 0)
+                return r;
+        if (setns(n.fd, CLONE_NEWNET) < 0)
+                r = neg_errno();
+        if (r >= 0)
+                r = try_door(n.socket_fds[EGRESS_DOOR4], false);
+        if (r >= 0 && n.socket_fds[EGRESS_DOOR6] >= 0)
+                r = try_door(n.socket_fds[EGRESS_DOOR6], true);
+        come_home(home_fd);
+        netns_done(&n);
+        return r;
 }

@@ -1,27 +1,37 @@
 #pragma once
 
-/* A session's network namespace: nothing but lo, and the proxy's listeners inside. */
+/*
+ * A session's network namespace: nothing but lo, every address local, and the sockets of its egress worker,
+ * which are made inside: the explicit proxy's listeners, and those that every other connection reaches.
+ */
 
 #include <stdint.h>
 
+#include "daemon/isolate/steer.h"
 #include "proto/base/macro.h"
+#include "proto/idl/privsep.h"
 
-#define NETNS_LISTENERS_MAX 2U
-#define NETNS_PROXY_PORT    3128U
+#define NETNS_PROXY_PORT 3128U
 
 typedef struct NetworkNamespace {
-        int fd;                                /* nsfs */
-        int listener_fds[NETNS_LISTENERS_MAX]; /* 127.0.0.1:3128 and, where the kernel has IPv6, [::1]:3128
-                                                */
-        uint32_t n_listeners;
+        int fd;                             /* nsfs */
+        int steer_fd;                       /* keeps the steering up; -EBADF where nothing need */
+        int socket_fds[_EGRESS_SOCKET_MAX]; /* -EBADF: there is no IPv6 */
 } NetworkNamespace;
 
-#define NETNS_INIT ((NetworkNamespace){ .fd = -EBADF, .listener_fds = { -EBADF, -EBADF } })
+#define NETNS_INIT                               \
+        ((NetworkNamespace){ .fd = -EBADF,       \
+                             .steer_fd = -EBADF, \
+                             .socket_fds = { [0 ... _EGRESS_SOCKET_MAX - 1] = -EBADF } })
 
 /* The namespace that the calling thread is in; the caller owns *ret_fd. */
 int netns_open_home(int *ret_fd) _must_check_;
 
 /* The calling thread enters a new namespace and comes home: one that cannot come home aborts. The caller
  * owns the result (netns_done()). */
-int netns_new(int home_fd, NetworkNamespace *ret) _must_check_;
+int netns_new(int home_fd, const Steering *steering, NetworkNamespace *ret) _must_check_;
 void netns_done(NetworkNamespace *n);
+
+/* Does what is made with such a steering bring a connection to the door, with the address that it was for?
+ */
+int netns_try(int home_fd, const Steering *steering) _must_check_;

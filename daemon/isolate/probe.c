@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <linux/seccomp.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <string.h>
@@ -27,13 +26,6 @@
 #define LANDLOCK_ABI_NEEDED 2
 #define KILL_MSEC           5000
 #define ID_OF_NOBODY        65534U
-
-/* <linux/netfilter/x_tables.h> and <linux/netfilter_ipv4/ip_tables.h> do not go with <netinet/in.h>. */
-#define IPT_TARGET_REVISION 67
-typedef struct TargetRevision {
-        char name[29];
-        uint8_t revision;
-} TargetRevision;
 
 static int probe_landlock(uint32_t *ret_abi)
 {
@@ -120,28 +112,25 @@ static int probe_user_namespace(void)
         return userns_new(ID_OF_NOBODY, ID_OF_NOBODY, &fd);
 }
 
-/* Asking for the revision loads the module, where there is one. */
-static int probe_tproxy(void)
+/* Each is tried as sessions use it: the second is for kernels without the first. */
+static int probe_redirect(int home_fd, uint32_t *ret_kind, Steering **ret)
 {
-        TargetRevision revision = { .name = "TPROXY", .revision = 1 };
-        socklen_t size = sizeof(revision);
-        _cleanup_close_ int fd = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
+        static const enum PrivRedirect kinds[] = { REDIRECT_TPROXY, REDIRECT_SK_LOOKUP };
+        int r = 0;
 
-        if (fd < 0 || getsockopt(fd, IPPROTO_IP, IPT_TARGET_REVISION, &revision, &size) < 0)
-                return neg_errno();
-        return 0;
-}
+        for (size_t i = 0; i < ELEMENTSOF(kinds); i++) {
+                _cleanup_(steering_freep) Steering *s = NULL;
 
-static int probe_redirect(uint32_t *ret_kind)
-{
-        int r;
-
-        *ret_kind = REDIRECT_SK_LOOKUP;
-        r = probe_sk_lookup();
-        if (r >= 0)
-                return r;
-        *ret_kind = REDIRECT_TPROXY;
-        return probe_tproxy();
+                r = steering_new(kinds[i], &s);
+                if (r >= 0)
+                        r = netns_try(home_fd, s);
+                if (r >= 0) {
+                        *ret_kind = kinds[i];
+                        *ret = TAKE_PTR(s);
+                        return 0;
+                }
+        }
+        return r;
 }
 
 static int probe_network_namespace(int home_fd)
@@ -149,7 +138,7 @@ static int probe_network_namespace(int home_fd)
         NetworkNamespace n = NETNS_INIT;
         int r;
 
-        r = netns_new(home_fd, &n);
+        r = netns_new(home_fd, /* steering= */ NULL, &n);
         netns_done(&n);
         return r;
 }
@@ -183,8 +172,10 @@ static int probe_controller(const CgroupBase *base, uint32_t bit)
         return cgroup_base_controllers(base) & bit ? 0 : -EOPNOTSUPP;
 }
 
-void probe_all(const CgroupBase *base, int home_fd, PrivProbe probes[_PROBE_MAX])
+void probe_all(const CgroupBase *base, int home_fd, PrivProbe probes[_PROBE_MAX], Steering **ret_steering)
 {
+        PrivProbe *redirect = &probes[PROBE_REDIRECT];
+
         memset(probes, 0, sizeof(probes[0]) * _PROBE_MAX);
         probes[PROBE_LANDLOCK].error = probe_landlock(&probes[PROBE_LANDLOCK].value);
         probes[PROBE_LANDLOCK_SCOPING].error = probe_landlock_scoping();
@@ -194,7 +185,7 @@ void probe_all(const CgroupBase *base, int home_fd, PrivProbe probes[_PROBE_MAX]
         probes[PROBE_SECCOMP].error = probe_seccomp();
         probes[PROBE_USER_NAMESPACE].error = probe_user_namespace();
         probes[PROBE_NETWORK_NAMESPACE].error = probe_network_namespace(home_fd);
-        probes[PROBE_REDIRECT].error = probe_redirect(&probes[PROBE_REDIRECT].value);
+        redirect->error = probe_redirect(home_fd, &redirect->value, ret_steering);
         probe_sockets(&probes[PROBE_PEER_PIDFD], &probes[PROBE_PASS_RIGHTS]);
         probes[PROBE_CGROUP_MEMORY].error = probe_controller(base, CONTROLLER_MEMORY);
         probes[PROBE_CGROUP_PIDS].error = probe_controller(base, CONTROLLER_PIDS);

@@ -6,10 +6,12 @@
  */
 
 #include "daemon/isolate/cgroup.h"
+#include "daemon/isolate/steer.h"
 #include "proto/idl/privsep.h"
 
 /* home_fd: our own network namespace. Fills in all of them. */
-void probe_all(const CgroupBase *base, int home_fd, PrivProbe probes[_PROBE_MAX]);
+/* *ret_steering: the first kind that works, which the caller frees; NULL: none does. */
+void probe_all(const CgroupBase *base, int home_fd, PrivProbe probes[_PROBE_MAX], Steering **ret_steering);
 
 /* Word for a layer that sessions go without; NULL: its absence is no loss to a session that started. */
 const char *probe_layer(uint32_t name);
@@ -18,4 +20,3 @@ const char *probe_layer(uint32_t name);
  * exist, and tries it: where BPF is no active security module, attaching succeeds and nothing is refused. */
 int probe_bpf_lsm(void);
 int probe_fexit(void);
-int probe_sk_lookup(void);

@@ -212,12 +212,3 @@ int probe_fexit(void)
         link = attach(program);
         return link < 0 ? link : 0;
 }
-
-int probe_sk_lookup(void)
-{
-        static const struct bpf_insn code[] = { MOVE(0, 1), RETURN };
-        _cleanup_close_ int program =
-                        load(code, ELEMENTSOF(code), BPF_PROG_TYPE_SK_LOOKUP, BPF_SK_LOOKUP, 0);
-
-        return program < 0 ? program : 0;
-}

@@ -114,7 +114,7 @@ static int build(Blank *b)
 
         r = cgroup_make(l->kernel->cgroups, &b->id, &(PrivLimits){ 0 }, &b->cgroup_fd);
         if (r >= 0)
-                r = netns_new(l->kernel->network_fd, &b->network);
+                r = netns_new(l->kernel->network_fd, l->kernel->steering, &b->network);
         if (r >= 0)
                 r = init_spawn(l, b->cgroup_fd, b->network.fd, &b->init_pid, &b->init_pidfd, &b->init_link);
         if (r < 0)

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "daemon/isolate/cgroup.h"
+#include "daemon/isolate/steer.h"
 #include "daemon/loop/link.h"
 #include "daemon/loop/loop.h"
 #include "proto/base/hash.h"
@@ -63,6 +64,7 @@ typedef struct Kernel {
         int session_filter_fd;
         int command_filter_fd;
         CgroupBase *cgroups;
+        Steering *steering; /* of connections inside sessions */
         char degraded[PRIV_TEXT_SIZE * 2];
         PrivProbe probes[_PROBE_MAX];
 } Kernel;

@@ -71,7 +71,9 @@ static int step_dialer(Session *s)
 
 static int step_network(Session *s)
 {
-        return s->network.fd >= 0 ? 0 : netns_new(s->launcher->kernel->network_fd, &s->network);
+        const Kernel *k = s->launcher->kernel;
+
+        return s->network.fd >= 0 ? 0 : netns_new(k->network_fd, k->steering, &s->network);
 }
 
 static int step_user_namespace(Session *s)

@@ -9,7 +9,7 @@
 #include "proto/base/str.h"
 
 /*
- * A session's egress worker holds copies of its listeners; the launcher keeps the originals, so that a
+ * A session's egress worker holds copies of its sockets; the launcher keeps the originals, so that a
  * successor takes over what waits in their queues. Without both audit and dialer no egress worker is
  * attached.
  */
@@ -63,11 +63,17 @@ static const WorkerEvents egress_events = { on_egress_ready, NULL, on_egress_gon
 
 static void send_start(Session *s, Worker *egress, int audit_fd, int dialer_fd)
 {
-        PrivEgressStart body = { .n_listeners = s->network.n_listeners, .is_offline = s->has_no_network };
-        int fds[2 + NETNS_LISTENERS_MAX] = { audit_fd, dialer_fd };
+        PrivEgressStart body = { .is_offline = s->has_no_network };
+        int fds[2 + _EGRESS_SOCKET_MAX] = { audit_fd, dialer_fd };
+        size_t n = 2;
 
-        memcpy(fds + 2, s->network.listener_fds, sizeof(s->network.listener_fds));
-        worker_send(egress, PRIV_EGRESS_START, &body, sizeof(body), fds, 2 + s->network.n_listeners);
+        for (unsigned i = 0; i < _EGRESS_SOCKET_MAX; i++) {
+                if (s->network.socket_fds[i] < 0)
+                        continue;
+                body.sockets |= 1U << i;
+                fds[n++] = s->network.socket_fds[i];
+        }
+        worker_send(egress, PRIV_EGRESS_START, &body, sizeof(body), fds, n);
 }
 
 static int connect_egress(Session *s, Worker *egress)
@@ -96,7 +102,7 @@ void session_attach_egress(Session *s)
 {
         Worker *egress;
 
-        if (!s->wants_egress || s->network.n_listeners == 0 || !service_is_up(s->launcher))
+        if (!s->wants_egress || s->network.fd < 0 || !service_is_up(s->launcher))
                 return;
         if (clock_monotonic_usec() < s->egress_after_usec)
                 return;
@@ -141,7 +147,7 @@ void sessions_drop_egress(Launcher *l)
                 if (s->state == SESSION_STOPPING)
                         continue;
                 worker_retire(TAKE_PTR(s->egress));
-                s->wants_egress = s->network.n_listeners > 0;
+                s->wants_egress = s->network.fd >= 0;
         }
 }
 

@@ -230,6 +230,7 @@ static int refuse_without(const PrivProbe probes[_PROBE_MAX])
                 { PROBE_SECCOMP, "seccomp filters" },
                 { PROBE_USER_NAMESPACE, "user namespaces" },
                 { PROBE_NETWORK_NAMESPACE, "network namespaces" },
+                { PROBE_REDIRECT, "nftables with TPROXY, or BPF with sk_lookup" },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(musts); i++) {
@@ -275,7 +276,7 @@ int setup_kernel(const Config *config, Kernel *k)
                 r = make_isolation(k);
         if (r < 0)
                 return r;
-        probe_all(k->cgroups, k->network_fd, k->probes);
+        probe_all(k->cgroups, k->network_fd, k->probes, &k->steering);
         note_degraded(k);
         return refuse_without(k->probes);
 }
@@ -289,5 +290,6 @@ void kernel_done(Kernel *k)
         k->template_fd = fd_close(k->template_fd);
         k->session_filter_fd = fd_close(k->session_filter_fd);
         k->command_filter_fd = fd_close(k->command_filter_fd);
+        k->steering = steering_free(k->steering);
         k->cgroups = cgroup_base_free(k->cgroups);
 }

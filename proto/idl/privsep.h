@@ -242,9 +242,20 @@ typedef struct PrivResolver {
 
 /* ---- launcher <-> egress ---- */
 
+/* Sockets inside the session's network namespace. */
+typedef enum PrivEgressSocket {
+        EGRESS_PROXY4 = 0, /* listeners of the explicit proxy */
+        EGRESS_PROXY6,
+        EGRESS_DOOR4, /* what every other connection reaches; its own address is what the program asked for
+                       */
+        EGRESS_DOOR6,
+        _EGRESS_SOCKET_MAX,
+} PrivEgressSocket;
+
+/* fds: audit, dialer, then those sockets that there are, in their order */
 typedef struct PrivEgressStart {
-        uint32_t n_listeners; /* explicit proxy listeners */
-        uint32_t is_offline;  /* --no-network: answer every request with a denial */
+        uint32_t sockets;    /* bits 1 << PrivEgressSocket */
+        uint32_t is_offline; /* --no-network: answer every request with a denial */
 } PrivEgressStart;
 
 /* ---- launcher <-> api ---- */

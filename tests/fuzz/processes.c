@@ -231,20 +231,20 @@ int cgroup_remove(_unused_ const CgroupBase *b, _unused_ const Id *session)
         return fails() ? -EBUSY : 0;
 }
 
-int netns_new(_unused_ int home_fd, NetworkNamespace *ret)
+int netns_new(_unused_ int home_fd, _unused_ const Steering *steering, NetworkNamespace *ret)
 {
         if (fails())
                 return -ENOSPC;
-        *ret = (NetworkNamespace){ .fd = null_fd(),
-                                   .listener_fds = { null_fd(), -EBADF },
-                                   .n_listeners = 1 };
+        *ret = NETNS_INIT;
+        ret->fd = null_fd();
+        ret->socket_fds[EGRESS_PROXY4] = null_fd();
         return 0;
 }
 
 void netns_done(NetworkNamespace *n)
 {
         n->fd = fd_close(n->fd);
-        fd_close_many(n->listener_fds, ELEMENTSOF(n->listener_fds));
+        fd_close_many(n->socket_fds, ELEMENTSOF(n->socket_fds));
 }
 
 int userns_new(uint32_t uid, uint32_t gid, int *ret_fd)

@@ -236,8 +236,8 @@ def test_without_proxy_there_is_no_way(instance, either, profile, web):
     script = (f"curl -sS -m 5 --noproxy '*' http://allowed.test:{web.server_port}/; echo $?;"
               f"curl -sS -m 5 --noproxy '*' http://127.0.0.1:{web.server_port}/; echo $?;"
               f"unset HTTP_PROXY http_proxy ALL_PROXY all_proxy HTTPS_PROXY https_proxy;"
-              f"curl -sS -m 5 http://10.0.2.2:{web.server_port}/; echo $?;"
-              f"python3 -c 'import socket; socket.create_connection((\"8.8.8.8\", 53), 3)'; echo $?")
+              f"curl -sSf -m 5 http://10.0.2.2:{web.server_port}/; echo $?;"
+              f"python3 -c 'import socket; socket.create_connection((\"8.8.8.8\", 53), 3).recv(1)'; echo $?")
     accepted = web.accepted
     done = run(instance, either, profile, "sh", "-c", script)
     assert "0" not in done.stdout.split() and web.accepted == accepted, done.stdout

@@ -174,6 +174,7 @@ class Instance:
         self.libexec = os.path.join(BUILD, "libexec")
         self.launcher = os.path.join(BUILD, "daemon/launcher/sandboxd")
         self.ctl_path = CTL
+        self.prefix = []  # of the daemon's command, e.g. to start it in a network namespace
         self.process = None
         if settings is not None:
             self.write_config("sandboxd.json", settings)
@@ -185,7 +186,7 @@ class Instance:
             f.write(value if isinstance(value, str) else json.dumps(value))
 
     def launch(self, environment=None):
-        argv = [self.launcher, "--config-dir", self.config, "--state-dir",
+        argv = [*self.prefix, self.launcher, "--config-dir", self.config, "--state-dir",
                 self.state, "--runtime-dir", self.runtime, "--libexec-dir", self.libexec,
                 "--policy-dir", POLICIES, "--print-ready"]
         with open(self.log, "ab") as log:

@@ -192,7 +192,7 @@ int session_start(const Fixture *f, Options *o, Session *s)
         assert_int_equal(imsg_pair(launcher), 0);
         assert_int_equal(imsg_pair(api), 0);
         assert_int_equal(netns_open_home(&home), 0);
-        assert_int_equal(netns_new(home, &network), 0);
+        assert_int_equal(netns_new(home, /* steering= */ NULL, &network), 0);
         (void) fd_close(home);
         assert_int_equal(imsg_channel_init(&s->launcher, launcher[0], CHANNEL_LAUNCHER_INIT, ROLE_LAUNCHER),
                          0);

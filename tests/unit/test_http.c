@@ -295,6 +295,43 @@ static void test_requests_rewritten(void **state)
                 "GET / HTTP/1.1\r\nHost: [2001:db8::1]:8080\r\n\r\n");
 }
 
+/* The same verdict however much of it has arrived. */
+static void test_first_bytes(void **state)
+{
+        static const struct {
+                const char *text;
+                int result;
+        } cases[] = {
+                { "GET / HTTP/1.1\r\n", 1 },
+                { "M-SEARCH * HTTP/1.1\r\n", 1 },
+                { "GET", 0 },
+                { "GET /", 0 },
+                { "", 0 },
+                { "SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", -EBADMSG },
+                { "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", -EBADMSG },
+                { "PING\r\n", -EBADMSG },
+                { "EHLO\n", -EBADMSG },
+                { "0045git-upload-pack /repo.git", -EBADMSG },
+                { "get / HTTP/1.1\r\n", -EBADMSG },
+                { " GET / HTTP/1.1\r\n", -EBADMSG },
+                { "\x16\x03\x01", -EBADMSG },
+                { "-GET / HTTP/1.1\r\n", -EBADMSG },
+                { "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEFGHIJKLMNOPQRSTUVWXYZ", -EBADMSG },
+        };
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
+                size_t size = strlen(cases[i].text);
+
+                assert_int_equal(http_look(cases[i].text, size), cases[i].result);
+                for (size_t n = 0; n < size; n++) {
+                        int r = http_look(cases[i].text, n);
+
+                        assert_true(r == 0 || r == cases[i].result);
+                }
+        }
+}
+
 static void test_heads_in_pieces(void **state)
 {
         static const char text[] = GET "A: b\r\n\r\nrest";
@@ -456,6 +493,7 @@ int main(void)
                 cmocka_unit_test(test_heads_in_pieces),
                 cmocka_unit_test(test_heads_too_long),
                 cmocka_unit_test(test_responses),
+                cmocka_unit_test(test_first_bytes),
                 cmocka_unit_test(test_chunks),
                 cmocka_unit_test(test_chunks_refused),
         };

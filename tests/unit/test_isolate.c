@@ -9,6 +9,7 @@
 #include <seccomp.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -23,6 +24,7 @@
 #include "daemon/isolate/spawn.h"
 #include "daemon/isolate/userns.h"
 #include "daemon/isolate/worker.h"
+#include "proto/base/clock.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 #include "tests/unit/check.h"
@@ -87,13 +89,91 @@ static void test_netns(void **state)
 
         (void) state;
         assert_int_equal(netns_open_home(&home_fd), 0);
-        assert_int_equal(netns_new(home_fd, &n), 0);
+        assert_int_equal(netns_new(home_fd, /* steering= */ NULL, &n), 0);
         assert_true(inode_of("/proc/self/ns/net") == home);
-        assert_true(n.n_listeners >= 1);
+        assert_true(n.socket_fds[EGRESS_PROXY4] >= 0 && n.socket_fds[EGRESS_DOOR4] >= 0);
         assert_int_equal(in_child(look_at_network, &n), 0);
         netns_done(&n);
         home_fd = fd_close(home_fd);
         assert_int_equal(count_fds(), before);
+}
+
+static void test_steering(void **state)
+{
+        static const enum PrivRedirect kinds[] = { REDIRECT_TPROXY, REDIRECT_SK_LOOKUP };
+        ino_t home = inode_of("/proc/self/ns/net");
+        unsigned before = count_fds();
+        int home_fd;
+
+        (void) state;
+        assert_int_equal(netns_open_home(&home_fd), 0);
+        for (size_t i = 0; i < ELEMENTSOF(kinds); i++) {
+                Steering *s = NULL;
+
+                assert_int_equal(steering_new(kinds[i], &s), 0);
+                assert_int_equal(netns_try(home_fd, s), 0);
+                assert_true(inode_of("/proc/self/ns/net") == home);
+                s = steering_free(s);
+        }
+        /* What nothing steers does not arrive. */
+        assert_int_equal(netns_try(home_fd, NULL), -ETIMEDOUT);
+        home_fd = fd_close(home_fd);
+        assert_int_equal(count_fds(), before);
+}
+
+static uint64_t cost_of_bare(int home_fd)
+{
+        struct ifreq request = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING | IFF_LOOPBACK };
+        uint64_t begin = clock_monotonic_usec();
+        int fd;
+
+        assert_int_equal(unshare(CLONE_NEWNET), 0);
+        fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+        assert_int_equal(ioctl(fd, SIOCSIFFLAGS, &request), 0);
+        (void) close(fd);
+        assert_int_equal(setns(home_fd, CLONE_NEWNET), 0);
+        return clock_monotonic_usec() - begin;
+}
+
+static uint64_t cost_of_ours(int home_fd, const Steering *s)
+{
+        uint64_t begin = clock_monotonic_usec(), end;
+        NetworkNamespace n;
+
+        assert_int_equal(netns_new(home_fd, s, &n), 0);
+        end = clock_monotonic_usec();
+        netns_done(&n);
+        return end - begin;
+}
+
+static int compare_costs(const void *a, const void *b)
+{
+        const uint64_t *x = a, *y = b;
+
+        return (*x > *y) - (*x < *y);
+}
+
+/* The whole network of a session costs at most three times a namespace with lo up. */
+static void test_cost(void **state)
+{
+        uint64_t bare[31], ours[31];
+        Steering *s = NULL;
+        int home_fd;
+
+        (void) state;
+        assert_int_equal(netns_open_home(&home_fd), 0);
+        assert_int_equal(steering_new(REDIRECT_TPROXY, &s), 0);
+        for (size_t i = 0; i < ELEMENTSOF(bare); i++) {
+                bare[i] = cost_of_bare(home_fd);
+                ours[i] = cost_of_ours(home_fd, s);
+        }
+        qsort(bare, ELEMENTSOF(bare), sizeof(bare[0]), compare_costs);
+        qsort(ours, ELEMENTSOF(ours), sizeof(ours[0]), compare_costs);
+        print_message("bare %llu us, ours %llu us\n", (unsigned long long) bare[ELEMENTSOF(bare) / 2],
+                      (unsigned long long) ours[ELEMENTSOF(ours) / 2]);
+        assert_true(ours[ELEMENTSOF(ours) / 2] <= 3 * bare[ELEMENTSOF(bare) / 2]);
+        s = steering_free(s);
+        home_fd = fd_close(home_fd);
 }
 
 typedef struct Ids {
@@ -429,7 +509,8 @@ static void test_worker_refuses(void **state)
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_netns),          cmocka_unit_test(test_userns),
+                cmocka_unit_test(test_netns),          cmocka_unit_test(test_steering),
+                cmocka_unit_test(test_cost),           cmocka_unit_test(test_userns),
                 cmocka_unit_test(test_cgroup),         cmocka_unit_test(test_cgroup_leftover),
                 cmocka_unit_test(test_cgroup_depth),   cmocka_unit_test(test_cgroup_missing_controller),
                 cmocka_unit_test(test_spawn_fds),      cmocka_unit_test(test_worker_confine),

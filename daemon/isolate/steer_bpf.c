@@ -1,0 +1,204 @@
+#include <errno.h>
+#include <linux/bpf.h>
+#include <netinet/in.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "daemon/isolate/steer.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+
+/*
+ * Asked by the kernel for each packet that no connected socket waits for:
+ *
+ *   TCP to port 53, and TCP to any address but the session's own: our listener, or nobody
+ *   all else to the session's own addresses, UDP to port 53: whom it would be without us
+ *   other UDP: nobody, which the sender hears at once
+ */
+
+#define DNS_PORT  53
+#define MAP_SLOTS 2U /* IPv4, IPv6 */
+
+static long call_bpf(int command, union bpf_attr *attr)
+{
+        return syscall(SYS_bpf, command, attr, sizeof(*attr));
+}
+
+static int map_new(const int door_fds[2], int *ret_fd)
+{
+        _cleanup_close_ int map = -EBADF;
+        union bpf_attr attr;
+
+        memset(&attr, 0, sizeof(attr));
+        attr.map_type = BPF_MAP_TYPE_SOCKMAP;
+        attr.key_size = sizeof(uint32_t);
+        attr.value_size = sizeof(uint64_t);
+        attr.max_entries = MAP_SLOTS;
+        map = (int) call_bpf(BPF_MAP_CREATE, &attr);
+        if (map < 0)
+                return neg_errno();
+        for (uint32_t key = 0; key < MAP_SLOTS && door_fds[key] >= 0; key++) {
+                uint64_t value = (uint64_t) door_fds[key];
+
+                memset(&attr, 0, sizeof(attr));
+                attr.map_fd = (uint32_t) map;
+                attr.key = (uint64_t) (uintptr_t) &key;
+                attr.value = (uint64_t) (uintptr_t) &value;
+                if (call_bpf(BPF_MAP_UPDATE_ELEM, &attr) < 0)
+                        return neg_errno();
+        }
+        *ret_fd = TAKE_FD(map);
+        return 0;
+}
+
+static int word_of(const uint8_t *bytes)
+{
+        uint32_t word;
+
+        memcpy(&word, bytes, sizeof(word));
+        return (int) word;
+}
+
+#define CONTEXT(field) (int16_t) offsetof(struct bpf_sk_lookup, field)
+
+#define INSTRUCTION(c, d, s, o, i)                                                            \
+        {                                                                                     \
+                .code = (c), .dst_reg = (d), .src_reg = (s), .off = (int16_t) (o), .imm = (i) \
+        }
+#define MOVE(d, s) INSTRUCTION(BPF_ALU64 | BPF_MOV | BPF_X, d, s, 0, 0)
+#define SET(d, i)  INSTRUCTION(BPF_ALU64 | BPF_MOV | BPF_K, d, 0, 0, i)
+#define AND(d, i)  INSTRUCTION(BPF_ALU | BPF_AND | BPF_K, d, 0, 0, i)
+#define OR(d, s)   INSTRUCTION(BPF_ALU | BPF_OR | BPF_X, d, s, 0, 0)
+#define ADD(d, i)  INSTRUCTION(BPF_ALU64 | BPF_ADD | BPF_K, d, 0, 0, i)
+/* From the context, which register 6 keeps. */
+#define LOAD(d, o)  INSTRUCTION(BPF_LDX | BPF_MEM | BPF_W, d, 6, o, 0)
+#define STORE(o, s) INSTRUCTION(BPF_STX | BPF_MEM | BPF_W, 10, s, o, 0)
+#define CALL(f)     INSTRUCTION(BPF_JMP | BPF_CALL, 0, 0, 0, f)
+#define EXIT        INSTRUCTION(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)
+/* `at` is the number of the instruction itself. */
+#define IF(at, d, i, to)     INSTRUCTION(BPF_JMP32 | BPF_JEQ | BPF_K, d, 0, (to) - (at) -1, i)
+#define UNLESS(at, d, i, to) INSTRUCTION(BPF_JMP32 | BPF_JNE | BPF_K, d, 0, (to) - (at) -1, i)
+#define IF_NULL(at, d, to)   INSTRUCTION(BPF_JMP | BPF_JEQ | BPF_K, d, 0, (to) - (at) -1, 0)
+#define GO(at, to)           INSTRUCTION(BPF_JMP | BPF_JA, 0, 0, (to) - (at) -1, 0)
+
+enum { V6 = 11, MAYBE_OWN = 22, OWN = 24, FOREIGN = 27, GIVE = 30, PASS = 46, DROP = 48, N_CODE = 50 };
+enum { GIVE_MAP = 1 }; /* in code_give[] */
+
+/* Is it for one of the session's own addresses? Register 7: protocol; 8: port; 9: slot of the map. */
+static void put_choice(struct bpf_insn code[GIVE])
+{
+        static const uint8_t net127[4] = { 127 }, mask8[4] = { 0xff }, one[4] = { 0, 0, 0, 1 };
+        const struct bpf_insn choice[GIVE] = {
+                MOVE(6, 1),
+                LOAD(7, CONTEXT(protocol)),
+                LOAD(8, CONTEXT(local_port)),
+                SET(9, 0),
+                LOAD(1, CONTEXT(family)),
+                IF(5, 1, AF_INET6, V6),
+                LOAD(1, CONTEXT(local_ip4)),
+                IF(7, 1, word_of(steer_own_v4), OWN),
+                AND(1, word_of(mask8)),
+                IF(9, 1, word_of(net127), OWN),
+                GO(10, FOREIGN),
+                /* V6: all of ::1 and fd00:5a::15 but the first and the last word is 0 */
+                SET(9, 1),
+                LOAD(1, CONTEXT(local_ip6[1])),
+                LOAD(2, CONTEXT(local_ip6[2])),
+                OR(1, 2),
+                UNLESS(15, 1, 0, FOREIGN),
+                LOAD(2, CONTEXT(local_ip6[0])),
+                LOAD(1, CONTEXT(local_ip6[3])),
+                IF(18, 2, word_of(steer_own_v6), MAYBE_OWN),
+                UNLESS(19, 2, 0, FOREIGN),
+                IF(20, 1, word_of(one), OWN),
+                GO(21, FOREIGN),
+                /* MAYBE_OWN */
+                IF(22, 1, word_of(steer_own_v6 + 12), OWN),
+                GO(23, FOREIGN),
+                /* OWN */
+                UNLESS(24, 7, IPPROTO_TCP, PASS),
+                IF(25, 8, DNS_PORT, GIVE),
+                GO(26, PASS),
+                /* FOREIGN */
+                IF(27, 7, IPPROTO_TCP, GIVE),
+                IF(28, 8, DNS_PORT, PASS),
+                GO(29, DROP),
+        };
+
+        memcpy(code, choice, sizeof(choice));
+}
+
+/* Where the listener is gone nothing of the session may stand in for it. */
+static const struct bpf_insn code_give[N_CODE - GIVE] = {
+        STORE(-4, 9),
+        INSTRUCTION(BPF_LD | BPF_DW | BPF_IMM, 1, BPF_PSEUDO_MAP_FD, 0, 0),
+        INSTRUCTION(0, 0, 0, 0, 0),
+        MOVE(2, 10),
+        ADD(2, -4),
+        CALL(BPF_FUNC_map_lookup_elem),
+        IF_NULL(36, 0, DROP),
+        MOVE(7, 0),
+        MOVE(1, 6),
+        MOVE(2, 7),
+        SET(3, 0),
+        CALL(BPF_FUNC_sk_assign),
+        MOVE(8, 0),
+        MOVE(1, 7),
+        CALL(BPF_FUNC_sk_release),
+        UNLESS(45, 8, 0, DROP),
+        /* PASS */
+        SET(0, SK_PASS),
+        EXIT,
+        /* DROP */
+        SET(0, SK_DROP),
+        EXIT,
+};
+
+static int program_new(int map_fd, int *ret_fd)
+{
+        struct bpf_insn code[N_CODE];
+        union bpf_attr attr;
+        long fd;
+
+        put_choice(code);
+        memcpy(code + GIVE, code_give, sizeof(code_give));
+        code[GIVE + GIVE_MAP].imm = map_fd;
+        memset(&attr, 0, sizeof(attr));
+        attr.prog_type = BPF_PROG_TYPE_SK_LOOKUP;
+        attr.expected_attach_type = BPF_SK_LOOKUP;
+        attr.insns = (uint64_t) (uintptr_t) code;
+        attr.insn_cnt = ELEMENTSOF(code);
+        attr.license = (uint64_t) (uintptr_t) "GPL";
+        fd = call_bpf(BPF_PROG_LOAD, &attr);
+        if (fd < 0)
+                return neg_errno();
+        *ret_fd = (int) fd;
+        return 0;
+}
+
+/* The link keeps the program, the program the map, the map no socket that is closed. */
+int steer_bpf_attach(int netns_fd, const int door_fds[2], int *ret_fd)
+{
+        _cleanup_close_ int map = -EBADF, program = -EBADF;
+        union bpf_attr attr;
+        long fd;
+        int r;
+
+        r = map_new(door_fds, &map);
+        if (r >= 0)
+                r = program_new(map, &program);
+        if (r < 0)
+                return r;
+        memset(&attr, 0, sizeof(attr));
+        attr.link_create.prog_fd = (uint32_t) program;
+        attr.link_create.target_fd = (uint32_t) netns_fd;
+        attr.link_create.attach_type = BPF_SK_LOOKUP;
+        fd = call_bpf(BPF_LINK_CREATE, &attr);
+        if (fd < 0)
+                return neg_errno();
+        *ret_fd = (int) fd;
+        return 0;
+}
