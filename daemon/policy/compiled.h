@@ -137,6 +137,7 @@ int policy_host_canonical(const char *s, size_t size, char ret[PRIV_HOST_SIZE]) 
 
 /* ---- paths ---- */
 
-/* How a path that rules judge is written on: letters, digits and -._~ without escapes. What follows a '?'
- * stays as it is. ret has size bytes at least; returns how many were written. */
+/* How a path that rules judge is written on: letters, digits and -._~ without escapes. What follows a '?',
+ * and a path that is not clear, stays as it is. ret has size bytes at least; returns how many were written.
+ */
 size_t policy_path_rewrite(const char *s, size_t size, char *ret);

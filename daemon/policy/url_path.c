@@ -233,7 +233,11 @@ size_t policy_path_rewrite(const char *s, size_t size, char *ret)
 {
         const char *query = memchr(s, '?', size);
         size_t end = query ? (size_t) (query - s) : size, n = 0;
+        char canonical[URL_PATH_MAX + 1];
 
+        /* Of "%%36" the end alone would make an escape of what is none. */
+        if (url_path_canonical(s, size, canonical) < 0)
+                end = 0;
         for (size_t i = 0; i < end; i++) {
                 int c = s[i] == '%' ? unescape(s + i, end - i) : -EINVAL;
 

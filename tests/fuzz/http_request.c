@@ -9,6 +9,24 @@
 #include "daemon/egress/http.h"
 #include "tests/fuzz/fuzz.h"
 
+/* Under rules about requests it is written once more: one head, one method, and no escape too many. */
+static void check_rewritten(Buf *b, const HttpHead *h, const Authority *authority)
+{
+        size_t scanned = 0, size = 0, before = buf_size(b);
+        HttpParser p;
+        HttpTarget again;
+        HttpHead head;
+
+        sb_assert(http_rewrite_request(b, /* for_methods= */ true, /* for_paths= */ true) == 0);
+        sb_assert(buf_size(b) <= before);
+        sb_assert(http_find_head(buf_front(b), buf_size(b), &scanned, &size) == 1 && size == buf_size(b));
+        sb_assert(http_parse_request(&p, buf_front(b), size, &head) == 0);
+        sb_assert(head.body == h->body && strcmp(head.method, h->method) == 0);
+        sb_assert(http_judge_request(&head, authority, &again) == 0);
+        for (size_t i = 0; i < head.n_fields; i++)
+                sb_assert(!http_slice_equal(head.fields[i].name, "X-HTTP-Method-Override"));
+}
+
 static void check_written(const HttpHead *h, const HttpTarget *t)
 {
         Buf b = BUF_INIT(4 * HTTP_HEAD_MAX);
@@ -25,6 +43,7 @@ static void check_written(const HttpHead *h, const HttpTarget *t)
                 sb_assert(head.body == h->body && strcmp(head.method, h->method) == 0);
                 sb_assert(http_judge_request(&head, &t->authority, &again) == 0);
                 sb_assert(authority_equal(&again.authority, &t->authority));
+                check_rewritten(&b, h, &t->authority);
         }
         buf_done(&b);
 }

@@ -25,6 +25,13 @@ static const struct {
                       " { \"action\": \"deny\", \"cidr\": \"2001:db8::/32\", \"protocol\": \"http\","
                       " \"expires\": \"2030-01-01T00:00:00Z\" },"
                       " { \"action\": \"ask\", \"cidr\": \"10.1.0.0/16\" } ] } }" },
+        { "terms",
+          "{ \"version\": 1, \"network\": { \"default\": \"deny\", \"rules\": ["
+          " { \"action\": \"allow\", \"host\": \"a.test\", \"protocol\": \"http\", \"methods\": [\"GET\", \"PUT\"],"
+          " \"paths\": [\"/v1/**\", \"/*/a\", \"/**/b\"], \"max_upload\": \"1K\", \"max_connections\": 2 },"
+          " { \"action\": \"allow\", \"host\": \"*.a.test\", \"tls\": \"any\", \"max_download\": \"9\", \"idle\": \"5s\","
+          " \"expires\": \"2030-01-01T00:00:00Z\" },"
+          " { \"action\": \"deny\", \"cidr\": \"10.0.0.0/8\", \"protocol\": \"http\", \"paths\": [\"/**.php\"] } ] } }" },
         { "files",
           "{ \"version\": 1, \"filesystem\": { \"read\": [\"/opt/b\"], \"write\": [\"~/.cache/pip\"],"
           " \"deny\": [\"${workspace}/.env\"], \"tmpfs\": { \"/tmp\": \"1G\" } } }" },
