@@ -53,6 +53,8 @@ typedef struct PolicyMatch {
         const char *rule;      /* its id */
         const char *rule_text; /* its JSON, as it stands in the effective policy */
         const char *rule_reason;
+        size_t n_chosen; /* of policy_match_name(): so many bytes at the begin of the name no rule that lets
+                            it through names; the asker chose them */
 } PolicyMatch;
 
 /* The decision about a request, before anything was resolved. Rules with host and cidr count by their host
@@ -95,6 +97,12 @@ bool policy_block_has_terms(const PolicyBlock *b);
 /* For a request that policy_match_request() allows: narrows *terms (zeros at first) to what the rules that
  * allow it say. */
 void policy_match_terms(const PolicyBlock *b, const PolicyRequest *q, PolicyTerms *terms);
+
+/* The decision about a name alone, for DNS: the best that a connection to it may get, whatever its port and
+ * protocol. *ret_request: the one that gets it; its host is borrowed. Names with very many different ports
+ * in their rules may be judged worse than that, never better. */
+void policy_match_name(const PolicyBlock *b, const char *host, uint64_t now_usec, PolicyMatch *ret,
+                       PolicyRequest *ret_request);
 
 /* The dialer's judgement of one address that the request's host resolved to: false where a deny rule covers
  * it, or it is guarded and no matching allow rule's cidr lies inside the range, or the rule that allowed the

@@ -24,6 +24,7 @@ typedef struct Matcher {
         const BlockName *name; /* NULL where the request has a literal address */
         PathView *path;        /* NULL where it is not known */
         PolicyTerms *terms;    /* NULL where nobody asks for them */
+        bool has_any_port;     /* rules of all ports and protocols are visited */
 } Matcher;
 
 typedef void (*RuleVisitor)(const Matcher *m, const BlockRule *r, void *userdata);
@@ -52,9 +53,11 @@ static bool request_fits(const Matcher *m, const BlockRule *r)
 
 static bool rule_applies(const Matcher *m, const BlockRule *r)
 {
-        if (m->q->protocol >= _PROTOCOL_MAX || !(r->protocols & UINT32_C(1) << m->q->protocol))
-                return false;
         if (m->q->now_usec != 0 && r->expires_usec != 0 && m->q->now_usec >= r->expires_usec)
+                return false;
+        if (m->has_any_port)
+                return true;
+        if (m->q->protocol >= _PROTOCOL_MAX || !(r->protocols & UINT32_C(1) << m->q->protocol))
                 return false;
         return port_matches(m->b, r, m->q->port) && (r->terms == 0 || request_fits(m, r));
 }
@@ -435,4 +438,86 @@ bool policy_match_address(const PolicyBlock *b, const PolicyRequest *q, const Pr
                         return false;
         }
         return true;
+}
+
+/* ---- a name alone ---- */
+
+#define BORDERS_MAX 64U
+
+/* Where the verdict may change from one port to the next, and how much of the name rules leave open. */
+typedef struct Borders {
+        uint32_t ports[BORDERS_MAX];
+        size_t n;
+        size_t n_chosen;
+} Borders;
+
+static void add_border(Borders *borders, uint32_t port)
+{
+        if (port > UINT16_MAX || borders->n >= BORDERS_MAX)
+                return;
+        for (size_t i = 0; i < borders->n; i++)
+                if (borders->ports[i] == port)
+                        return;
+        borders->ports[borders->n++] = port;
+}
+
+static size_t chosen_under(const Matcher *m, const BlockRule *r)
+{
+        size_t n_host = strlen(m->q->host), n_rule = strlen(block_string(m->b, r->host)) + 1;
+
+        return r->flags & BLOCK_RULE_WILDCARD && n_rule < n_host ? n_host - n_rule : 0;
+}
+
+static void view_borders(const Matcher *m, const BlockRule *r, void *userdata)
+{
+        const BlockPorts *ports = block_table(m->b, m->b->ports);
+        Borders *borders = userdata;
+
+        if (is_first_set(m) && r->verdict != VERDICT_DENY)
+                borders->n_chosen = MIN_OF(borders->n_chosen, chosen_under(m, r));
+        for (uint32_t i = 0; i < r->n_ports; i++) {
+                add_border(borders, ports[r->first_port + i].first);
+                add_border(borders, ports[r->first_port + i].last + UINT32_C(1));
+        }
+}
+
+static void find_borders(const PolicyBlock *b, const PolicyRequest *q, Borders *ret)
+{
+        Matcher m = { .b = b, .set = block_table(b, b->sets), .q = q, .has_any_port = true };
+        BlockName name;
+
+        /* The common ones first: a denial is described by what it says of them. */
+        *ret = (Borders){ .ports = { 443, 80, 1 }, .n = 3, .n_chosen = strlen(q->host) };
+        block_name_init(&name, b->seed, q->host);
+        m.name = &name;
+        for (uint32_t i = 0; i < b->n_sets; i++, m.set++)
+                visit_host_rules(&m, view_borders, ret);
+}
+
+void policy_match_name(const PolicyBlock *b, const char *host, uint64_t now_usec, PolicyMatch *ret,
+                       PolicyRequest *ret_request)
+{
+        static const Protocol protocols[] = { PROTOCOL_TLS, PROTOCOL_HTTP, PROTOCOL_TCP };
+        PolicyRequest q = { .host = host, .now_usec = now_usec };
+        bool is_decided = false;
+        Borders borders;
+
+        find_borders(b, &q, &borders);
+        for (size_t i = 0; i < borders.n; i++) {
+                for (size_t p = 0; p < ELEMENTSOF(protocols); p++) {
+                        PolicyMatch m;
+
+                        q.port = borders.ports[i];
+                        q.protocol = protocols[p];
+                        policy_match_request(b, &q, &m);
+                        if (is_decided && m.verdict <= ret->verdict)
+                                continue;
+                        is_decided = true;
+                        *ret = m;
+                        ret->n_chosen = borders.n_chosen;
+                        *ret_request = q;
+                        if (m.verdict == VERDICT_ALLOW)
+                                return;
+                }
+        }
 }

@@ -439,6 +439,78 @@ static void test_many(void **state)
         assert_int_equal(decide(b, "h3.example.test", 443, PROTOCOL_TLS), VERDICT_DENY);
 }
 
+/* ---- names alone ---- */
+
+static Verdict decide_name(const PolicyBlock *b, const char *host, PolicyMatch *ret)
+{
+        PolicyRequest q = { .port = 0 };
+
+        policy_match_name(b, host, clock_realtime_usec(), ret, &q);
+        /* What it says is true of the request that it names. */
+        assert_string_equal(q.host, host);
+        assert_true(ret->n_chosen <= strlen(host));
+        assert_int_equal(decide(b, host, q.port, q.protocol), ret->verdict);
+        return ret->verdict;
+}
+
+static void test_names(void **state)
+{
+        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(RULES(
+                        "deny",
+                        "{ \"id\": \"ssh\", \"action\": \"allow\", \"host\": \"git.test\", \"ports\": [22], \"protocol\": \"tcp\" },"
+                        "{ \"id\": \"wild\", \"action\": \"allow\", \"host\": \"*.wild.test\" },"
+                        "{ \"id\": \"bad\", \"action\": \"deny\", \"host\": \"bad.wild.test\", \"reason\": \"no\" },"
+                        "{ \"id\": \"some\", \"action\": \"deny\", \"host\": \"part.wild.test\", \"ports\": [443] },"
+                        "{ \"id\": \"all\", \"action\": \"deny\", \"host\": \"none.wild.test\", \"ports\": [\"1-100\", \"400-500\"] },"
+                        "{ \"id\": \"q\", \"action\": \"ask\", \"host\": \"ask.test\", \"ports\": [8443] },"
+                        "{ \"id\": \"a\", \"action\": \"allow\", \"host\": \"hole.test\", \"ports\": [\"1000-2000\"] },"
+                        "{ \"id\": \"d\", \"action\": \"deny\", \"host\": \"hole.test\", \"ports\": [\"1000-1999\"] },"
+                        "{ \"id\": \"old\", \"action\": \"allow\", \"host\": \"old.test\", \"expires\": \"2020-01-01T00:00:00Z\" },"
+                        "{ \"id\": \"net\", \"action\": \"allow\", \"cidr\": \"93.184.216.0/24\" }"));
+        static const struct {
+                const char *host;
+                Verdict verdict;
+                const char *rule;
+        } rows[] = {
+                { "git.test", VERDICT_ALLOW, "ssh" },       { "x.git.test", VERDICT_DENY, "" },
+                { "a.b.wild.test", VERDICT_ALLOW, "wild" }, { "wild.test", VERDICT_DENY, "" },
+                { "bad.wild.test", VERDICT_DENY, "bad" },   { "part.wild.test", VERDICT_ALLOW, "wild" },
+                { "none.wild.test", VERDICT_DENY, "all" },  { "ask.test", VERDICT_ASK, "q" },
+                { "hole.test", VERDICT_ALLOW, "a" },        { "old.test", VERDICT_DENY, "" },
+                { "localhost", VERDICT_DENY, "" },
+        };
+        PolicyMatch m;
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(rows); i++) {
+                if (decide_name(b, rows[i].host, &m) != rows[i].verdict || !str_equal(m.rule, rows[i].rule))
+                        fail_msg("%s: %d by \"%s\"", rows[i].host, m.verdict, m.rule);
+        }
+        (void) decide_name(b, "a.b.wild.test", &m);
+        assert_int_equal(m.n_chosen, strlen("a.b"));
+        (void) decide_name(b, "git.test", &m);
+        assert_int_equal(m.n_chosen, 0);
+}
+
+/* A default that allows: what asks about one port leaves the others. */
+static void test_names_default(void **state)
+{
+        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(RULES(
+                        "allow",
+                        "{ \"id\": \"q\", \"action\": \"ask\", \"host\": \"ask.test\", \"ports\": [\"1-443\"] },"
+                        "{ \"id\": \"d\", \"action\": \"deny\", \"host\": \"evil.test\" }"));
+        PolicyMatch m;
+
+        (void) state;
+        assert_int_equal(decide_name(b, "any.test", &m), VERDICT_ALLOW);
+        assert_int_equal(m.reason, REASON_DEFAULT);
+        assert_int_equal(m.n_chosen, strlen("any.test"));
+        assert_int_equal(decide_name(b, "ask.test", &m), VERDICT_ALLOW);
+        assert_int_equal(decide_name(b, "evil.test", &m), VERDICT_DENY);
+        assert_int_equal(decide_name(b, "printer.local", &m), VERDICT_DENY);
+        assert_int_equal(m.reason, REASON_ADDRESS);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
@@ -446,7 +518,8 @@ int main(void)
                 cmocka_unit_test(test_host_canonical), cmocka_unit_test(test_hosts),
                 cmocka_unit_test(test_literals),       cmocka_unit_test(test_resolved),
                 cmocka_unit_test(test_damage),         cmocka_unit_test(test_unsealed),
-                cmocka_unit_test(test_many),
+                cmocka_unit_test(test_many),           cmocka_unit_test(test_names),
+                cmocka_unit_test(test_names_default),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
