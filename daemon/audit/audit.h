@@ -12,6 +12,7 @@
  * own uid, an egress worker for its one session, the dialer about connections that are open.
  */
 
+#include "daemon/audit/name_budget.h"
 #include "daemon/audit/row.h"
 #include "daemon/audit/store.h"
 #include "daemon/loop/link.h"
@@ -36,7 +37,8 @@ typedef struct Session {
         uint64_t ended_usec; /* CLOCK_MONOTONIC; 0: lives */
         unsigned n_commands; /* that began and have not ended, as far as is known: each may have one exit */
         bool has_no_network;
-        Map counts; /* of rules that limit connections */
+        Map counts;       /* of rules that limit connections */
+        NameBudget names; /* that it chose itself */
         struct {
                 uint64_t since_usec; /* CLOCK_MONOTONIC: begin of the second that is counted */
                 unsigned n;          /* told in it */

@@ -53,6 +53,9 @@ static int check_decide(const PrivDecide *d, size_t size)
                 return -EPROTO;
         if (!d->is_malformed && (d->host[0] != '\0') == (d->address.family != 0))
                 return -EPROTO;
+        if ((d->entry == ENTRY_DNS) != (d->protocol == PROTOCOL_DNS) ||
+            (d->entry == ENTRY_DNS && (d->address.family != 0 || d->port != 0)))
+                return -EPROTO;
         return 0;
 }
 
@@ -135,6 +138,13 @@ static void take_bounds(Pending *p, PolicyRequest *q, bool is_tunnel)
                 name_rule(p, limit->layer, limit->rule, limit->text);
 }
 
+/* Of a name alone: no connection follows from it. */
+static void take_from_budget(Pending *p, const PolicyMatch *m)
+{
+        if (!name_budget_take(&p->session->names, p->row.host, m->n_chosen, clock_monotonic_usec()))
+                deny_for(p, REASON_LIMIT);
+}
+
 /* Ask is deny: nobody may answer yet. */
 static void match(Pending *p, const PrivDecide *d)
 {
@@ -142,7 +152,10 @@ static void match(Pending *p, const PrivDecide *d)
         PolicyRequest q;
 
         fill_request(p, d, &q);
-        policy_match_request(p->session->policy, &q, &m);
+        if (d->entry == ENTRY_DNS)
+                policy_match_name(p->session->policy, q.host, q.now_usec, &m, &q);
+        else
+                policy_match_request(p->session->policy, &q, &m);
         if (d->protocol == PROTOCOL_ANY)
                 match_tunnel(p, &q, &m);
         p->row.verdict = m.verdict == VERDICT_ALLOW ? VERDICT_ALLOW : VERDICT_DENY;
@@ -150,7 +163,9 @@ static void match(Pending *p, const PrivDecide *d)
         p->rule_reason = m.rule_reason;
         if (text_or_null(m.rule))
                 name_rule(p, m.layer ? m.layer : "", m.rule, m.rule_text);
-        if (p->row.verdict == VERDICT_ALLOW && policy_block_has_terms(p->session->policy))
+        if (p->row.verdict == VERDICT_ALLOW && d->entry == ENTRY_DNS)
+                take_from_budget(p, &m);
+        else if (p->row.verdict == VERDICT_ALLOW && policy_block_has_terms(p->session->policy))
                 take_bounds(p, &q, d->protocol == PROTOCOL_ANY);
 }
 
@@ -263,6 +278,7 @@ static int on_decide(Egress *e, const PrivDecide *d, size_t size)
         p->request = d->request;
         p->protocol = d->protocol;
         p->wants_connection = d->wants_connection && d->entry != ENTRY_DNS;
+        p->wants_lookup = d->wants_connection && d->entry == ENTRY_DNS;
         fill_row(p, d);
         decide(p, d);
         queue_put(e->audit, p);
@@ -413,12 +429,28 @@ static void open_connection(Audit *a, Pending *p)
         c->bounds = TAKE_PTR(p->bounds);
 }
 
+/* Nothing follows in the log: what a name resolves to is judged with each connection. */
+static void order_lookup(Audit *a, const Pending *p)
+{
+        PrivResolve order = { .session = p->session->id, .request = p->request };
+
+        if (!a->dialer || !p->egress || p->session->ended_usec != 0) {
+                send_verdict(p, VERDICT_DENY, REASON_AUDIT, p->row.sequence);
+                return;
+        }
+        copy_cut(order.host, sizeof(order.host), p->row.host);
+        send_verdict(p, VERDICT_ALLOW, p->reason, p->row.sequence);
+        (void) priv_link_send(a->dialer, PRIV_RESOLVE, &order, sizeof(order), NULL, 0);
+}
+
 void decision_release(Audit *a, Pending *p)
 {
         if (p->egress)
                 p->egress->n_undecided--;
         if (p->row.verdict == VERDICT_ALLOW && p->wants_connection)
                 open_connection(a, p);
+        else if (p->row.verdict == VERDICT_ALLOW && p->wants_lookup)
+                order_lookup(a, p);
         else
                 send_verdict(p, (Verdict) p->row.verdict, p->reason, p->row.sequence);
 }

@@ -25,6 +25,7 @@ typedef struct Pending {
         uint64_t request;
         uint32_t protocol;
         bool wants_connection;
+        bool wants_lookup; /* of a name: DNS */
         bool allows_tls;
         bool allows_tcp;
         DecisionReason reason;

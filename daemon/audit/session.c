@@ -198,6 +198,7 @@ Session *session_unref(Session *s)
                 return NULL;
         (void) policy_block_close(s->policy);
         map_done(&s->counts);
+        name_budget_done(&s->names);
         free(s->denials.held);
         free(s->text);
         free(s);

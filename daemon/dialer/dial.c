@@ -218,15 +218,15 @@ static void judge(Dial *d, const PrivAddress *addresses, size_t n)
         start_next(d);
 }
 
-static void on_resolved(void *userdata, const PrivAddress *addresses, size_t n)
+static void on_resolved(void *userdata, const LookupResult *result)
 {
         Dial *d = userdata;
 
         d->lookup = NULL;
-        if (n == 0)
+        if (result->n == 0)
                 dial_cancel(d, CLOSE_RESOLVE);
         else
-                judge(d, addresses, n);
+                judge(d, result->addresses, result->n);
 }
 
 /* ---- orders ---- */

@@ -24,6 +24,7 @@
 
 #define DIALER_CONNECTIONS_MAX 1024U /* of one session */
 #define DIALER_DIALS_MAX       256U  /* of one session */
+#define DIALER_QUESTIONS_MAX   256U  /* of one session, about names */
 #define DIALER_SESSIONS_MAX    8192U
 #define DIAL_ADDRESSES_MAX     16U
 
@@ -37,6 +38,8 @@ typedef struct Session {
         ListLink dials;
         Map connections; /* sequence -> Connection */
         size_t n_dials;
+        ListLink questions;
+        size_t n_questions;
 } Session;
 
 typedef struct Attempt {
@@ -103,6 +106,11 @@ void session_cut(Session *s, CloseReason reason);
 /* dial.c */
 void dial_start(Session *s, const PrivDial *order);
 void dial_cancel(Dial *dial, CloseReason reason);
+
+/* question.c: whether a name exists. Answered always, but for a session without a worker. */
+void question_start(Session *s, const PrivResolve *order);
+/* The worker that asked is gone. */
+void questions_drop(Session *s);
 
 /* connection.c: takes the descriptor, also on error; -EMFILE: there are too many */
 int dialer_check_file(const Dialer *d, int take_fd, int *ret_fd) _must_check_;

@@ -71,12 +71,25 @@ void dialer_report_closed(Dialer *d, const PrivDialClosed *closed)
 
 /* ---- audit ---- */
 
+static void on_resolve(Dialer *d, const PrivResolve *order)
+{
+        Session *s = session_find(d, &order->session);
+
+        /* Without one nobody waits. */
+        if (s)
+                question_start(s, order);
+}
+
 static int on_audit_message(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
         Dialer *d = owner;
         PrivDial order;
         Session *s;
 
+        if (m->type == PRIV_RESOLVE) {
+                on_resolve(d, m->body);
+                return 0;
+        }
         if (m->type != PRIV_DIAL)
                 return -EPROTO;
         memcpy(&order, m->body, sizeof(order));

@@ -39,8 +39,9 @@ struct Lookup {
         void *userdata;
         Resolver *resolver;
         char name[PRIV_HOST_SIZE];
-        unsigned n_pending; /* queries of c-ares that still point here, and the deferred call */
-        bool is_cut_off;    /* by new servers: asked again of those */
+        unsigned n_pending;        /* queries of c-ares that still point here, and the deferred call */
+        PrivResolvedStatus status; /* the best that an answer said */
+        bool is_cut_off;           /* by new servers: asked again of those */
         PrivAddress v6[RESOLVE_ADDRESSES_MAX / 2];
         PrivAddress v4[RESOLVE_ADDRESSES_MAX / 2];
         size_t n_v6;
@@ -227,6 +228,7 @@ static bool ask_again(Lookup *l)
                 return false;
         l->is_cut_off = false;
         l->n_v6 = l->n_v4 = 0;
+        l->status = RESOLVED_FAILED;
         l->n_pending = 1;
         return true;
 }
@@ -234,6 +236,7 @@ static bool ask_again(Lookup *l)
 static void lookup_finish(Lookup *l)
 {
         PrivAddress all[RESOLVE_ADDRESSES_MAX];
+        LookupResult result = { .addresses = all, .status = l->status };
         size_t n = 0;
 
         if (--l->n_pending > 0 || ask_again(l))
@@ -244,8 +247,9 @@ static void lookup_finish(Lookup *l)
                 if (i < l->n_v4)
                         all[n++] = l->v4[i];
         }
+        result.n = n;
         if (l->callback)
-                l->callback(l->userdata, all, n);
+                l->callback(l->userdata, &result);
         free(l);
 }
 
@@ -259,8 +263,15 @@ static void add_address(Lookup *l, const PrivAddress *a)
 
 static void note_status(Lookup *l, int status)
 {
+        PrivResolvedStatus said = RESOLVED_FAILED;
+
         if (status == ARES_ECANCELLED)
                 l->is_cut_off = true;
+        else if (status == ARES_SUCCESS || status == ARES_ENODATA)
+                said = RESOLVED_NAME;
+        else if (status == ARES_ENOTFOUND)
+                said = RESOLVED_NO_NAME;
+        l->status = MAX_OF(l->status, said);
 }
 
 static void on_a(void *userdata, int status, _unused_ int timeouts, unsigned char *answer, int size)
@@ -313,6 +324,7 @@ static void start_deferred(void *userdata)
         }
         entry = hosts_table_find(r->hosts, l->name);
         if (entry) {
+                l->status = RESOLVED_NAME;
                 for (size_t i = 0; i < entry->n; i++)
                         add_address(l, &entry->addresses[i]);
         } else if (r->has_servers) {

@@ -15,9 +15,15 @@
 typedef struct Resolver Resolver;
 typedef struct Lookup Lookup;
 
-/* IPv6 and IPv4 in turn. n 0: the name does not resolve. Called once, never from within resolver_lookup().
- */
-typedef void (*LookupCallback)(void *userdata, const PrivAddress *addresses, size_t n);
+/* Addresses: IPv6 and IPv4 in turn. n 0: the name does not resolve, for the reason that status has. Called
+ * once, never from within resolver_lookup(). */
+typedef struct LookupResult {
+        const PrivAddress *addresses;
+        size_t n;
+        PrivResolvedStatus status;
+} LookupResult;
+
+typedef void (*LookupCallback)(void *userdata, const LookupResult *result);
 
 int resolver_new(Resolver **ret) _must_check_;
 Resolver *resolver_free(Resolver *r);

@@ -43,6 +43,7 @@ static void detach(Session *s, CloseReason reason)
 {
         LIST_FOREACH (d, &s->dials, Dial, link)
                 dial_cancel(d, reason);
+        questions_drop(s);
         s->egress = priv_link_free(s->egress);
         forget_connections(s, reason);
 }
@@ -105,6 +106,7 @@ int session_open(Dialer *d, const Id *id, int policy_fd)
                 return -ENOMEM;
         *s = (Session){ .dialer = d, .id = *id };
         list_init(&s->dials);
+        list_init(&s->questions);
         r = map_put(&d->sessions, &s->id, sizeof(s->id), s);
         if (r < 0) {
                 free(s);

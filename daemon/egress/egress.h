@@ -20,6 +20,7 @@
 #include "proto/base/hash.h"
 #include "proto/base/list.h"
 
+#define DNS_PORT           53U
 #define EGRESS_CLIENTS_MAX 1024U
 #define EGRESS_UNDECIDED_MAX \
         64U /* further requests wait their turn: audit takes so many of a session at once */
@@ -169,7 +170,9 @@ struct Egress {
         size_t n_undecided;
         Map requests; /* id -> Client, until nothing more is to come for it */
         uint64_t last_request;
-        uint64_t idle_usec; /* exchanges and tunnels without a byte for so long end */
+        struct Dns *dns;     /* NULL: the session has none */
+        struct Names *names; /* likewise */
+        uint64_t idle_usec;  /* exchanges and tunnels without a byte for so long end */
         char *scratch;
 };
 

@@ -3,7 +3,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "daemon/egress/dns.h"
 #include "daemon/egress/egress.h"
+#include "daemon/egress/names.h"
 #include "daemon/isolate/worker.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -44,6 +46,14 @@ static const int egress_syscalls[] = {
         SCMP_SYS(writev),
 };
 
+/* Whoever a program asks for names by TCP, it asks us. */
+static bool is_dns(int fd)
+{
+        Authority a;
+
+        return transparent_address(fd, &a) >= 0 && a.port == DNS_PORT;
+}
+
 static void on_accept(void *userdata, int fd, _unused_ unsigned events)
 {
         const Listener *l = userdata;
@@ -54,7 +64,10 @@ static void on_accept(void *userdata, int fd, _unused_ unsigned events)
 
                 if (client < 0)
                         return;
-                r = client_new(e, client, l->is_transparent);
+                if (l->is_transparent && e->dns && is_dns(client))
+                        r = dns_accept(e->dns, client);
+                else
+                        r = client_new(e, client, l->is_transparent);
                 if (r < 0)
                         (void) log_warning(r, "cannot take a connection");
                 egress_update_listeners(e);
@@ -96,6 +109,7 @@ static void on_link_closed(void *owner, PrivLink *link, int reason)
 
 static int on_audit_message(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
+        Egress *e = owner;
         PrivVerdict v;
 
         if (m->type != PRIV_VERDICT)
@@ -104,7 +118,19 @@ static int on_audit_message(void *owner, _unused_ PrivLink *link, Imsg *m)
         if (v.verdict > VERDICT_ALLOW || v.reason >= _REASON_MAX || !PRIV_STRING_OK(v.rule) ||
             !PRIV_STRING_OK(v.text) || v.allows_any_tls > 1 || v.has_methods > 1 || v.has_paths > 1)
                 return -EPROTO;
-        request_on_verdict(owner, &v);
+        if (!e->dns || !dns_on_verdict(e->dns, &v))
+                request_on_verdict(e, &v);
+        return 0;
+}
+
+static int on_resolved(Egress *e, const Imsg *m)
+{
+        PrivResolved body;
+
+        memcpy(&body, m->body, sizeof(body));
+        if (body.status >= _RESOLVED_MAX || !e->dns)
+                return -EPROTO;
+        dns_on_resolved(e->dns, &body);
         return 0;
 }
 
@@ -125,7 +151,7 @@ static int on_dialer_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 request_on_failed(owner, &body);
                 return 0;
         }
-        return -EPROTO;
+        return m->type == PRIV_RESOLVED ? on_resolved(owner, m) : -EPROTO;
 }
 
 static int take_listener(Egress *e, PrivEgressSocket which, int take_fd)
@@ -179,12 +205,30 @@ static int on_start(Egress *e, Imsg *m)
         return take_sockets(e, m, body.sockets);
 }
 
+static int on_dns(Egress *e, Imsg *m)
+{
+        PrivEgressDns body;
+        int r;
+
+        memcpy(&body, m->body, sizeof(body));
+        if (!e->audit || e->dns)
+                return -EPROTO;
+        r = names_open(TAKE_FD(m->fds[0]), &body.pool, &e->names);
+        if (r >= 0)
+                r = dns_new(e, &e->dns);
+        for (size_t i = 1; r >= 0 && i < m->n_fds; i++)
+                r = dns_take_datagrams(e->dns, TAKE_FD(m->fds[i]));
+        return r;
+}
+
 static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
         if (m->type == PRIV_EGRESS_LOG_LEVEL) {
                 log_set_level((LogLevel) ((const PrivLogLevel *) m->body)->level);
                 return 0;
         }
+        if (m->type == PRIV_EGRESS_DNS)
+                return on_dns(owner, m);
         return m->type == PRIV_EGRESS_START ? on_start(owner, m) : -EPROTO;
 }
 
@@ -219,6 +263,8 @@ static void egress_done(Egress *e)
                 e->listeners[i].io = loop_io_free(e->listeners[i].io);
                 e->listeners[i].fd = fd_close(e->listeners[i].fd);
         }
+        e->dns = dns_free(e->dns);
+        e->names = names_close(e->names);
         map_done(&e->requests);
         e->audit = priv_link_free(e->audit);
         e->dialer = priv_link_free(e->dialer);

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include "daemon/egress/egress.h"
+#include "daemon/egress/names.h"
 #include "daemon/egress/socks.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
@@ -138,19 +139,44 @@ static HttpSlice first_line(const char *data, size_t size)
         return (HttpSlice){ data, end ? (size_t) (end - data) : size };
 }
 
+/* An address that stands for a name is that name, and nothing else. */
+static bool take_name(Client *c, Authority *a)
+{
+        const Names *names = c->egress->names;
+        const char *name;
+
+        if (!names || a->address.family == 0 || !names_hold(names, &a->address))
+                return true;
+        name = names_find(names, &a->address);
+        /* In absolute form the server is told what the client wrote: an address that only we know. */
+        if (!name || !c->is_connect || str_copy(a->host, sizeof(a->host), name) < 0)
+                return false;
+        a->address = (PrivAddress){ .family = 0 };
+        return true;
+}
+
 static int decide(Client *c, const HttpTarget *t, const char *method, HttpSlice path)
 {
+        Authority authority = t->authority;
         PrivDecide d = { .entry = request_entry(c),
                          .protocol = c->is_connect ? PROTOCOL_ANY : PROTOCOL_HTTP,
-                         .port = t->authority.port,
-                         .address = t->authority.address };
+                         .port = authority.port };
         int r;
 
-        c->authority = t->authority;
+        if (!take_name(c, &authority)) {
+                c->socks_reply = SOCKS_DENIED;
+                return request_refuse(c,
+                                      c->socks_version    ? REFUSE_SOCKS
+                                      : c->is_transparent ? REFUSE_CLOSE
+                                                          : 403,
+                                      method, t->raw_host);
+        }
+        c->authority = authority;
+        d.address = authority.address;
         /* Audit knows that this session has no network; whatever it says, nothing is passed on. */
         if (c->egress->is_offline)
                 c->refuse_status = 403;
-        memcpy(d.host, t->authority.host, sizeof(d.host));
+        memcpy(d.host, authority.host, sizeof(d.host));
         r = str_copy(d.method, sizeof(d.method), method);
         if (r >= 0)
                 r = put_decide(&c->decide, &d, t->raw_host, path);

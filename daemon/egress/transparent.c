@@ -14,7 +14,6 @@
 
 #define RECORD_HANDSHAKE 0x16
 #define RECORD_MAJOR     3
-#define DNS_PORT         53U
 
 typedef union SocketAddress {
         struct sockaddr any;

@@ -27,7 +27,7 @@ static const char *const own_files[][2] = {
         { "nsswitch.conf",
           "passwd: files\ngroup: files\nshadow: files\ngshadow: files\nhosts: files dns\n"
           "networks: files\nprotocols: files\nservices: files\nethers: files\nrpc: files\n" },
-        { "resolv.conf", "options timeout:2 attempts:2\n" },
+        { "resolv.conf", "nameserver 127.0.0.1\noptions timeout:2 attempts:2\n" },
 };
 
 static int copy_bytes(int from_fd, int to_fd, off_t size)

@@ -272,6 +272,8 @@ static int set_up(NetworkNamespace *n, const Steering *steering)
                 r = configure(&has_ipv6);
         if (r >= 0)
                 r = make_sockets(n, has_ipv6);
+        if (r >= 0)
+                r = netns_open_dns(has_ipv6, n->dns_fds);
         if (r >= 0 && steering)
                 r = steering_apply(steering, n->fd, &n->socket_fds[EGRESS_DOOR4], &n->steer_fd);
         return r;
@@ -323,6 +325,7 @@ void netns_done(NetworkNamespace *n)
 {
         n->steer_fd = fd_close(n->steer_fd);
         fd_close_many(n->socket_fds, ELEMENTSOF(n->socket_fds));
+        fd_close_many(n->dns_fds, ELEMENTSOF(n->dns_fds));
         n->fd = fd_close(n->fd);
 }
 

@@ -5,6 +5,7 @@
  * which are made inside: the explicit proxy's listeners, and those that every other connection reaches.
  */
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "daemon/isolate/steer.h"
@@ -17,12 +18,14 @@ typedef struct NetworkNamespace {
         int fd;                             /* nsfs */
         int steer_fd;                       /* keeps the steering up; -EBADF where nothing need */
         int socket_fds[_EGRESS_SOCKET_MAX]; /* -EBADF: there is no IPv6 */
+        int dns_fds[2];                     /* datagrams to port 53, for IPv4 and IPv6; likewise */
 } NetworkNamespace;
 
-#define NETNS_INIT                               \
-        ((NetworkNamespace){ .fd = -EBADF,       \
-                             .steer_fd = -EBADF, \
-                             .socket_fds = { [0 ... _EGRESS_SOCKET_MAX - 1] = -EBADF } })
+#define NETNS_INIT                                                                      \
+        ((NetworkNamespace){ .fd = -EBADF,                                              \
+                             .steer_fd = -EBADF,                                        \
+                             .socket_fds = { [0 ... _EGRESS_SOCKET_MAX - 1] = -EBADF }, \
+                             .dns_fds = { -EBADF, -EBADF } })
 
 /* The namespace that the calling thread is in; the caller owns *ret_fd. */
 int netns_open_home(int *ret_fd) _must_check_;
@@ -35,3 +38,6 @@ void netns_done(NetworkNamespace *n);
 /* Does what is made with such a steering bring a connection to the door, with the address that it was for?
  */
 int netns_try(int home_fd, const Steering *steering) _must_check_;
+
+/* netns_dns.c: in the namespace that the thread is in. What was opened is the caller's, also on error. */
+int netns_open_dns(bool has_ipv6, int ret_fds[2]) _must_check_;

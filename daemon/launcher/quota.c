@@ -27,7 +27,7 @@
 #define QUOTA_FREEZES_PER_SEC 4U
 #define QUOTA_FREEZES_BURST   128U
 #define QUOTA_BURST_SECONDS   4U
-#define QUOTA_SESSION_FDS     23U   /* that a session costs us, with some to spare while it starts */
+#define QUOTA_SESSION_FDS     26U   /* that a session costs us, with some to spare while it starts */
 #define QUOTA_RESERVED_FDS    2048U /* for connections, workers and root */
 #define QUOTA_RESERVED_PARTS  4U    /* of few descriptors so many parts are not for sessions: one */
 

@@ -254,6 +254,8 @@ static Session *session_new(User *u)
                         .api_fd = -EBADF,
                         .init_pidfd = -EBADF,
                         .network = NETNS_INIT,
+                        .names_fd = -EBADF,
+                        .pool = u->launcher->settings.pool,
                         .created_usec = clock_realtime_usec() };
         b = blank_take(u->launcher);
         if (enter(s, b) < 0) {

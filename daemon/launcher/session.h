@@ -39,6 +39,8 @@ struct Session {
         int init_pidfd;
         pid_t init_pid;
         NetworkNamespace network;
+        int names_fd; /* addresses that stand for names: for the worker's successors */
+        PrivPool pool;
         PrivLink *init_link;
         LoopIo *init_io;
         LoopTimer *freeze_timer; /* until the kernel has frozen or thawed all of it */

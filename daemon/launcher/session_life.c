@@ -43,6 +43,7 @@ static void session_free(Session *s)
         s->api_fd = fd_close(s->api_fd);
         s->init_pidfd = fd_close(s->init_pidfd);
         netns_done(&s->network);
+        s->names_fd = fd_close(s->names_fd);
         free(s);
 }
 

@@ -1,9 +1,13 @@
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/worker.h"
 #include "proto/base/clock.h"
+#include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 #include "proto/base/str.h"
@@ -76,6 +80,35 @@ static void send_start(Session *s, Worker *egress, int audit_fd, int dialer_fd)
         worker_send(egress, PRIV_EGRESS_START, &body, sizeof(body), fds, n);
 }
 
+/* Whose size nobody can change: a worker that maps it is not killed by a smaller one. */
+static int make_names(Session *s)
+{
+        _cleanup_close_ int fd = memfd_create("names", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+        if (fd < 0 || ftruncate(fd, PRIV_NAMES_BYTES) < 0 ||
+            fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+                return neg_errno();
+        s->names_fd = TAKE_FD(fd);
+        return 0;
+}
+
+static int send_dns(Session *s, Worker *egress)
+{
+        PrivEgressDns body = { .pool = s->pool };
+        int fds[1 + ELEMENTSOF(s->network.dns_fds)];
+        size_t n = 1;
+        int r = s->names_fd < 0 ? make_names(s) : 0;
+
+        if (r < 0)
+                return r;
+        fds[0] = s->names_fd;
+        for (size_t i = 0; i < ELEMENTSOF(s->network.dns_fds); i++)
+                if (s->network.dns_fds[i] >= 0)
+                        fds[n++] = s->network.dns_fds[i];
+        worker_send(egress, PRIV_EGRESS_DNS, &body, sizeof(body), fds, n);
+        return 0;
+}
+
 static int connect_egress(Session *s, Worker *egress)
 {
         Launcher *l = s->launcher;
@@ -92,6 +125,7 @@ static int connect_egress(Session *s, Worker *egress)
                 worker_send(l->audit, PRIV_AUDIT_EGRESS_ATTACH, &ref, sizeof(ref), &audit_pair[1], 1);
                 worker_send(l->dialer, PRIV_DIALER_EGRESS_ATTACH, &ref, sizeof(ref), &dialer_pair[0], 1);
                 send_start(s, egress, audit_pair[0], dialer_pair[1]);
+                r = send_dns(s, egress);
         }
         fd_close_many(audit_pair, 2);
         fd_close_many(dialer_pair, 2);

@@ -202,7 +202,7 @@ static const KeyRule rule_rules[] = {
         { "idle", rule_read_idle, NULL },
         { "websocket", NULL, NULL },
         { "credential", NULL, "no credential is injected yet" },
-        { "dns_types", NULL, "sessions have no DNS of their own yet" },
+        { "dns_types", NULL, "inside, names have addresses and nothing else" },
 };
 static const KeyTable rule_table = { rule_rules, ELEMENTSOF(rule_rules) };
 
@@ -280,8 +280,8 @@ static int read_default(SchemaReader *x, const TextNode *n)
 static const KeyRule network_rules[] = {
         { "default", read_default, NULL },
         { "rules", read_rules, NULL },
-        { "dns", NULL, "names are resolved outside the session, for each connection" },
-        { "pool", NULL, "names are resolved outside the session, for each connection" },
+        { "dns", NULL, "names have synthetic addresses inside" },
+        { "pool", NULL, "the administrator chooses it, as dns.pool in sandboxd.json" },
         { "publish", NULL, "no port of a session is published yet" },
 };
 static const KeyTable network_table = { network_rules, ELEMENTSOF(network_rules) };

@@ -145,6 +145,20 @@ typedef struct PrivAddress {
         uint8_t bytes[16]; /* network order; 4 bytes for family 4 */
 } PrivAddress;
 
+typedef struct PrivPrefix {
+        PrivAddress address;
+        uint32_t length;
+} PrivPrefix;
+
+/* Addresses that stand for names inside a session. */
+typedef struct PrivPool {
+        PrivPrefix v4;
+        PrivPrefix v6;
+} PrivPool;
+
+#define PRIV_NAMES_MAX   65536U               /* of one session */
+#define PRIV_NAMES_BYTES (4U * 1024U * 1024U) /* the memory that holds them */
+
 /* ---- launcher <-> audit ---- */
 
 typedef struct PrivAuditReady {
@@ -258,6 +272,12 @@ typedef struct PrivEgressStart {
         uint32_t is_offline; /* --no-network: answer every request with a denial */
 } PrivEgressStart;
 
+/* DNS inside. fds: the table of names (PRIV_NAMES_BYTES, sealed against another size), then the sockets for
+ * datagrams. Streams come through the doors. */
+typedef struct PrivEgressDns {
+        PrivPool pool;
+} PrivEgressDns;
+
 /* ---- launcher <-> api ---- */
 
 /* What NSS says about a user, asked by a child. */
@@ -293,6 +313,7 @@ typedef struct PrivSettings {
         PrivServer servers[PRIV_RESOLVERS_MAX];
         uint64_t audit_segment_bytes_max;
         uint64_t audit_retention_bytes;
+        PrivPool pool;
 } PrivSettings;
 
 #define PRIV_DIGEST_SIZE     32U
@@ -889,6 +910,28 @@ typedef struct PrivDial {
         uint32_t padding;
         char host[PRIV_HOST_SIZE];
 } PrivDial;
+
+/* A committed DNS question: does the name exist? */
+typedef struct PrivResolve {
+        Id session;
+        uint64_t request;
+        char host[PRIV_HOST_SIZE];
+} PrivResolve;
+
+typedef enum PrivResolvedStatus {
+        RESOLVED_FAILED = 0, /* nobody who knows has answered */
+        RESOLVED_NO_NAME,
+        RESOLVED_NAME, /* it exists; whether it has addresses says the rest */
+        _RESOLVED_MAX,
+} PrivResolvedStatus;
+
+typedef struct PrivResolved {
+        uint64_t request;
+        uint32_t status; /* PrivResolvedStatus */
+        uint32_t has_addresses;
+        uint32_t has_v6; /* one of them is IPv6, and this machine can reach such */
+        uint32_t padding;
+} PrivResolved;
 
 typedef struct PrivDialRefused {
         Id session;

@@ -92,6 +92,10 @@ static void ask_for_hosts(void)
         ask("denied-address", &d);
         d = request_for("", ALLOWED_PORT);
         ask("no-host", &d);
+        d = request_for("evil.test", 0);
+        d.entry = ENTRY_DNS;
+        d.protocol = PROTOCOL_DNS;
+        ask("denied-name", &d);
 }
 
 static void ask_for_addresses(void)
@@ -147,7 +151,8 @@ int main(void)
         (void) fprintf(stderr, "hostile finished\n");
         /* What no line of the table permits. */
         (void) send(audit.fd, "nonsense that is no message", 28, MSG_NOSIGNAL);
-        (void) receive(&launcher, &m, -1);
+        while (receive(&launcher, &m, -1) > 0)
+                imsg_done(&m);
         (void) fprintf(stderr, "hostile over\n");
         return 0;
 }

@@ -24,7 +24,8 @@ def hostile_instance(settings):
         yield probe.start()
 
 
-def test_taken_over_egress_worker(hostile_instance, alice, make_profile, allow_rule):
+def test_taken_over_egress_worker(hostile_instance, alice, make_profile, allow_rule, dns):
+    questions = len(dns.questions)
     allowed, denied = stubs.HttpStub(port=25891), stubs.HttpStub(port=25892)
     try:
         profile = make_profile([allow_rule("allowed.test", 25891),
@@ -43,6 +44,7 @@ def test_taken_over_egress_worker(hostile_instance, alice, make_profile, allow_r
         for name, text in found.items():
             assert "descriptors 0" in text, (name, text)
             assert "verdict 2" not in text or name == "denied-address", (name, text)
+        assert "evil.test" not in {name for name, _ in dns.questions[questions:]}
         assert denied.accepted == 0 and allowed.accepted == 1
         # Everything that was asked for has its row, and what was allowed is what policy allows.
         allows = hostile_instance.rows(0, kind="net", verdict="allow")

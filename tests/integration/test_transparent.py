@@ -332,20 +332,18 @@ for address, port in (("0.0.0.0", 8443), ("9.9.9.9", 8444)):
 
 def test_the_door_itself(place, alice, make_profile):
     """No program may ask the door for a connection to the door, whatever the rules are."""
-    path = make_profile([rule("10.0.2.3/32", 15001, protocol="tcp"), rule("fd00:5a::3/128", 15001, protocol="tcp", name="b"),
-                         rule("8.8.8.8/32", 53, protocol="tcp", name="c"),
-                         rule("127.0.0.1/32", 53, protocol="tcp", name="d")])
+    path = make_profile([rule("10.0.2.3/32", 15001, protocol="tcp"), rule("fd00:5a::3/128", 15001, protocol="tcp", name="b")])
     script = """
 import socket, sys
-for address, port in (("10.0.2.3", 15001), ("fd00:5a::3", 15001), ("8.8.8.8", 53), ("127.0.0.1", 53)):
+for address, port in (("10.0.2.3", 15001), ("fd00:5a::3", 15001)):
     try:
         print(socket.create_connection((address, port), 10).recv(1))
     except (ConnectionResetError, ConnectionRefusedError):
         print("refused")
 """
     before = place.head()
-    assert python(place, alice, path, script).split() == ["refused"] * 4
-    assert [(r["verdict"], r["reason"]) for r in net_rows(place, before)] == [("deny", "malformed")] * 4
+    assert python(place, alice, path, script).split() == ["refused"] * 2
+    assert [(r["verdict"], r["reason"]) for r in net_rows(place, before)] == [("deny", "malformed")] * 2
 
 
 def test_datagrams_are_refused_at_once(place, either, make_profile):
@@ -354,7 +352,7 @@ def test_datagrams_are_refused_at_once(place, either, make_profile):
     script = """
 import socket
 for address in ("93.184.216.34", "2606:2800:220:1::34", "10.1.2.3", "fe80::1%lo", "8.8.8.8"):
-    for port in (443, 123, 853, 53):
+    for port in (443, 123, 853):
         family, *_, to = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM)[0]
         s = socket.socket(family, socket.SOCK_DGRAM)
         s.settimeout(5)

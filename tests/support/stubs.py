@@ -11,11 +11,14 @@ import threading
 
 class DnsStub:
     """Answers A and AAAA questions from a table {name: [address, ...]} over UDP and TCP on one port; other names do
-    not exist. Every question is noted in `questions`."""
+    not exist, those of an empty list have no address. Every question is noted in `questions`, as it came in `raw`;
+    on_question(name) is called before it is answered."""
 
     def __init__(self, names):
         self.names = names
         self.questions = []
+        self.raw = []
+        self.on_question = lambda name: None
         self.is_silent = False
         while True:
             self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -44,6 +47,8 @@ class DnsStub:
         name = ".".join(labels)
         kind = struct.unpack("!H", query[at + 1:at + 3])[0]
         self.questions.append((name, kind))
+        self.raw.append(query)
+        self.on_question(name)
         if self.is_silent:
             return None
         records = b""

@@ -611,6 +611,7 @@ static void test_settings(void **state)
         _cleanup_(policy_freep) Policy *p = parse_ok(
                         POLICY_SETTINGS,
                         "{ \"resolver\": { \"servers\": [\"127.0.0.1:5353\", \"[::1]:53\", \"192.0.2.1\", \"2001:db8::1\"] },"
+                        "\"dns\": { \"pool\": \"198.18.0.0/15\", \"pool6\": \"fd99:1::/64\" },"
                         "\"limits\": { \"sessions_per_user\": 9 }, \"audit\": { \"on_failure\": \"deny\" } }");
         PrivSettings s;
 
@@ -624,6 +625,45 @@ static void test_settings(void **state)
         assert_int_equal(s.sessions_per_user_max, 9);
         assert_int_equal(s.connections_per_user_max, 64);
         assert_int_equal(s.root_session_uid, 1879048192);
+        assert_int_equal(s.pool.v4.length, 15);
+        assert_int_equal(s.pool.v4.address.bytes[1], 18);
+        assert_int_equal(s.pool.v6.length, 64);
+}
+
+/* A pool that sessions could not use, or whose names would be too few to speak of. */
+static void test_bad_pools(void **state)
+{
+        static const char *const bad[] = {
+                "\"pool\": \"127.0.0.0/8\"",
+                "\"pool\": \"10.0.0.0/8\"",
+                "\"pool\": \"10.0.2.0/24\"",
+                "\"pool\": \"224.0.0.0/8\"",
+                "\"pool\": \"28.0.0.0/7\"",
+                "\"pool\": \"28.0.0.0/25\"",
+                "\"pool\": \"28.0.0.1/8\"",
+                "\"pool\": \"3ffe::/16\"",
+                "\"pool6\": \"28.0.0.0/8\"",
+                "\"pool6\": \"fe80::/64\"",
+                "\"pool6\": \"fd00:5a::/32\"",
+                "\"pool6\": \"fd00::/16\"",
+                "\"pool6\": \"ff02::/16\"",
+                "\"pool6\": \"3ffe::/113\"",
+                "\"pool\": 28",
+                "\"pools\": []",
+        };
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                PolicyDiagnostics d;
+                Policy *p = NULL;
+                char text[128];
+
+                ASSERT_OK(str_printf(text, sizeof(text), "{ \"dns\": { %s } }", bad[i]));
+                if (parse(POLICY_SETTINGS, text, &d, &p) >= 0)
+                        fail_msg("%s was taken", bad[i]);
+                policy_diagnostics_done(&d);
+                p = policy_free(p);
+        }
 }
 
 /* What is shipped parses, resolves and names no host. */
@@ -677,6 +717,7 @@ int main(void)
                 cmocka_unit_test(test_builtin_files),
                 cmocka_unit_test(test_deny_wins),
                 cmocka_unit_test(test_workspace),
+                cmocka_unit_test(test_bad_pools),
                 cmocka_unit_test(test_settings),
                 cmocka_unit_test(test_shipped),
         };

@@ -1,0 +1,125 @@
+/* Questions of DNS: a name that the policy allows is looked up, and nothing but whether it is there leaves.
+ */
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "daemon/dialer/dialer.h"
+#include "proto/base/clock.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+#define QUESTION_TIMEOUT_USEC (8 * USEC_PER_SEC)
+
+typedef struct Question {
+        Session *session;
+        ListLink link;
+        uint64_t request;
+        Lookup *lookup;
+        LoopTimer *deadline;
+} Question;
+
+static void question_free(Question *q)
+{
+        if (q->lookup)
+                lookup_cancel(q->lookup);
+        q->deadline = loop_timer_free(q->deadline);
+        list_unlink(&q->link);
+        q->session->n_questions--;
+        free(q);
+}
+
+static void answer(Session *s, const PrivResolved *m)
+{
+        if (s->egress)
+                (void) priv_link_send(s->egress, PRIV_RESOLVED, m, sizeof(*m), NULL, 0);
+}
+
+/* Is there a way for IPv6 at all? The kernel looks for one; a datagram socket sends nothing for it. */
+static bool has_way_for_v6(void)
+{
+        _cleanup_close_ int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        struct sockaddr_in6 somewhere = { .sin6_family = AF_INET6,
+                                          .sin6_port = htons(53),
+                                          .sin6_addr = { .s6_addr = { 0x20, 0x01, [15] = 1 } } };
+
+        return fd >= 0 && connect(fd, (struct sockaddr *) &somewhere, sizeof(somewhere)) == 0;
+}
+
+static void on_looked_up(void *userdata, const LookupResult *result)
+{
+        Question *q = userdata;
+        PrivResolved m = { .request = q->request, .status = result->status, .has_addresses = result->n > 0 };
+
+        for (size_t i = 0; i < result->n && !m.has_v6; i++)
+                m.has_v6 = result->addresses[i].family == 6 && has_way_for_v6();
+        q->lookup = NULL;
+        answer(q->session, &m);
+        question_free(q);
+}
+
+static void on_deadline(void *userdata)
+{
+        Question *q = userdata;
+
+        answer(q->session, &(PrivResolved){ .request = q->request, .status = RESOLVED_FAILED });
+        question_free(q);
+}
+
+/* Audit's word is not taken: the name is canonical, and the policy has it. */
+static bool may_ask(const Session *s, const PrivResolve *order)
+{
+        char canonical[PRIV_HOST_SIZE];
+        PolicyMatch match = { .verdict = VERDICT_DENY };
+        PolicyRequest request;
+
+        if (!PRIV_STRING_OK(order->host) ||
+            policy_host_canonical(order->host, strlen(order->host), canonical) < 0 ||
+            !str_equal(order->host, canonical))
+                return false;
+        policy_match_name(s->policy, canonical, clock_latest_usec(&s->dialer->latest_usec), &match,
+                          &request);
+        return match.verdict == VERDICT_ALLOW;
+}
+
+static int question_new(Session *s, const PrivResolve *order)
+{
+        Question *q = calloc(1, sizeof(*q));
+        int r;
+
+        if (!q)
+                return -ENOMEM;
+        *q = (Question){ .session = s, .request = order->request };
+        list_init(&q->link);
+        list_append(&s->questions, &q->link);
+        s->n_questions++;
+        r = loop_timer_new(s->dialer->loop, on_deadline, q, &q->deadline);
+        if (r >= 0)
+                r = loop_timer_set(q->deadline, QUESTION_TIMEOUT_USEC);
+        if (r >= 0)
+                r = resolver_lookup(s->dialer->resolver, order->host, on_looked_up, q, &q->lookup);
+        if (r < 0)
+                question_free(q);
+        return r;
+}
+
+void question_start(Session *s, const PrivResolve *order)
+{
+        PrivResolved none = { .request = order->request, .status = RESOLVED_NO_NAME };
+        int r = -EPERM;
+
+        if (may_ask(s, order))
+                r = s->n_questions >= DIALER_QUESTIONS_MAX ? -ENOBUFS : question_new(s, order);
+        if (r < 0 && r != -EPERM)
+                none.status = RESOLVED_FAILED;
+        if (r < 0)
+                answer(s, &none);
+}
+
+void questions_drop(Session *s)
+{
+        LIST_FOREACH (q, &s->questions, Question, link)
+                question_free(q);
+}
