@@ -42,7 +42,8 @@ static void begin(Chain *c)
 
 static void add(Chain *c, const void *data, size_t size)
 {
-        if (EVP_DigestUpdate(c->context, data, size) != 1)
+        /* A context whose beginning failed for want of memory must not be touched. */
+        if (c->has_failed || EVP_DigestUpdate(c->context, data, size) != 1)
                 c->has_failed = true;
 }
 
@@ -50,7 +51,7 @@ static int end(Chain *c, uint8_t ret[DIGEST_SIZE])
 {
         uint8_t digest[DIGEST_SIZE];
 
-        if (EVP_DigestFinal_ex(c->context, digest, NULL) != 1 || c->has_failed)
+        if (c->has_failed || EVP_DigestFinal_ex(c->context, digest, NULL) != 1)
                 return -EIO;
         memcpy(ret, digest, sizeof(digest));
         return 0;
