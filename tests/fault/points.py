@@ -27,6 +27,10 @@ TRIES = 5
 # How long the counts may take to be back, from one session to the next; and to come to rest at first.
 BALANCE_SECONDS = (1, 2, 4, 8, 15, 30)
 STEADY_SECONDS = 60
+# What the launcher says of a worker that was ended by SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGSEGV or SIGSYS.
+CRASH = re.compile(r"was killed by signal (4|6|7|8|11|31)\b")
+# Callers are told from the beginning of the program; libraries are far away from it.
+LIBRARIES = 1 << 32
 # Parts of names that are different each time.
 UNIQUE = re.compile(r"[0-9a-f]{32}|[0-9]+")
 
@@ -318,6 +322,13 @@ class Lane:
         if point.id and not [r for r in rows if r["action"] == "start" and r["session"] == point.id]:
             self.wrong("a session without a row")
 
+    def check_crashes(self, said, program):
+        """No process ends by a fault of its own: but json-c and libseccomp do where their own calls fail."""
+        crashes = [line for line in self.instance.log_text()[said:].splitlines() if CRASH.search(line)]
+        is_of_library = program in ("sandboxd-api", "sandboxd-egress") and self.instance.page.caller >= LIBRARIES
+        if crashes and not is_of_library:
+            self.wrong(f"crashed: {crashes}")
+
     def check_serves(self):
         """A client that comes now is served: at once, or after the pause that follows deaths."""
         end = time.monotonic() + 60
@@ -491,6 +502,7 @@ class Lane:
         if is_start and instance.process:
             instance.stop(signal.SIGKILL)
         head = 0 if is_start else instance.head()
+        said = len(instance.log_text())
         instance.arm(task["program"], task["classes"], at, action)
         self.was_success = getattr(self, task["flow"] + "_flow")(point)
         # Who is hit after the last client has ended is killed now.
@@ -519,6 +531,8 @@ class Lane:
             self.restore()
         if not is_start:
             self.check_records(point, head)
+        if task["flow"] in ("session", "rows"):
+            self.check_crashes(said, task["program"])
         self.point, self.said = None, point.said
         return is_hit
 
