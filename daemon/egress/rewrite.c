@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <strings.h>
 
 #include "daemon/egress/http.h"
 #include "daemon/policy/compiled.h"
@@ -11,12 +12,26 @@ static const char *const method_fields[] = { "X-HTTP-Method-Override", "X-HTTP-M
                                              "X-Method-Override" };
 static const char *const path_fields[] = { "X-Original-URL", "X-Rewrite-URL" };
 
+/* Some servers take '_' for '-' in the name of a field. */
+static bool is_name(HttpSlice name, const char *s)
+{
+        if (name.size != strlen(s))
+                return false;
+        for (size_t i = 0; i < name.size; i++) {
+                char c = name.data[i] == '_' ? '-' : name.data[i];
+
+                if (strncasecmp(&c, &s[i], 1) != 0)
+                        return false;
+        }
+        return true;
+}
+
 static bool names_one_of(HttpSlice line, const char *const names[], size_t n)
 {
         const char *colon = memchr(line.data, ':', line.size);
 
         for (size_t i = 0; colon && i < n; i++)
-                if (http_slice_equal((HttpSlice){ line.data, (size_t) (colon - line.data) }, names[i]))
+                if (is_name((HttpSlice){ line.data, (size_t) (colon - line.data) }, names[i]))
                         return true;
         return false;
 }

@@ -1,5 +1,5 @@
-/* PATTERN, a line end, PATH: what is clear stays the same when it is written on, and the automaton says what a
- * matcher says that tries every place. */
+/* PATTERN, a line end, PATH: what is clear stays the same when it is written on, and the automaton says what
+ * a matcher says that tries every place. */
 
 #include "daemon/policy/url_path.h"
 
