@@ -236,6 +236,8 @@ class Liar:
         with contextlib.suppress(OSError):
             while more := source.recv(65536):
                 target.sendall(more)
+        # Also after a client that left replies unread: that is a reset, not an end.
+        with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_RDWR)
 
     def close(self):
