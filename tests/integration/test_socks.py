@@ -15,7 +15,7 @@ import json, socket, sys
 found = []
 for data in json.load(sys.stdin):
     s = socket.create_connection(("127.0.0.1", 3128), 10)
-    s.settimeout(20)
+    s.settimeout(8)
     s.sendall(bytes.fromhex(data))
     answer = b""
     try:
