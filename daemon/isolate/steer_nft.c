@@ -97,7 +97,8 @@ static void put_table(Builder *b)
         } else {
                 b->error = b->error < 0 ? b->error : -ENOMEM;
         }
-        nftnl_table_free(t);
+        if (t)
+                nftnl_table_free(t);
 }
 
 typedef struct Hook {
@@ -125,7 +126,8 @@ static void put_chain(Builder *b, const char *name, const Hook *hook)
         } else {
                 b->error = b->error < 0 ? b->error : -ENOMEM;
         }
-        nftnl_chain_free(c);
+        if (c)
+                nftnl_chain_free(c);
 }
 
 /* ---- rules: rule_new(), expressions, rule_put() ---- */

@@ -36,10 +36,17 @@ bool service_is_up(const Launcher *l)
 /* Whoever of the two comes later brings them together. */
 static void connect_audit_dialer(Launcher *l)
 {
-        int pair[2];
+        int pair[2], r;
 
-        if (!service_is_up(l) || imsg_pair(pair) < 0)
+        if (!service_is_up(l))
                 return;
+        r = imsg_pair(pair);
+        if (r < 0) {
+                /* Nothing would ever bring them together: the next dialer gets another chance. */
+                (void) log_error(r, "cannot connect the dialer to the audit");
+                worker_kill(l->dialer);
+                return;
+        }
         worker_send(l->audit, PRIV_AUDIT_DIALER_ATTACH, NULL, 0, &pair[0], 1);
         worker_send(l->dialer, PRIV_DIALER_AUDIT_ATTACH, NULL, 0, &pair[1], 1);
         fd_close_many(pair, ELEMENTSOF(pair));

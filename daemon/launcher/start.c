@@ -79,8 +79,12 @@ void launcher_maybe_serve(Launcher *l)
         }
         l->is_serving = true;
         (void) sd_notify(0, "READY=1");
-        if (l->config->prints_ready)
-                (void) !fd_write_all(STDOUT_FILENO, "ready\n", 6);
+        if (!l->config->prints_ready)
+                return;
+        r = fd_write_all(STDOUT_FILENO, "ready\n", 6);
+        /* Who asked for the word waits for it. */
+        if (r < 0)
+                fail(l, r, "cannot say that the daemon is ready");
 }
 
 static void on_resolver(Launcher *l, int error, const PrivResolver *resolver, int take_hosts_fd)
