@@ -435,6 +435,7 @@ def test_D07_D45_ten_thousand_hostile_messages(daemon, constant):
             more = attack(daemon.socket, rng, fds)
             sent, answered = sent + more[0], answered + more[1]
     assert answered > 100, "most of them never reached the daemon"
-    assert holders(daemon) == pids, "a process of the daemon has died: " + daemon.log_text()[-2000:]
+    # Readers of the log come and go besides.
+    assert set(pids) <= set(holders(daemon)), "a process of the daemon has died: " + daemon.log_text()[-2000:]
     with Connection(daemon.socket) as c:
         assert is_info(c.call("org.varlink.service.GetInfo"))
