@@ -333,7 +333,7 @@ static int upgrade(const Common *common, const AttachRequest *q, Attached *a)
         return r < 0 ? fail_call(common, r) : 0;
 }
 
-static int open_signals(void)
+int attach_open_signals(void)
 {
         sigset_t set;
         int fd;
@@ -359,7 +359,7 @@ int attach_run(const Common *common, const AttachRequest *q)
                        .output = BUF_INIT(OUTPUT_ROOM) };
         int status;
 
-        a.signal_fd = open_signals();
+        a.signal_fd = attach_open_signals();
         status = a.signal_fd < 0 ? fail("out of descriptors") : upgrade(common, q, &a);
         if (status == 0 && a.is_terminal && !q->is_read_only && isatty(STDIN_FILENO))
                 set_raw(&a);

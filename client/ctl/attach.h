@@ -15,3 +15,7 @@ typedef struct AttachRequest {
 
 /* Until the command's end, whose exit status is returned, or until we leave it. */
 int attach_run(const Common *common, const AttachRequest *request);
+
+/* Blocks the signals that are passed on to a command or end its client, and reads them instead; the caller
+ * owns the descriptor. < 0: negative errno. */
+int attach_open_signals(void);

@@ -48,22 +48,6 @@ static int out_of_memory(int r)
 
 /* ---- signals ---- */
 
-static int open_signals(void)
-{
-        sigset_t set;
-        int fd;
-
-        (void) sigemptyset(&set);
-        (void) sigaddset(&set, SIGINT);
-        (void) sigaddset(&set, SIGTERM);
-        (void) sigaddset(&set, SIGHUP);
-        (void) sigaddset(&set, SIGQUIT);
-        (void) sigaddset(&set, SIGWINCH);
-        (void) sigprocmask(SIG_BLOCK, &set, NULL);
-        fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-        return fd < 0 ? neg_errno() : fd;
-}
-
 /* On a connection of its own: ours is busy with the command. */
 static void pass_signal(Running *r, int number)
 {
@@ -381,7 +365,7 @@ static int converse(Running *r)
                                           r->request.is_detached));
         if (status != 0)
                 return status;
-        r->signal_fd = open_signals();
+        r->signal_fd = attach_open_signals();
         if (r->signal_fd < 0)
                 return out_of_memory(r->signal_fd);
         status = send_call(r);
