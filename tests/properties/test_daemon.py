@@ -302,8 +302,6 @@ class Trace:
 
 @pytest.fixture(scope="module")
 def trace(alice):
-    if not shutil.which("strace"):
-        pytest.skip("no strace on this machine")
     found = Trace(alice)
     assert len(found.lines) > 300, "the trace is empty"
     return found
@@ -550,8 +548,6 @@ MISSING = {"landlock": ("landlock_create_ruleset", "ENOSYS", "Landlock"),
 
 @pytest.mark.parametrize("name", MISSING)
 def test_d50_a_kernel_that_lacks_what_it_must_have_is_refused(name):
-    if not shutil.which("strace"):
-        pytest.skip("no strace on this machine")
     call, error, word = MISSING[name]
     instance = machine.Instance()
     try:
