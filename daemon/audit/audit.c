@@ -132,6 +132,8 @@ static int serve(Audit *a, const AuditSpec *spec, int take_launcher_fd)
         if (r >= 0)
                 r = loop_timer_new(a->loop, on_retry, a, &a->retry);
         if (r >= 0)
+                r = loop_timer_new(a->loop, on_retry, a, &a->hold);
+        if (r >= 0)
                 r = quotas_new(a, &spec->quota, spec->store.retention_bytes, &a->quotas);
         if (r >= 0)
                 r = loop_timer_new(a->loop, on_sign, a, &a->sign);
@@ -185,6 +187,7 @@ static void audit_done(Audit *a)
         map_done(&a->sessions);
         a->launcher = priv_link_free(a->launcher);
         a->retry = loop_timer_free(a->retry);
+        a->hold = loop_timer_free(a->hold);
         a->sweep = loop_timer_free(a->sweep);
         a->sign = loop_timer_free(a->sign);
         a->denials = loop_timer_free(a->denials);
@@ -205,6 +208,7 @@ int audit_run(const AuditSpec *spec, Readers *take_readers)
         list_init(&a.egresses);
         list_init(&a.reports);
         list_init(&a.decisions);
+        list_init(&a.held);
         list_init(&a.committing);
         r = serve(&a, spec, spec->launcher_fd);
         if (a.launcher)

@@ -63,6 +63,7 @@ typedef struct Egress {
         Session *session;
         uint64_t number; /* never used twice: its requests are not those of its successor */
         unsigned n_undecided;
+        unsigned n_held;
 } Egress;
 
 /* From the commit of an allowed connect to its close or refuse row. */
@@ -93,11 +94,13 @@ struct Audit {
         ListLink egresses;
         ListLink reports;    /* rows of what happened, starts and execs: first */
         ListLink decisions;  /* in the order they came */
+        ListLink held;       /* of held.h: not queued yet */
         ListLink committing; /* the batch under way */
         size_t n_reports;
         uint64_t batch;
         uint64_t n_egresses; /* ever attached: numbers them */
         LoopTimer *retry;
+        LoopTimer *hold;
         LoopTimer *sweep;
         LoopTimer *sign;
         bool is_sweep_set;
@@ -164,6 +167,8 @@ void dialer_lose(Audit *a);
 struct Pending;
 void decision_release(Audit *a, struct Pending *p);
 void decision_fail(struct Pending *p);
+/* Denied for the limit that it has. */
+void decision_reach_limit(struct Pending *p);
 void refuse_release(struct Pending *p);
 
 /* record.c */

@@ -6,6 +6,7 @@
  */
 
 #include "daemon/audit/bounds.h"
+#include "daemon/audit/held.h"
 #include "daemon/audit/queue.h"
 #include "daemon/audit/quota.h"
 #include "proto/base/clock.h"
@@ -121,7 +122,6 @@ static void name_rule(Pending *p, const char *layer, const char *name, const cha
 /* What the rules say beyond yes. */
 static void take_bounds(Pending *p, PolicyRequest *q, bool is_tunnel)
 {
-        const PolicyCount *limit = NULL;
         int r;
 
         q->protocol = (Protocol) p->protocol;
@@ -131,11 +131,17 @@ static void take_bounds(Pending *p, PolicyRequest *q, bool is_tunnel)
         if (r >= 0 && is_tunnel && p->allows_tcp)
                 bounds_add(p->bounds, q, PROTOCOL_TCP);
         if (r >= 0 && p->wants_connection)
-                r = bounds_count(p->bounds, &limit);
-        if (r < 0)
+                r = bounds_count(p->bounds, &p->limit);
+        if (r < 0 && !p->limit)
                 deny_for(p, r == -EDQUOT ? REASON_MAX_CONNECTIONS : REASON_AUDIT);
-        if (limit)
-                name_rule(p, limit->layer, limit->rule, limit->text);
+}
+
+void decision_reach_limit(Pending *p)
+{
+        deny_for(p, REASON_MAX_CONNECTIONS);
+        if (p->limit)
+                name_rule(p, p->limit->layer, p->limit->rule, p->limit->text);
+        p->row.reason = decision_reason_to_string(p->reason);
 }
 
 /* Of a name alone: no connection follows from it. */
@@ -281,7 +287,10 @@ static int on_decide(Egress *e, const PrivDecide *d, size_t size)
         p->wants_lookup = d->wants_connection && d->entry == ENTRY_DNS;
         fill_row(p, d);
         decide(p, d);
-        queue_put(e->audit, p);
+        if (p->limit && p->row.verdict == VERDICT_ALLOW)
+                held_put(e->audit, p);
+        else
+                queue_put(e->audit, p);
         return 0;
 }
 

@@ -7,6 +7,7 @@
 #include "daemon/audit/queue.h"
 
 #include "daemon/audit/bounds.h"
+#include "daemon/audit/held.h"
 #include "daemon/audit/quota.h"
 #include "daemon/audit/readers.h"
 #include "proto/base/clock.h"
@@ -170,6 +171,7 @@ void queue_forget_egress(Audit *a, const Egress *e)
                 if (c->egress == e)
                         c->egress = NULL;
         /* Nobody heard of these, and nothing came of them. */
+        held_forget_egress(a, e);
         LIST_FOREACH (d, &a->decisions, Pending, link)
                 if (d->egress == e)
                         (void) pending_free(d);
@@ -412,6 +414,7 @@ void queue_commit(void *audit)
         ListLink *batch = &a->committing;
         int r;
 
+        held_review(a);
         if (list_is_empty(&a->reports) && list_is_empty(&a->decisions))
                 return;
         expire(a);

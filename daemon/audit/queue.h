@@ -29,7 +29,8 @@ typedef struct Pending {
         bool allows_tls;
         bool allows_tcp;
         DecisionReason reason;
-        struct Bounds *bounds; /* owned; NULL: none */
+        struct Bounds *bounds;    /* owned; NULL: none */
+        const PolicyCount *limit; /* of them: as many connections are open as it says; NULL: there is room */
         const char *rule_reason;
         PrivQuery *query;    /* owned */
         PrivVerify *verify;  /* owned; instead of a query */

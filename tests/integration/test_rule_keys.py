@@ -386,6 +386,18 @@ def test_many_at_once_are_counted_before_their_commit(instance, alice, make_prof
     server.close()
 
 
+@pytest.mark.parametrize("door", DOORS)
+def test_one_after_the_other_is_one_at_a_time(instance, alice, make_profile, sink, door):
+    """The next may be asked for before everybody has heard that the last one is over."""
+    profile = make_profile([rule("allowed.test", sink.port, protocol="tcp", max_connections=1)])
+    before = instance.head()
+    with Inside(instance, alice, profile) as inside:
+        for _ in range(50):
+            assert inside("open", "a", door, "allowed.test", sink.port) == GRANTED[door]
+            inside("close", "a")
+    assert [row["verdict"] for row in net_rows(instance, before)] == ["allow"] * 50
+
+
 def test_failed_connections_are_not_counted_for_ever(instance, alice, make_profile, allow_rule):
     profile = make_profile([rule("closed.test", 9, max_connections=1)])
     for _ in range(3):
