@@ -9,6 +9,7 @@
 #include "daemon/api/session.h"
 #include "daemon/api/store.h"
 #include "daemon/isolate/worker.h"
+#include "daemon/policy/policy.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -393,6 +394,8 @@ int main(int argc, char *argv[])
                 r = open_before(&api);
         if (r >= 0)
                 r = confine(&a, state);
+        if (r >= 0)
+                r = policy_prepare();
         if (r >= 0)
                 r = store_open(&api, state);
         if (r >= 0)

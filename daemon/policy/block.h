@@ -16,6 +16,7 @@
 
 #include "daemon/policy/compiled.h"
 
+#define BLOCK_DIGEST_SIZE  32U
 #define BLOCK_MAGIC        UINT32_C(0x32425053) /* "SPB2" */
 #define BLOCK_SETS_MAX     8U
 #define BLOCK_RULES_MAX    500000U
@@ -34,7 +35,7 @@ struct PolicyBlock {
         uint32_t size;
         uint64_t generation;
         uint8_t seed[16];
-        uint8_t digest[32];
+        uint8_t digest[BLOCK_DIGEST_SIZE];
         uint32_t sets;
         uint32_t n_sets;
         uint32_t rules;

@@ -367,15 +367,21 @@ static int put_texts(Compiler *c, const Policy *p, const Policy *const layers[2]
         return r < 0 ? r : buf_put(&c->strings, "}\n", sizeof("}\n"));
 }
 
-static int digest_text(Compiler *c)
+/* Nothing but memory can be missing: policy_prepare() has seen it work. */
+static int digest_text(const char *text, uint8_t ret[BLOCK_DIGEST_SIZE])
 {
-        const char *text = buf_front(&c->strings) + c->header.text;
         unsigned n = 0;
 
-        if (EVP_Digest(text, strlen(text), c->header.digest, &n, EVP_sha256(), NULL) != 1 ||
-            n != sizeof(c->header.digest))
-                return -EIO;
+        if (EVP_Digest(text, strlen(text), ret, &n, EVP_sha256(), NULL) != 1 || n != BLOCK_DIGEST_SIZE)
+                return -ENOMEM;
         return 0;
+}
+
+int policy_prepare(void)
+{
+        uint8_t digest[BLOCK_DIGEST_SIZE];
+
+        return digest_text("", digest);
 }
 
 static int put_table(Buf *b, const void *data, size_t size, uint32_t *ret_offset)
@@ -471,7 +477,7 @@ int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling
         if (r >= 0)
                 r = put_texts(&c, p, layers);
         if (r >= 0)
-                r = digest_text(&c);
+                r = digest_text(buf_front(&c.strings) + c.header.text, c.header.digest);
         if (r >= 0)
                 r = seal(&c, ret_fd);
         compiler_done(&c);

@@ -98,6 +98,10 @@ int policy_join_flags(Policy *p, const PolicyFlags *flags, PolicyDiagnostics *di
 /* Canonical JSON of the effective policy; the caller frees. */
 int policy_format(const Policy *p, char **ret) _must_check_;
 
+/* Before the first policy_compile() of a process that lasts: libcrypto sets itself up once, and where memory
+ * was short just then it never works again. -ENOMEM: this process is of no use, its successor may be. */
+int policy_prepare(void) _must_check_;
+
 /* The block as a sealed memfd. project and ceiling may be NULL: further sets that can only narrow. */
 int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling, uint64_t generation,
                    int *ret_fd) _must_check_;
