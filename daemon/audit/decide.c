@@ -144,11 +144,24 @@ void decision_reach_limit(Pending *p)
         p->row.reason = decision_reason_to_string(p->reason);
 }
 
-/* Of a name alone: no connection follows from it. */
-static void take_from_budget(Pending *p, const PolicyMatch *m)
+/* What reaches a name server counts, whichever door the name came through. */
+static void take_from_budget(Pending *p)
 {
-        if (!name_budget_take(&p->session->names, p->row.host, m->n_chosen, clock_monotonic_usec()))
+        size_t n_chosen = p->row.host ? policy_name_chosen(p->session->policy, p->row.host) : 0;
+
+        if (n_chosen > 0 &&
+            !name_budget_take(&p->session->names, p->row.host, n_chosen, clock_monotonic_usec()))
                 deny_for(p, REASON_LIMIT);
+}
+
+/* The rules say yes; what else there is may still say no. */
+static void allow(Pending *p, const PrivDecide *d, PolicyRequest *q)
+{
+        if (p->wants_connection || p->wants_lookup)
+                take_from_budget(p);
+        if (p->row.verdict == VERDICT_ALLOW && d->entry != ENTRY_DNS &&
+            policy_block_has_terms(p->session->policy))
+                take_bounds(p, q, d->protocol == PROTOCOL_ANY);
 }
 
 /* Ask is deny: nobody may answer yet. */
@@ -169,10 +182,8 @@ static void match(Pending *p, const PrivDecide *d)
         p->rule_reason = m.rule_reason;
         if (text_or_null(m.rule))
                 name_rule(p, m.layer ? m.layer : "", m.rule, m.rule_text);
-        if (p->row.verdict == VERDICT_ALLOW && d->entry == ENTRY_DNS)
-                take_from_budget(p, &m);
-        else if (p->row.verdict == VERDICT_ALLOW && policy_block_has_terms(p->session->policy))
-                take_bounds(p, &q, d->protocol == PROTOCOL_ANY);
+        if (p->row.verdict == VERDICT_ALLOW)
+                allow(p, d, &q);
 }
 
 static void decide(Pending *p, const PrivDecide *d)

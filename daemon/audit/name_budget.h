@@ -2,8 +2,8 @@
 
 /*
  * Names are a way out: what stands before an allowed suffix reaches whoever answers for it. Where a wildcard
- * or the default lets a session choose names, it may choose only so many, so fast, and none that look like
- * data. A name that was let through once is free from then on.
+ * lets a session choose names, it may choose only so many, so fast, and none that look like data. A name
+ * that was let through once is free from then on.
  */
 
 #include <stdbool.h>

@@ -53,8 +53,6 @@ typedef struct PolicyMatch {
         const char *rule;      /* its id */
         const char *rule_text; /* its JSON, as it stands in the effective policy */
         const char *rule_reason;
-        size_t n_chosen; /* of policy_match_name(): so many bytes at the begin of the name no rule that lets
-                            it through names; the asker chose them */
 } PolicyMatch;
 
 /* The decision about a request, before anything was resolved. Rules with host and cidr count by their host
@@ -103,6 +101,10 @@ void policy_match_terms(const PolicyBlock *b, const PolicyRequest *q, PolicyTerm
  * in their rules may be judged worse than that, never better. */
 void policy_match_name(const PolicyBlock *b, const char *host, uint64_t now_usec, PolicyMatch *ret,
                        PolicyRequest *ret_request);
+
+/* How many bytes at the begin of a name whoever asks could choose freely: 0 where a rule names it, or the
+ * default lets everything through anyway; else what stands before the longest wildcard's own name. */
+size_t policy_name_chosen(const PolicyBlock *b, const char *host);
 
 /* The dialer's judgement of one address that the request's host resolved to: false where a deny rule covers
  * it, or it is guarded and no matching allow rule's cidr lies inside the range, or the rule that allowed the

@@ -444,11 +444,10 @@ bool policy_match_address(const PolicyBlock *b, const PolicyRequest *q, const Pr
 
 #define BORDERS_MAX 64U
 
-/* Where the verdict may change from one port to the next, and how much of the name rules leave open. */
+/* Where the verdict may change from one port to the next. */
 typedef struct Borders {
         uint32_t ports[BORDERS_MAX];
         size_t n;
-        size_t n_chosen;
 } Borders;
 
 static void add_border(Borders *borders, uint32_t port)
@@ -461,20 +460,11 @@ static void add_border(Borders *borders, uint32_t port)
         borders->ports[borders->n++] = port;
 }
 
-static size_t chosen_under(const Matcher *m, const BlockRule *r)
-{
-        size_t n_host = strlen(m->q->host), n_rule = strlen(block_string(m->b, r->host)) + 1;
-
-        return r->flags & BLOCK_RULE_WILDCARD && n_rule < n_host ? n_host - n_rule : 0;
-}
-
 static void view_borders(const Matcher *m, const BlockRule *r, void *userdata)
 {
         const BlockPorts *ports = block_table(m->b, m->b->ports);
         Borders *borders = userdata;
 
-        if (is_first_set(m) && r->verdict != VERDICT_DENY)
-                borders->n_chosen = MIN_OF(borders->n_chosen, chosen_under(m, r));
         for (uint32_t i = 0; i < r->n_ports; i++) {
                 add_border(borders, ports[r->first_port + i].first);
                 add_border(borders, ports[r->first_port + i].last + UINT32_C(1));
@@ -487,7 +477,7 @@ static void find_borders(const PolicyBlock *b, const PolicyRequest *q, Borders *
         BlockName name;
 
         /* The common ones first: a denial is described by what it says of them. */
-        *ret = (Borders){ .ports = { 443, 80, 1 }, .n = 3, .n_chosen = strlen(q->host) };
+        *ret = (Borders){ .ports = { 443, 80, 1 }, .n = 3 };
         block_name_init(&name, b->seed, q->host);
         m.name = &name;
         for (uint32_t i = 0; i < b->n_sets; i++, m.set++)
@@ -514,10 +504,39 @@ void policy_match_name(const PolicyBlock *b, const char *host, uint64_t now_usec
                                 continue;
                         is_decided = true;
                         *ret = m;
-                        ret->n_chosen = borders.n_chosen;
                         *ret_request = q;
                         if (m.verdict == VERDICT_ALLOW)
                                 return;
                 }
         }
+}
+
+static size_t chosen_under(const Matcher *m, const BlockRule *r)
+{
+        size_t n_host = strlen(m->q->host), n_rule = strlen(block_string(m->b, r->host)) + 1;
+
+        return r->flags & BLOCK_RULE_WILDCARD && n_rule < n_host ? n_host - n_rule : 0;
+}
+
+static void view_chosen(const Matcher *m, const BlockRule *r, void *userdata)
+{
+        size_t *n = userdata;
+
+        if (r->verdict != VERDICT_DENY)
+                *n = MIN_OF(*n, chosen_under(m, r));
+}
+
+size_t policy_name_chosen(const PolicyBlock *b, const char *host)
+{
+        PolicyRequest q = { .host = host };
+        Matcher m = { .b = b, .set = block_table(b, b->sets), .q = &q, .has_any_port = true };
+        size_t n = SIZE_MAX;
+        BlockName name;
+
+        if (m.set->default_verdict == VERDICT_ALLOW)
+                return 0;
+        block_name_init(&name, b->seed, host);
+        m.name = &name;
+        visit_host_rules(&m, view_chosen, &n);
+        return n == SIZE_MAX ? 0 : n;
 }

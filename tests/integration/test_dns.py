@@ -433,6 +433,18 @@ def test_labels_that_are_data(instance, alice, profile, dns):
     assert [a.code for a in found] == [NO_NAME] * 3 and len(dns.questions) == questions
 
 
+def test_labels_that_are_data_at_the_other_doors(instance, alice, profile, web, dns):
+    before, questions, accepted = instance.head(), len(dns.questions), web.accepted
+    name = f"nbswy3dpeb3w64tmmqqho33snrsccidi.wild.test:{web.server_port}"
+    script = f"""curl -sS -o /dev/null -w '%{{http_code}} ' http://{name}/
+        curl -sS -p -o /dev/null -w '%{{http_connect}} ' http://{name}/
+        curl -sS --noproxy '' --socks5-hostname 127.0.0.1:3128 -o /dev/null -w '%{{http_code}} ' http://{name}/"""
+    done = run(instance, alice, profile, "sh", "-c", script)
+    assert done.stdout.split() == ["403", "403", "000"], done.stderr
+    assert [r["reason"] for r in instance.rows(before, kind="net")] == ["limit"] * 3
+    assert len(dns.questions) == questions and web.accepted == accepted
+
+
 def test_both_types_are_one_question(instance, alice, profile):
     """What getaddrinfo() asks at once is one row."""
     before = instance.head()

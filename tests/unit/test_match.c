@@ -448,7 +448,7 @@ static Verdict decide_name(const PolicyBlock *b, const char *host, PolicyMatch *
         policy_match_name(b, host, clock_realtime_usec(), ret, &q);
         /* What it says is true of the request that it names. */
         assert_string_equal(q.host, host);
-        assert_true(ret->n_chosen <= strlen(host));
+        assert_true(policy_name_chosen(b, host) <= strlen(host));
         assert_int_equal(decide(b, host, q.port, q.protocol), ret->verdict);
         return ret->verdict;
 }
@@ -487,9 +487,11 @@ static void test_names(void **state)
                         fail_msg("%s: %d by \"%s\"", rows[i].host, m.verdict, m.rule);
         }
         (void) decide_name(b, "a.b.wild.test", &m);
-        assert_int_equal(m.n_chosen, strlen("a.b"));
+        assert_int_equal(policy_name_chosen(b, "a.b.wild.test"), strlen("a.b"));
         (void) decide_name(b, "git.test", &m);
-        assert_int_equal(m.n_chosen, 0);
+        assert_int_equal(policy_name_chosen(b, "git.test"), 0);
+        assert_int_equal(policy_name_chosen(b, "bad.wild.test"), strlen("bad"));
+        assert_int_equal(policy_name_chosen(b, "nowhere.test"), 0);
 }
 
 /* A default that allows: what asks about one port leaves the others. */
@@ -504,7 +506,7 @@ static void test_names_default(void **state)
         (void) state;
         assert_int_equal(decide_name(b, "any.test", &m), VERDICT_ALLOW);
         assert_int_equal(m.reason, REASON_DEFAULT);
-        assert_int_equal(m.n_chosen, strlen("any.test"));
+        assert_int_equal(policy_name_chosen(b, "any.test"), 0);
         assert_int_equal(decide_name(b, "ask.test", &m), VERDICT_ALLOW);
         assert_int_equal(decide_name(b, "evil.test", &m), VERDICT_DENY);
         assert_int_equal(decide_name(b, "printer.local", &m), VERDICT_DENY);
