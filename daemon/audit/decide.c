@@ -154,9 +154,18 @@ static void take_from_budget(Pending *p)
                 deny_for(p, REASON_LIMIT);
 }
 
-/* The rules say yes; what else there is may still say no. */
-static void allow(Pending *p, const PrivDecide *d, PolicyRequest *q)
+static void choose_lookup(Pending *p, const PolicyMatch *m)
 {
+        p->dns_type = policy_dns_type_from_string(p->row.method ? p->row.method : "");
+        if (p->dns_type != 0 && !(m->dns_types & p->dns_type))
+                p->wants_lookup = false;
+}
+
+/* The rules say yes; what else there is may still say no. */
+static void allow(Pending *p, const PrivDecide *d, PolicyRequest *q, const PolicyMatch *m)
+{
+        if (d->entry == ENTRY_DNS)
+                choose_lookup(p, m);
         if (p->wants_connection || p->wants_lookup)
                 take_from_budget(p);
         if (p->row.verdict == VERDICT_ALLOW && d->entry != ENTRY_DNS &&
@@ -183,7 +192,7 @@ static void match(Pending *p, const PrivDecide *d)
         if (text_or_null(m.rule))
                 name_rule(p, m.layer ? m.layer : "", m.rule, m.rule_text);
         if (p->row.verdict == VERDICT_ALLOW)
-                allow(p, d, &q);
+                allow(p, d, &q, &m);
 }
 
 static void decide(Pending *p, const PrivDecide *d)
@@ -366,6 +375,7 @@ static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reaso
                           .sequence = sequence,
                           .verdict = verdict,
                           .reason = reason,
+                          .is_looked_up = verdict == VERDICT_ALLOW && p->wants_lookup,
                           .allows_tls = verdict == VERDICT_ALLOW && p->allows_tls,
                           .allows_tcp = verdict == VERDICT_ALLOW && p->allows_tcp };
 
@@ -452,7 +462,7 @@ static void open_connection(Audit *a, Pending *p)
 /* Nothing follows in the log: what a name resolves to is judged with each connection. */
 static void order_lookup(Audit *a, const Pending *p)
 {
-        PrivResolve order = { .session = p->session->id, .request = p->request };
+        PrivResolve order = { .session = p->session->id, .request = p->request, .type = p->dns_type };
 
         if (!a->dialer || !p->egress || p->session->ended_usec != 0) {
                 send_verdict(p, VERDICT_DENY, REASON_AUDIT, p->row.sequence);

@@ -26,6 +26,7 @@ typedef struct Pending {
         uint32_t protocol;
         bool wants_connection;
         bool wants_lookup; /* of a name: DNS */
+        uint32_t dns_type; /* PolicyDnsType; 0: addresses */
         bool allows_tls;
         bool allows_tcp;
         DecisionReason reason;

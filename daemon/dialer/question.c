@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include "daemon/dialer/dialer.h"
+#include "daemon/dialer/records.h"
 #include "proto/base/clock.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
@@ -56,7 +57,9 @@ static void on_looked_up(void *userdata, const LookupResult *result)
         for (size_t i = 0; i < result->n && !m.has_v6; i++)
                 m.has_v6 = result->addresses[i].family == 6 && has_way_for_v6();
         q->lookup = NULL;
-        answer(q->session, &m);
+        if (q->session->egress)
+                (void) priv_link_send_tail(q->session->egress, PRIV_RESOLVED, &m, sizeof(m), result->records,
+                                           result->records_size, NULL, 0);
         question_free(q);
 }
 
@@ -68,7 +71,7 @@ static void on_deadline(void *userdata)
         question_free(q);
 }
 
-/* Audit's word is not taken: the name is canonical, and the policy has it. */
+/* Audit's word is not taken: the name is canonical, and the policy has it, and the type. */
 static bool may_ask(const Session *s, const PrivResolve *order)
 {
         char canonical[PRIV_HOST_SIZE];
@@ -81,7 +84,8 @@ static bool may_ask(const Session *s, const PrivResolve *order)
                 return false;
         policy_match_name(s->policy, canonical, clock_latest_usec(&s->dialer->latest_usec), &match,
                           &request);
-        return match.verdict == VERDICT_ALLOW;
+        return match.verdict == VERDICT_ALLOW && (order->type == 0 || records_type(order->type) >= 0) &&
+               !(order->type & ~match.dns_types);
 }
 
 static int question_new(Session *s, const PrivResolve *order)
@@ -99,7 +103,8 @@ static int question_new(Session *s, const PrivResolve *order)
         if (r >= 0)
                 r = loop_timer_set(q->deadline, QUESTION_TIMEOUT_USEC);
         if (r >= 0)
-                r = resolver_lookup(s->dialer->resolver, order->host, on_looked_up, q, &q->lookup);
+                r = resolver_lookup_records(s->dialer->resolver, order->host, order->type, on_looked_up, q,
+                                            &q->lookup);
         if (r < 0)
                 question_free(q);
         return r;

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "daemon/dialer/hosts.h"
+#include "daemon/dialer/records.h"
 #include "proto/base/clock.h"
 #include "proto/base/fd.h"
 #include "proto/base/list.h"
@@ -46,6 +47,8 @@ struct Lookup {
         PrivAddress v4[RESOLVE_ADDRESSES_MAX / 2];
         size_t n_v6;
         size_t n_v4;
+        uint32_t dns_type; /* 0: addresses */
+        Buf records;
 };
 
 static void update_timer(Resolver *r)
@@ -228,6 +231,7 @@ static bool ask_again(Lookup *l)
                 return false;
         l->is_cut_off = false;
         l->n_v6 = l->n_v4 = 0;
+        buf_consume(&l->records, buf_size(&l->records));
         l->status = RESOLVED_FAILED;
         l->n_pending = 1;
         return true;
@@ -248,8 +252,11 @@ static void lookup_finish(Lookup *l)
                         all[n++] = l->v4[i];
         }
         result.n = n;
+        result.records = buf_front(&l->records);
+        result.records_size = buf_size(&l->records);
         if (l->callback)
                 l->callback(l->userdata, &result);
+        buf_done(&l->records);
         free(l);
 }
 
@@ -310,6 +317,33 @@ static void on_aaaa(void *userdata, int status, _unused_ int timeouts, unsigned 
         lookup_finish(userdata);
 }
 
+static void on_records(void *userdata, int status, _unused_ int timeouts, unsigned char *answer, int size)
+{
+        Lookup *l = userdata;
+
+        note_status(l, status);
+        /* An answer that is none says nothing of the name. */
+        if (status == ARES_SUCCESS &&
+            (size < 0 || records_put(&l->records, l->dns_type, answer, (size_t) size) < 0))
+                l->status = RESOLVED_FAILED;
+        lookup_finish(l);
+}
+
+static void ask(Lookup *l)
+{
+        Resolver *r = l->resolver;
+
+        if (l->dns_type != 0) {
+                l->n_pending++;
+                ares_query(r->channel, l->name, ns_c_in, records_type(l->dns_type), on_records, l);
+        } else {
+                l->n_pending += 2;
+                ares_query(r->channel, l->name, ns_c_in, ns_t_aaaa, on_aaaa, l);
+                ares_query(r->channel, l->name, ns_c_in, ns_t_a, on_a, l);
+        }
+        update_timer(r);
+}
+
 /* c-ares may call back at once, so it is asked only when no caller is on the stack. */
 static void start_deferred(void *userdata)
 {
@@ -322,28 +356,35 @@ static void start_deferred(void *userdata)
                 lookup_finish(l);
                 return;
         }
-        entry = hosts_table_find(r->hosts, l->name);
+        entry = l->dns_type == 0 ? hosts_table_find(r->hosts, l->name) : NULL;
         if (entry) {
                 l->status = RESOLVED_NAME;
                 for (size_t i = 0; i < entry->n; i++)
                         add_address(l, &entry->addresses[i]);
-        } else if (r->has_servers) {
-                l->n_pending += 2;
-                ares_query(r->channel, l->name, ns_c_in, ns_t_aaaa, on_aaaa, l);
-                ares_query(r->channel, l->name, ns_c_in, ns_t_a, on_a, l);
-                update_timer(r);
-        }
+        } else if (r->has_servers)
+                ask(l);
         lookup_finish(l);
 }
 
 int resolver_lookup(Resolver *r, const char *name, LookupCallback callback, void *userdata, Lookup **ret)
+{
+        return resolver_lookup_records(r, name, 0, callback, userdata, ret);
+}
+
+int resolver_lookup_records(Resolver *r, const char *name, uint32_t dns_type, LookupCallback callback,
+                            void *userdata, Lookup **ret)
 {
         Lookup *l = calloc(1, sizeof(*l));
         int e;
 
         if (!l)
                 return -ENOMEM;
-        *l = (Lookup){ .callback = callback, .userdata = userdata, .resolver = r, .n_pending = 1 };
+        *l = (Lookup){ .callback = callback,
+                       .userdata = userdata,
+                       .resolver = r,
+                       .n_pending = 1,
+                       .dns_type = dns_type,
+                       .records = BUF_INIT(PRIV_RESOLVED_MAX - sizeof(PrivResolved)) };
         e = str_copy(l->name, sizeof(l->name), name);
         if (e >= 0)
                 e = loop_defer(r->loop, start_deferred, l);

@@ -21,6 +21,8 @@ typedef struct LookupResult {
         const PrivAddress *addresses;
         size_t n;
         PrivResolvedStatus status;
+        const void *records; /* of a lookup of records, as PrivResolved has them */
+        size_t records_size;
 } LookupResult;
 
 typedef void (*LookupCallback)(void *userdata, const LookupResult *result);
@@ -35,5 +37,8 @@ int resolver_configure(Resolver *r, const PrivResolver *servers, int hosts_fd) _
 /* name is canonical, and copied. */
 int resolver_lookup(Resolver *r, const char *name, LookupCallback callback, void *userdata,
                     Lookup **ret) _must_check_;
+/* dns_type: PolicyDnsType. The hosts table has nothing to say to it. */
+int resolver_lookup_records(Resolver *r, const char *name, uint32_t dns_type, LookupCallback callback,
+                            void *userdata, Lookup **ret) _must_check_;
 /* The callback will not be called. */
 void lookup_cancel(Lookup *l);

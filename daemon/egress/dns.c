@@ -67,20 +67,50 @@ static void answer_synthetic(const DnsAsker *a, const DnsLookup *l)
         answer_address(&a->path, &a->question, &address);
 }
 
+/* Records that were cut short are none. */
+static void answer_records(const DnsAsker *a, const DnsLookup *l)
+{
+        Buf records = l->records;
+        const uint8_t *at = (const uint8_t *) buf_front(&records);
+        size_t left = buf_size(&records);
+        DnsAnswer answer;
+
+        dns_answer_begin(&answer, &a->question, dns_path_limit(&a->path, &a->question));
+        while (left >= 2) {
+                size_t n = (size_t) at[0] << 8 | at[1];
+
+                if (n > left - 2)
+                        break;
+                dns_answer_put(&answer, &a->question, at + 2, n);
+                at += 2 + n;
+                left -= 2 + n;
+        }
+        dns_answer_end(&answer, &a->question, DNS_NO_ERROR, DNS_DETAIL_NONE);
+        dns_send(&a->path, &answer);
+}
+
+/* What programs may be told beside addresses, if a rule says so; audit knows. */
+static bool is_record_type(uint16_t type)
+{
+        return type == DNS_TXT || type == DNS_SRV || type == DNS_MX || type == DNS_CAA;
+}
+
 static void answer_allowed(const DnsAsker *a, const DnsLookup *l)
 {
         const DnsQuestion *q = &a->question;
 
         if (is_meta_type(q->type))
                 answer_plain(&a->path, q, DNS_NOT_IMPLEMENTED, DNS_DETAIL_NONE);
-        else if (!is_address_type(q->type))
+        else if (!l->is_looked_up)
                 answer_plain(&a->path, q, DNS_NO_ERROR, DNS_DETAIL_NONE);
         else if (l->result.status == RESOLVED_FAILED)
                 answer_plain(&a->path, q, DNS_SERVER_FAILURE, DNS_DETAIL_NETWORK);
         else if (l->result.status == RESOLVED_NO_NAME)
                 answer_plain(&a->path, q, DNS_NO_NAME, DNS_DETAIL_NONE);
-        else
+        else if (is_address_type(q->type))
                 answer_synthetic(a, l);
+        else
+                answer_records(a, l);
 }
 
 /* ---- lookups ---- */
@@ -114,6 +144,7 @@ static void lookup_free(DnsLookup *l)
                 (void) map_remove(&d->requests, &l->request, sizeof(l->request));
         (void) map_remove(&d->lookups, l->key, strlen(l->key));
         l->timer = loop_timer_free(l->timer);
+        buf_done(&l->records);
         d->n_lookups--;
         free(l);
 }
@@ -191,6 +222,7 @@ static int lookup_new(Dns *d, const DnsQuestion *q, DnsLookup **ret)
         if (!l)
                 return -ENOMEM;
         *l = (DnsLookup){ .dns = d, .decide = { .entry = ENTRY_DNS, .protocol = PROTOCOL_DNS } };
+        l->records = BUF_INIT(PRIV_RESOLVED_MAX - sizeof(PrivResolved));
         list_init(&l->link);
         list_init(&l->askers);
         d->n_lookups++;
@@ -201,7 +233,8 @@ static int lookup_new(Dns *d, const DnsQuestion *q, DnsLookup **ret)
                 l->decide.n_raw = (uint32_t) q->n_wire;
                 memcpy(l->raw, q->wire, q->n_wire);
         }
-        l->decide.wants_connection = !l->decide.is_malformed && is_address_type(q->type);
+        l->decide.wants_connection =
+                        !l->decide.is_malformed && (is_address_type(q->type) || is_record_type(q->type));
         r = make_key(l, q);
         if (r >= 0)
                 r = loop_timer_new(d->egress->loop, on_timeout, l, &l->timer);
@@ -342,18 +375,19 @@ bool dns_on_verdict(Dns *d, const PrivVerdict *v)
                 return l != NULL;
         decided(l);
         l->is_allowed = v->verdict == VERDICT_ALLOW && !l->decide.is_malformed && !d->egress->is_offline;
+        l->is_looked_up = v->is_looked_up != 0 && l->decide.wants_connection;
         if (v->verdict != VERDICT_ALLOW && v->reason == REASON_AUDIT)
                 finish(l, DNS_SERVER_FAILURE, DNS_DETAIL_NONE);
         else if (!l->is_allowed)
                 finish(l, DNS_NO_NAME, DNS_DETAIL_BLOCKED);
-        else if (l->has_result || !l->decide.wants_connection)
+        else if (l->has_result || !l->is_looked_up)
                 finish_allowed(l);
         else
                 start_waiting(d);
         return true;
 }
 
-void dns_on_resolved(Dns *d, const PrivResolved *m)
+void dns_on_resolved(Dns *d, const PrivResolved *m, const void *records, size_t size)
 {
         DnsLookup *l = map_get(&d->requests, &m->request, sizeof(m->request));
 
@@ -361,6 +395,8 @@ void dns_on_resolved(Dns *d, const PrivResolved *m)
                 return;
         l->result = *m;
         l->has_result = true;
+        if (buf_put(&l->records, records, size) < 0)
+                l->result.status = RESOLVED_FAILED;
         /* The two channels are not in step: the verdict may still be on its way. */
         if (l->is_allowed)
                 finish_allowed(l);

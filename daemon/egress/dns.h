@@ -51,8 +51,10 @@ typedef struct DnsLookup {
         char key[PRIV_HOST_SIZE + 8U];
         bool is_undecided;
         bool is_allowed;
-        bool has_result; /* the dialer's answer came before the verdict */
+        bool is_looked_up; /* the dialer answers */
+        bool has_result;   /* the dialer's answer came before the verdict */
         PrivResolved result;
+        Buf records; /* behind the result */
         ListLink askers;
 } DnsLookup;
 
@@ -84,7 +86,8 @@ Dns *dns_free(Dns *d);
 int dns_ask(Dns *d, const DnsPath *path, const void *data, size_t size) _must_check_;
 /* False: the number is none of ours. */
 bool dns_on_verdict(Dns *d, const PrivVerdict *v);
-void dns_on_resolved(Dns *d, const PrivResolved *m);
+/* records: what PrivResolved says is behind it. */
+void dns_on_resolved(Dns *d, const PrivResolved *m, const void *records, size_t size);
 /* Whoever waits on this stream waits no more. */
 void dns_forget(Dns *d, const DnsStream *stream);
 

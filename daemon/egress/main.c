@@ -130,7 +130,7 @@ static int on_resolved(Egress *e, const Imsg *m)
         memcpy(&body, m->body, sizeof(body));
         if (body.status >= _RESOLVED_MAX || !e->dns)
                 return -EPROTO;
-        dns_on_resolved(e->dns, &body);
+        dns_on_resolved(e->dns, &body, (const uint8_t *) m->body + sizeof(body), m->size - sizeof(body));
         return 0;
 }
 

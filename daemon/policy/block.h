@@ -94,7 +94,8 @@ enum BlockTermsFlags {
         BLOCK_TERMS_METHODS = 1 << 0, /* the rule is about its methods alone, also where it lists none */
         BLOCK_TERMS_PATHS = 1 << 1,   /* likewise */
         BLOCK_TERMS_TLS_ANY = 1 << 2,
-        BLOCK_TERMS_FLAGS_ALL = (1 << 3) - 1,
+        BLOCK_TERMS_DNS = 1 << 3, /* times a PolicyDnsType */
+        BLOCK_TERMS_FLAGS_ALL = (1 << 7) - 1,
 };
 
 /* Limits: 0 is none. */

@@ -149,7 +149,7 @@ static int put_terms(Compiler *c, const NetRule *r, BlockRule *to)
         if (!net_rule_has_terms(r))
                 return 0;
         t.flags = (r->has_methods ? BLOCK_TERMS_METHODS : 0U) | (r->has_paths ? BLOCK_TERMS_PATHS : 0U) |
-                  (r->is_tls_any ? BLOCK_TERMS_TLS_ANY : 0U);
+                  (r->is_tls_any ? BLOCK_TERMS_TLS_ANY : 0U) | r->dns_types * BLOCK_TERMS_DNS;
         e = put_strings(c, &r->methods, &t.first_method, &t.n_methods);
         if (e >= 0)
                 e = put_paths(c, &r->paths, &t);

@@ -53,6 +53,7 @@ typedef struct PolicyMatch {
         const char *rule;      /* its id */
         const char *rule_text; /* its JSON, as it stands in the effective policy */
         const char *rule_reason;
+        uint32_t dns_types; /* of policy_match_name(): PolicyDnsType, what may be asked beside addresses */
 } PolicyMatch;
 
 /* The decision about a request, before anything was resolved. Rules with host and cidr count by their host
@@ -95,6 +96,20 @@ bool policy_block_has_terms(const PolicyBlock *b);
 /* For a request that policy_match_request() allows: narrows *terms (zeros at first) to what the rules that
  * allow it say. */
 void policy_match_terms(const PolicyBlock *b, const PolicyRequest *q, PolicyTerms *terms);
+
+/* What DNS may be asked about a name beside its addresses, where a rule for its host says so. */
+enum PolicyDnsType {
+        POLICY_DNS_TXT = 1 << 0,
+        POLICY_DNS_SRV = 1 << 1,
+        POLICY_DNS_MX = 1 << 2,
+        POLICY_DNS_CAA = 1 << 3,
+        POLICY_DNS_ALL = (1 << 4) - 1,
+};
+
+/* "TXT" and so on; 0: none of them. */
+uint32_t policy_dns_type_from_string(const char *s);
+/* The name of the i-th, from 0; NULL: there is none. */
+const char *policy_dns_type_name(size_t i);
 
 /* The decision about a name alone, for DNS: the best that a connection to it may get, whatever its port and
  * protocol. *ret_request: the one that gets it; its host is borrowed. Names with very many different ports

@@ -444,10 +444,12 @@ bool policy_match_address(const PolicyBlock *b, const PolicyRequest *q, const Pr
 
 #define BORDERS_MAX 64U
 
-/* Where the verdict may change from one port to the next. */
+/* Where the verdict may change from one port to the next, and what DNS may tell of the name. */
 typedef struct Borders {
         uint32_t ports[BORDERS_MAX];
         size_t n;
+        uint32_t dns_types; /* of the set in hand */
+        bool has_rule;      /* it allows something of the name by a rule */
 } Borders;
 
 static void add_border(Borders *borders, uint32_t port)
@@ -465,6 +467,9 @@ static void view_borders(const Matcher *m, const BlockRule *r, void *userdata)
         const BlockPorts *ports = block_table(m->b, m->b->ports);
         Borders *borders = userdata;
 
+        borders->has_rule = borders->has_rule || r->verdict == VERDICT_ALLOW;
+        if (r->verdict == VERDICT_ALLOW && r->terms != 0)
+                borders->dns_types |= terms_of(m->b, r)->flags / BLOCK_TERMS_DNS;
         for (uint32_t i = 0; i < r->n_ports; i++) {
                 add_border(borders, ports[r->first_port + i].first);
                 add_border(borders, ports[r->first_port + i].last + UINT32_C(1));
@@ -480,8 +485,15 @@ static void find_borders(const PolicyBlock *b, const PolicyRequest *q, Borders *
         *ret = (Borders){ .ports = { 443, 80, 1 }, .n = 3 };
         block_name_init(&name, b->seed, q->host);
         m.name = &name;
-        for (uint32_t i = 0; i < b->n_sets; i++, m.set++)
+        for (uint32_t i = 0, dns_types = POLICY_DNS_ALL; i < b->n_sets; i++, m.set++) {
+                ret->dns_types = 0;
+                ret->has_rule = false;
                 visit_host_rules(&m, view_borders, ret);
+                /* A further set bounds what it has a rule for. */
+                if (i == 0 || ret->has_rule)
+                        dns_types &= ret->dns_types;
+                ret->dns_types = dns_types;
+        }
 }
 
 void policy_match_name(const PolicyBlock *b, const char *host, uint64_t now_usec, PolicyMatch *ret,
@@ -504,6 +516,7 @@ void policy_match_name(const PolicyBlock *b, const char *host, uint64_t now_usec
                                 continue;
                         is_decided = true;
                         *ret = m;
+                        ret->dns_types = borders.dns_types;
                         *ret_request = q;
                         if (m.verdict == VERDICT_ALLOW)
                                 return;

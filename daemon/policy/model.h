@@ -61,13 +61,14 @@ typedef struct NetRule {
         uint64_t max_download_bytes;
         uint64_t idle_usec;
         uint32_t max_connections;
+        uint32_t dns_types; /* PolicyDnsType */
 } NetRule;
 
 /* Is there anything of what stands apart in the compiled form? */
 #define net_rule_has_terms(r)                                                                  \
         ((r)->has_methods || (r)->has_paths || (r)->is_tls_any || (r)->max_upload_bytes > 0 || \
          (r)->max_download_bytes > 0 || (r)->idle_usec > 0 || (r)->max_connections > 0 ||      \
-         (r)->expires_usec > 0)
+         (r)->expires_usec > 0 || (r)->dns_types != 0)
 
 typedef enum PathAccess {
         PATH_DENY = 0,
@@ -190,6 +191,7 @@ int rule_read_max_upload(SchemaReader *x, const TextNode *n) _must_check_;
 int rule_read_max_download(SchemaReader *x, const TextNode *n) _must_check_;
 int rule_read_max_connections(SchemaReader *x, const TextNode *n) _must_check_;
 int rule_read_idle(SchemaReader *x, const TextNode *n) _must_check_;
+int rule_read_dns_types(SchemaReader *x, const TextNode *n) _must_check_;
 int rule_check_terms(SchemaReader *x, const TextNode *n) _must_check_;
 int rule_format_terms(const NetRule *r, Buf *b) _must_check_;
 

@@ -200,9 +200,9 @@ static const KeyRule rule_rules[] = {
         { "max_download", rule_read_max_download, NULL },
         { "max_connections", rule_read_max_connections, NULL },
         { "idle", rule_read_idle, NULL },
+        { "dns_types", rule_read_dns_types, NULL },
         { "websocket", NULL, NULL },
         { "credential", NULL, "no credential is injected yet" },
-        { "dns_types", NULL, "inside, names have addresses and nothing else" },
 };
 static const KeyTable rule_table = { rule_rules, ELEMENTSOF(rule_rules) };
 

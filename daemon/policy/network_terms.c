@@ -118,6 +118,21 @@ int rule_read_idle(SchemaReader *x, const TextNode *n)
         return 0;
 }
 
+static int add_dns_type(SchemaReader *x, const TextNode *n)
+{
+        uint32_t type = policy_dns_type_from_string(n->string);
+
+        if (type == 0)
+                return schema_fail(x, n, "expected \"TXT\", \"SRV\", \"MX\" or \"CAA\"");
+        x->rule->dns_types |= type;
+        return 0;
+}
+
+int rule_read_dns_types(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_strings(x, n, add_dns_type);
+}
+
 /* ---- together ---- */
 
 static const TextNode *member(const TextNode *n, const char *key)
@@ -130,8 +145,8 @@ static const TextNode *member(const TextNode *n, const char *key)
 
 int rule_check_terms(SchemaReader *x, const TextNode *n)
 {
-        static const char *const limits[] = { "tls", "max_upload", "max_download", "max_connections",
-                                              "idle" };
+        static const char *const limits[] = { "tls",  "max_upload", "max_download", "max_connections",
+                                              "idle", "dns_types" };
         const NetRule *rule = x->rule;
 
         if ((rule->has_methods || rule->has_paths) && rule->protocol != RULE_HTTP)
@@ -141,6 +156,9 @@ int rule_check_terms(SchemaReader *x, const TextNode *n)
                 return schema_fail(x, member(n, "tls"),
                                    "a rule for %s alone looks at no TLS; remove the key",
                                    rule_protocol_to_string(rule->protocol));
+        if (rule->dns_types != 0 && (!rule->host || (rule->has_action && rule->action == VERDICT_ASK)))
+                return schema_fail(x, member(n, "dns_types"),
+                                   "only a rule that allows a host says what DNS may be asked about it");
         for (size_t i = 0; rule->has_action && rule->action == VERDICT_DENY && i < ELEMENTSOF(limits); i++)
                 if (member(n, limits[i]) != n)
                         return schema_fail(
@@ -171,6 +189,20 @@ static int format_number(Buf *b, const char *key, uint64_t v, const char *before
         return buf_printf(b, ", \"%s\": %s%llu%s", key, before, (unsigned long long) v, behind);
 }
 
+static int format_dns_types(Buf *b, uint32_t types)
+{
+        const char *name, *before = ", \"dns_types\": [";
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && (name = policy_dns_type_name(i)); i++) {
+                if (!(types & UINT32_C(1) << i))
+                        continue;
+                r = buf_printf(b, "%s\"%s\"", before, name);
+                before = ", ";
+        }
+        return r < 0 || types == 0 ? r : buf_put_string(b, "]");
+}
+
 int rule_format_terms(const NetRule *rule, Buf *b)
 {
         int r = 0;
@@ -187,5 +219,7 @@ int rule_format_terms(const NetRule *rule, Buf *b)
                 r = format_number(b, "max_download", rule->max_download_bytes, "\"", "\"");
         if (r >= 0)
                 r = format_number(b, "max_connections", rule->max_connections, "", "");
-        return r < 0 ? r : format_number(b, "idle", rule->idle_usec, "\"", "us\"");
+        if (r >= 0)
+                r = format_number(b, "idle", rule->idle_usec, "\"", "us\"");
+        return r < 0 ? r : format_dns_types(b, rule->dns_types);
 }

@@ -47,3 +47,18 @@ bool terms_apply(const PolicyBlock *b, const BlockRule *r, const PolicyRequest *
                 return true;
         return path ? path_fits(b, t, is_denial, path) : fits_unknown;
 }
+
+static const char *const dns_type_names[] = { "TXT", "SRV", "MX", "CAA" };
+
+const char *policy_dns_type_name(size_t i)
+{
+        return i < ELEMENTSOF(dns_type_names) ? dns_type_names[i] : NULL;
+}
+
+uint32_t policy_dns_type_from_string(const char *s)
+{
+        for (size_t i = 0; i < ELEMENTSOF(dns_type_names); i++)
+                if (str_equal(dns_type_names[i], s))
+                        return UINT32_C(1) << i;
+        return 0;
+}

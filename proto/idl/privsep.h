@@ -893,7 +893,7 @@ typedef struct PrivVerdict {
         uint32_t allows_any_tls;   /* the hello need not name the host */
         uint32_t has_methods;      /* rules look at the method: nothing may say another one */
         uint32_t has_paths;        /* likewise */
-        uint32_t padding;
+        uint32_t is_looked_up;     /* of DNS: the dialer was asked, and answers with RESOLVED */
         uint64_t max_upload_bytes; /* of the connection; 0: no limit, as below */
         uint64_t max_download_bytes;
         uint64_t idle_usec;
@@ -911,10 +911,12 @@ typedef struct PrivDial {
         char host[PRIV_HOST_SIZE];
 } PrivDial;
 
-/* A committed DNS question: does the name exist? */
+/* A committed DNS question: does the name exist, or what does it have of one type beside addresses? */
 typedef struct PrivResolve {
         Id session;
         uint64_t request;
+        uint32_t type; /* PolicyDnsType; 0: addresses */
+        uint32_t padding;
         char host[PRIV_HOST_SIZE];
 } PrivResolve;
 
@@ -925,6 +927,10 @@ typedef enum PrivResolvedStatus {
         _RESOLVED_MAX,
 } PrivResolvedStatus;
 
+#define PRIV_RESOLVED_MAX (sizeof(PrivResolved) + 3U * 1024U) /* fits into one answer */
+
+/* Behind it, of a type beside addresses: records without names and times, each as a length of two bytes in
+ * network order and its data, in which no name is compressed. */
 typedef struct PrivResolved {
         uint64_t request;
         uint32_t status; /* PrivResolvedStatus */

@@ -175,6 +175,33 @@ def test_types(instance, alice, profile, dns):
     assert len(dns.questions) == questions
 
 
+def test_types_that_rules_name(instance, alice, make_profile, dns):
+    """E47: what a rule's dns_types name is asked for upstream, of that rule's names and of these types alone."""
+    path = make_profile([{"id": "t", "action": "allow", "host": "allowed.test", "dns_types": ["TXT", "SRV"]},
+                         {"id": "w", "action": "allow", "host": "*.wild.test"}])
+    questions = len(dns.questions)
+    dns.records = {("allowed.test", TXT): [b"\5hello\0", b"\xff" + b"x" * 255 + b"\xff" + b"y" * 255] * 2,
+                   ("allowed.test", SRV): [struct.pack("!3H", 1, 2, 443) + b"\3www\xc0\x0c"],
+                   ("allowed.test", MX): [struct.pack("!H", 1) + b"\xc0\x0c"],
+                   ("sub.wild.test", TXT): [b"\3no!"]}
+    try:
+        before = instance.head()
+        cut, whole, service, mail, other, denied = ask_all(instance, alice, path, [
+            ("127.0.0.1", "udp", question("allowed.test", TXT)), ("127.0.0.1", "tcp", question("allowed.test", TXT)),
+            ("127.0.0.1", "udp", question("allowed.test", SRV)), ("127.0.0.1", "udp", question("allowed.test", MX)),
+            ("127.0.0.1", "udp", question("sub.wild.test", TXT)), ("127.0.0.1", "udp", question("evil.test", TXT))])
+        assert cut.flags & 0x200, "an answer that does not fit says so"
+        assert [data for _, _, data in whole.records] == dns.records[("allowed.test", TXT)]
+        assert {(kind, ttl) for kind, ttl, _ in whole.records} == {(TXT, 10)}
+        assert [data for _, _, data in service.records] == [struct.pack("!3H", 1, 2, 443) + encode("www.allowed.test")]
+        assert [(a.code, a.records) for a in (mail, other, denied)] == [(NO_ERROR, []), (NO_ERROR, []), (NO_NAME, [])]
+    finally:
+        dns.records = {}
+    assert {(name, kind) for name, kind in dns.questions[questions:]} == {("allowed.test", TXT), ("allowed.test", SRV)}
+    assert [(r["method"], r["verdict"]) for r in dns_rows(instance, before, host="allowed.test")] == \
+        [("TXT", "allow"), ("TXT", "allow"), ("SRV", "allow"), ("MX", "allow")]
+
+
 def test_reverse(instance, alice, profile, dns):
     questions = len(dns.questions)
     reverse6 = "1." + "0." * 27 + "e.f.f.3.ip6.arpa"

@@ -11,13 +11,14 @@ import threading
 
 class DnsStub:
     """Answers A and AAAA questions from a table {name: [address, ...]} over UDP and TCP on one port; other names do
-    not exist, those of an empty list have no address. Every question is noted in `questions`, as it came in `raw`;
+    not exist, those of an empty list have no address. Other types from `records` {(name, type): [data, ...]}. Every question is noted in `questions`, as it came in `raw`;
     on_question(name) is called before it is answered."""
 
     def __init__(self, names):
         self.names = names
         self.questions = []
         self.raw = []
+        self.records = {}
         self.on_question = lambda name: None
         self.is_silent = False
         while True:
@@ -59,6 +60,9 @@ class DnsStub:
                 data = socket.inet_pton(family, address)
                 records += b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 1, len(data)) + data
                 count += 1
+        for data in self.records.get((name, kind), ()):
+            records += b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 1, len(data)) + data
+            count += 1
         code = 0 if name in self.names else 3
         return query[:2] + struct.pack("!HHHHH", 0x8180 | code, 1, count, 0, 0) + query[12:at + 5] + records
 

@@ -458,7 +458,7 @@ static void test_names(void **state)
         _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(RULES(
                         "deny",
                         "{ \"id\": \"ssh\", \"action\": \"allow\", \"host\": \"git.test\", \"ports\": [22], \"protocol\": \"tcp\" },"
-                        "{ \"id\": \"wild\", \"action\": \"allow\", \"host\": \"*.wild.test\" },"
+                        "{ \"id\": \"wild\", \"action\": \"allow\", \"host\": \"*.wild.test\", \"dns_types\": [\"CAA\", \"TXT\"] },"
                         "{ \"id\": \"bad\", \"action\": \"deny\", \"host\": \"bad.wild.test\", \"reason\": \"no\" },"
                         "{ \"id\": \"some\", \"action\": \"deny\", \"host\": \"part.wild.test\", \"ports\": [443] },"
                         "{ \"id\": \"all\", \"action\": \"deny\", \"host\": \"none.wild.test\", \"ports\": [\"1-100\", \"400-500\"] },"
@@ -488,10 +488,42 @@ static void test_names(void **state)
         }
         (void) decide_name(b, "a.b.wild.test", &m);
         assert_int_equal(policy_name_chosen(b, "a.b.wild.test"), strlen("a.b"));
+        assert_int_equal(m.dns_types, POLICY_DNS_TXT | POLICY_DNS_CAA);
         (void) decide_name(b, "git.test", &m);
         assert_int_equal(policy_name_chosen(b, "git.test"), 0);
         assert_int_equal(policy_name_chosen(b, "bad.wild.test"), strlen("bad"));
         assert_int_equal(policy_name_chosen(b, "nowhere.test"), 0);
+        assert_int_equal(m.dns_types, 0);
+}
+
+/* What a ceiling allows beside addresses bounds it; where it has no rule for the name, nothing does. */
+static void test_names_ceiling(void **state)
+{
+        _cleanup_(policy_freep) Policy *p = NULL, *ceiling = NULL;
+        _cleanup_(policy_block_closep) const PolicyBlock *b = NULL;
+        _cleanup_close_ int fd = -EBADF;
+        PolicyMatch m;
+
+        (void) state;
+        p = parse_text(POLICY_PROFILE,
+                       RULES("allow",
+                             "{ \"action\": \"allow\", \"host\": \"*.w.test\", \"dns_types\": [\"TXT\", \"MX\"] }"));
+        ceiling = parse_text(
+                        POLICY_CEILING,
+                        RULES("allow",
+                              "{ \"action\": \"allow\", \"host\": \"a.w.test\", \"dns_types\": [\"MX\", \"CAA\"] },"
+                              "{ \"action\": \"allow\", \"host\": \"b.w.test\" },"
+                              "{ \"action\": \"allow\", \"host\": \"a.other\", \"dns_types\": [\"MX\"] }"));
+        ASSERT_OK(policy_compile(p, NULL, ceiling, 7, &fd));
+        ASSERT_OK(policy_block_open(fd, &b));
+        (void) decide_name(b, "a.w.test", &m);
+        assert_int_equal(m.dns_types, POLICY_DNS_MX);
+        (void) decide_name(b, "b.w.test", &m);
+        assert_int_equal(m.dns_types, 0);
+        (void) decide_name(b, "c.w.test", &m);
+        assert_int_equal(m.dns_types, POLICY_DNS_TXT | POLICY_DNS_MX);
+        (void) decide_name(b, "a.other", &m);
+        assert_int_equal(m.dns_types, 0);
 }
 
 /* A default that allows: what asks about one port leaves the others. */
@@ -521,7 +553,7 @@ int main(void)
                 cmocka_unit_test(test_literals),       cmocka_unit_test(test_resolved),
                 cmocka_unit_test(test_damage),         cmocka_unit_test(test_unsealed),
                 cmocka_unit_test(test_many),           cmocka_unit_test(test_names),
-                cmocka_unit_test(test_names_default),
+                cmocka_unit_test(test_names_default),  cmocka_unit_test(test_names_ceiling),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -106,6 +106,9 @@ static void test_errors(void **state)
                 { WITH("\"max_connections\": \"3\""), 2, 20, "network.rules[0].max_connections" },
                 { WITH("\"idle\": \"0s\""), 2, 9, "network.rules[0].idle" },
                 { WITH("\"idle\": \"25h\""), 2, 9, "network.rules[0].idle" },
+                { WITH("\"dns_types\": [\"A\"]"), 2, 15, "network.rules[0].dns_types[0]" },
+                { WITH("\"dns_types\": \"TXT\""), 2, 14, "network.rules[0].dns_types" },
+                { DENIED_WITH("\"dns_types\": [\"TXT\"]"), 2, 14, "network.rules[0].dns_types" },
                 { DENIED_WITH("\"idle\": \"5s\""), 2, 9, "network.rules[0].idle" },
                 { DENIED_WITH("\"max_upload\": \"5\""), 2, 15, "network.rules[0].max_upload" },
                 { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
@@ -155,7 +158,7 @@ static void test_depth(void **state)
         " { \"action\": \"deny\", \"cidr\": \"2001:db8::/32\", \"protocol\": \"http\","                                                                                                   \
         " \"expires\": \"2030-01-01T00:00:00Z\", \"methods\": [\"PUT\", \"M-SEARCH\"], \"paths\": [\"/\\\"/**\"] },"                                                                      \
         " { \"action\": \"allow\", \"host\": \"b.test\", \"tls\": \"any\", \"max_upload\": \"10M\", \"max_download\": \"7\","                                                             \
-        " \"max_connections\": 3, \"idle\": \"5m\" },"                                                                                                                                    \
+        " \"max_connections\": 3, \"idle\": \"5m\", \"dns_types\": [\"MX\", \"TXT\"] },"                                                                                                  \
         " { \"action\": \"allow\", \"host\": \"c.test\", \"protocol\": \"http\", \"methods\": [], \"paths\": [] }] }, \"limits\": { \"memory\": \"4G\", \"swap\": \"0\", \"tasks\": 512," \
         " \"cpu\": \"200%\", \"io\": \"100M\", \"files\": 4096, \"runtime\": \"2h\", \"idle\": \"5m\", \"output\": \"1G\" },"                                                             \
         " \"environment\": { \"pass\": [\"TERM\", \"LANG\"], \"set\": { \"CI\": \"1=2\" } }, \"ask\": { \"timeout\": \"25s\" } }"
