@@ -15,6 +15,7 @@
         "  --allow-host H[:PORT]\n"                                                              \
         "  --deny-host H[:PORT]\n"                                                               \
         "  --no-network         deny every connection\n"                                         \
+        "  --home HOW           empty, or persistent: kept for this workspace and profile\n"     \
         "  --env K[=V]          set K inside; without a value, yours\n"                          \
         "  --env-file F         lines NAME=VALUE\n"                                              \
         "  --workdir D          where the command starts (default: the workspace)\n"             \

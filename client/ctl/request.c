@@ -18,7 +18,7 @@
 #define CANDIDATES_SIZE_MAX (64U * 1024U)
 #define CANDIDATE_SIZE_MAX  (4U * 1024U)
 
-static const int refused_options[] = { 'v', 'O', 'U', 'P', 'A', 'H' };
+static const int refused_options[] = { 'v', 'O', 'U', 'P', 'A' };
 
 int request_init(Request *q)
 {
@@ -285,9 +285,6 @@ static int refuse(const Request *q, int c, const char *value)
                 return fail("--user is not available in this version");
         case 'P':
                 return fail("--publish is not available in this version");
-        case 'H':
-                return str_equal(value, "empty") ? 0
-                                                 : fail("--home %s is not available in this version", value);
         default:
                 return str_equal(value, "deny")
                                        ? 0
@@ -349,6 +346,8 @@ static int apply_session(Request *q, int c, const char *value)
                 return request_take_workspace(q, value);
         case 'N':
                 return no_memory(json_set_string(q->context, "name", value));
+        case 'H':
+                return no_memory(json_set_string(q->context, "home", value));
         case 'L':
                 return label_add(&q->labels, value);
         case 'R':

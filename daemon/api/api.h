@@ -155,6 +155,8 @@ struct Session {
         bool has_warned_of_output;
         uint64_t events_before; /* the last event before its own */
         char digest[65];
+        bool has_home; /* a persistent one */
+        uint8_t home_key[PRIV_HOME_KEY_SIZE];
         char cgroup[PRIV_TEXT_SIZE];
         uint32_t init_pid;
         int init_pidfd;

@@ -93,13 +93,6 @@ static int check_unsupported(Compilation *k)
         const Json *context = k->context, *list;
         const char *s;
 
-        s = get_string(context, "workspaceMode");
-        if (s && !str_equal(s, "direct"))
-                return not_enforceable(k->client, "workspaceMode",
-                                       "this version shows workspaces in place only (direct)");
-        s = get_string(context, "home");
-        if (s && !str_equal(s, "empty"))
-                return not_enforceable(k->client, "home", "this version makes empty homes only (empty)");
         s = get_string(context, "ask");
         if (s && !str_equal(s, "deny"))
                 return not_enforceable(k->client, "ask", "this version cannot ask anybody; use deny");
@@ -350,6 +343,39 @@ static int take_digest(Session *s, int policy_fd)
         return 0;
 }
 
+/* One of the enumerations of the interface, whose words have '_' where those of policy have '-'. */
+static int take_mode(Compilation *k, const char *key, PolicyMode mode)
+{
+        const char *asked = get_string(k->context, key);
+        char word[32];
+
+        if (!asked)
+                return 1;
+        if (str_copy(word, sizeof(word), asked) < 0)
+                return invalid(k->client, key);
+        for (char *p = strchr(word, '_'); p; p = strchr(p, '_'))
+                *p = '-';
+        if (policy_choose(k->policy, mode, word) < 0)
+                return not_enforceable(k->client, key, "not available in this version");
+        return 1;
+}
+
+static int take_modes(Compilation *k)
+{
+        int r = take_mode(k, "workspaceMode", MODE_WORKSPACE);
+
+        if (r > 0)
+                r = take_mode(k, "home", MODE_HOME);
+        if (r <= 0)
+                return r;
+        k->session->has_home = policy_mode(k->policy, MODE_HOME) == HOME_PERSISTENT;
+        if (!k->session->has_home)
+                return 1;
+        r = policy_home_key(k->session->profile, k->session->workspace ? k->session->workspace : "",
+                            k->session->home_key);
+        return r < 0 ? r : 1;
+}
+
 /* ---- limits ---- */
 
 typedef struct LimitField {
@@ -509,8 +535,9 @@ static int compile(Compilation *k, PolicyDiagnostics *d, int *ret_plan_fd, int *
         int r;
 
         if ((r = check_unsupported(k)) <= 0 || (r = take_name(k)) <= 0 || (r = take_workspace(k)) <= 0 ||
-            (r = take_life(k)) <= 0 || (r = load_policy(k, d)) <= 0 || (r = take_limits(k, &files)) <= 0 ||
-            (r = take_environment(k)) <= 0 || (r = make_plan(k, files, d, &plan_fd)) <= 0)
+            (r = take_life(k)) <= 0 || (r = load_policy(k, d)) <= 0 || (r = take_modes(k)) <= 0 ||
+            (r = take_limits(k, &files)) <= 0 || (r = take_environment(k)) <= 0 ||
+            (r = make_plan(k, files, d, &plan_fd)) <= 0)
                 return r;
         r = policy_compile(k->policy, k->project, /* ceiling= */ NULL, k->api->loaded.generation,
                            &policy_fd);

@@ -45,6 +45,8 @@ static int ask_launcher(Session *s, int plan_fd, int policy_fd)
         const int fds[] = { plan_fd, policy_fd };
         int r;
 
+        m.has_home = s->has_home;
+        memcpy(m.home_key, s->home_key, sizeof(m.home_key));
         r = fill_claims(s, &m);
         if (r < 0)
                 return r;

@@ -26,7 +26,7 @@ enum StartFd {
         START_FILTER,
         START_COMMAND_FILTER,
         START_API,
-        START_IDMAP
+        START_OPTIONAL /* those that a session may have besides, one after the other */
 };
 
 #define MISSING_CUT "...\n"
@@ -161,7 +161,8 @@ static int check_start(Setup *s, const PrivInitStart *m)
                 return setup_fail(s, -EPERM, "a session is never uid or gid 0");
         if (m->caller_uid != 0 && m->uid != m->caller_uid)
                 return setup_fail(s, -EPERM, "a session of another user");
-        if (m->n_groups > PRIV_GROUPS_MAX || m->n_kept_groups > PRIV_GROUPS_MAX || m->is_idmapped > 1)
+        if (m->n_groups > PRIV_GROUPS_MAX || m->n_kept_groups > PRIV_GROUPS_MAX || m->is_idmapped > 1 ||
+            m->has_home > 1)
                 return setup_fail(s, -EINVAL, "numbers");
         for (uint32_t i = 0; i < m->n_kept_groups; i++) {
                 if (m->kept_groups[i] == 0 || (m->caller_uid != 0 && !group_is_in(m, m->kept_groups[i])))
@@ -189,7 +190,7 @@ static int take_start(Setup *s, Imsg *m, int *ret_api_fd)
         r = check_start(s, &s->start);
         if (r < 0)
                 return r;
-        if (m->n_fds != (s->start.is_idmapped ? 7U : 6U))
+        if (m->n_fds != START_OPTIONAL + s->start.is_idmapped + s->start.has_home)
                 return setup_fail(s, -EINVAL, "descriptors");
         r = fd_map_sealed(m->fds[START_PLAN], PLAN_SIZE_MAX, &data, &size);
         if (r == 0)
@@ -202,7 +203,9 @@ static int take_start(Setup *s, Imsg *m, int *ret_api_fd)
         s->command_filter_fd = TAKE_FD(m->fds[START_COMMAND_FILTER]);
         *ret_api_fd = TAKE_FD(m->fds[START_API]);
         if (s->start.is_idmapped)
-                s->idmap_fd = TAKE_FD(m->fds[START_IDMAP]);
+                s->idmap_fd = TAKE_FD(m->fds[START_OPTIONAL]);
+        if (s->start.has_home)
+                s->home_fd = TAKE_FD(m->fds[START_OPTIONAL + s->start.is_idmapped]);
         return 0;
 }
 
@@ -273,8 +276,9 @@ static int build_stage_2(Setup *s)
 
 static void close_setup(Setup *s)
 {
-        int *const fds[] = { &s->user_fd, &s->filter_fd, &s->idmap_fd, &s->root_fd, &s->mask_fd,
-                             &s->proc_fd, &s->proof_fd,  &s->own_fd,   &s->host_fd, &s->ruleset_fd };
+        int *const fds[] = { &s->user_fd, &s->filter_fd,  &s->idmap_fd, &s->root_fd,
+                             &s->mask_fd, &s->proc_fd,    &s->proof_fd, &s->own_fd,
+                             &s->host_fd, &s->ruleset_fd, &s->home_fd,  &s->home_mount_fd };
 
         for (size_t i = 0; i < ELEMENTSOF(fds); i++)
                 *fds[i] = fd_close(*fds[i]);
@@ -290,6 +294,8 @@ static void setup_init(Setup *s)
                       .filter_fd = -EBADF,
                       .command_filter_fd = -EBADF,
                       .idmap_fd = -EBADF,
+                      .home_fd = -EBADF,
+                      .home_mount_fd = -EBADF,
                       .own_fd = -EBADF,
                       .root_fd = -EBADF,
                       .mask_fd = -EBADF,

@@ -92,7 +92,8 @@ static bool header_ok(const Plan *p)
 {
         const PlanHeader *h = p->header;
 
-        if (p->strings[0] != '\0' || h->has_tmp_workspace > 1)
+        if (p->strings[0] != '\0' || h->has_tmp_workspace > 1 || h->home_kind >= _PLAN_HOME_KIND_MAX ||
+            h->padding != 0)
                 return false;
         if (h->files_max < FILES_MIN || h->files_max > FILES_MAX || !h->tmp_size_bytes ||
             !h->home_size_bytes)

@@ -37,6 +37,12 @@ enum PlanMountFlags {
         PLAN_FLAGS_ALL = (1 << 5) - 1,
 };
 
+typedef enum PlanHomeKind {
+        PLAN_HOME_OWN = 0, /* a private tmpfs of home_size_bytes */
+        PLAN_HOME_GIVEN,   /* the directory that the launcher gives; where it gives none, as OWN, reported */
+        _PLAN_HOME_KIND_MAX,
+} PlanHomeKind;
+
 typedef struct PlanMount {
         uint32_t type;
         uint32_t flags;
@@ -54,7 +60,7 @@ typedef struct PlanHeader {
         uint32_t n_mounts;
         uint32_t strings;
         uint32_t strings_size;
-        uint32_t home; /* path of the session's home: a private tmpfs of home_size_bytes */
+        uint32_t home; /* path of the session's home */
         uint32_t user; /* for /etc/passwd inside */
         uint32_t group;
         uint32_t shell;
@@ -62,6 +68,8 @@ typedef struct PlanHeader {
         uint32_t workspace;         /* path inside; where commands start that do not say */
         uint32_t has_tmp_workspace; /* the workspace is an empty directory of the session's own */
         uint32_t files_max;         /* RLIMIT_NOFILE */
+        uint32_t home_kind;         /* PlanHomeKind */
+        uint32_t padding;           /* 0 */
         uint64_t tmp_size_bytes;    /* /tmp */
         uint64_t home_size_bytes;
 } PlanHeader;

@@ -37,6 +37,7 @@ typedef struct Setup {
         int filter_fd;
         int command_filter_fd;
         int idmap_fd;
+        int home_fd; /* -EBADF: none was given */
 
         /* made by us */
         int own_fd;   /* our mount namespace */
@@ -45,8 +46,10 @@ typedef struct Setup {
         int proc_fd;  /* a proc of our own, nowhere attached: for the knob of the user namespace */
         int proof_fd; /* a writable directory that no Landlock rule names: to see Landlock refuse */
         int ruleset_fd;
-        uint64_t capabilities; /* permitted at start */
-        bool is_lowered;       /* no effective capability, the caller's ids: proven */
+        int home_mount_fd;      /* the given home, cloned */
+        uint64_t home_mount_id; /* of it, once it is attached: directories may be made there; 0: none */
+        uint64_t capabilities;  /* permitted at start */
+        bool is_lowered;        /* no effective capability, the caller's ids: proven */
         bool has_fs_ids;
         uid_t fs_uid;
         gid_t fs_gid;
@@ -108,9 +111,24 @@ extern const char *const root_proc_read_only[];
 /* Opens and clones all sources of the plan; returns in our own mount namespace. */
 int source_open_all(Setup *s) _must_check_;
 
+/* ---- home.c ---- */
+
+/* The given home, cloned: in the host's mount namespace, as root. */
+int home_clone(Setup *s) _must_check_;
+/* At its place, of whatever kind it is. */
+int home_attach(Setup *s) _must_check_;
+/* The file system at fd is the given home's. */
+bool home_holds(const Setup *s, int fd);
+/* What stands where a directory is to be, and is none, goes: 1. */
+int home_clear(int directory_fd, const char *name) _must_check_;
+
 /* ---- target.c ---- */
 
 int target_attach_all(Setup *s) _must_check_;
+/* At path, which is made where that is ours to do. */
+int target_attach(Setup *s, int mount_fd, const char *path, bool is_directory) _must_check_;
+/* A private file system, writable for the session. mode in octal; owned by the session's user. */
+int target_attach_tmpfs(Setup *s, const char *path, const char *mode, uint64_t size_bytes) _must_check_;
 
 /* ---- submounts.c ---- */
 

@@ -197,6 +197,9 @@ int source_open_all(Setup *s)
         r = identity_return(s);
         if (r < 0)
                 return setup_fail(s, r, "identity");
+        r = home_clone(s);
+        if (r < 0)
+                return r;
         if (setns(s->own_fd, CLONE_NEWNS) < 0)
                 return setup_fail(s, neg_errno(), "own mount namespace");
         s->own_fd = fd_close(s->own_fd);

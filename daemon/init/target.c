@@ -40,7 +40,7 @@ static int make_child(const Setup *s, const Walk *w, const char *name, bool is_d
 {
         _cleanup_close_ int file = -EBADF;
 
-        if (!device_is_ours(s, w->device))
+        if (!device_is_ours(s, w->device) && !home_holds(s, w->fd))
                 return -ENOENT;
         if (is_directory)
                 return mkdirat(w->fd, name, 0755) < 0 ? neg_errno() : 0;
@@ -57,6 +57,12 @@ static int step_into(Setup *s, Walk *w, const char *name, bool make, bool is_dir
         r = w->device == s->root_device ? identity_walk_as_root(s) : identity_walk_as_session(s);
         if (r < 0)
                 return r;
+        if (make && is_directory && home_holds(s, w->fd)) {
+                /* What earlier sessions left there must not keep the next one from starting. */
+                r = home_clear(w->fd, name);
+                if (r < 0)
+                        return r;
+        }
         fd = open_child(w->fd, name);
         if (fd == -ENOENT && make) {
                 r = make_child(s, w, name, is_directory);
@@ -106,7 +112,7 @@ static int walk(Setup *s, const char *path, bool make, bool is_directory, Walk *
         return 0;
 }
 
-static int attach(Setup *s, int mount_fd, const char *path, bool is_directory)
+int target_attach(Setup *s, int mount_fd, const char *path, bool is_directory)
 {
         Walk w;
         int r;
@@ -120,8 +126,7 @@ static int attach(Setup *s, int mount_fd, const char *path, bool is_directory)
         return r;
 }
 
-/* A private file system, writable for the session. mode in octal; owned by the session's user. */
-static int attach_tmpfs(Setup *s, const char *path, const char *mode, uint64_t size_bytes)
+int target_attach_tmpfs(Setup *s, const char *path, const char *mode, uint64_t size_bytes)
 {
         char size[32], uid[16], gid[16];
         const char *const options[] = { "source", "sandbox", "mode", mode, "size", size,
@@ -137,10 +142,22 @@ static int attach_tmpfs(Setup *s, const char *path, const char *mode, uint64_t s
         if (r == 0)
                 r = root_tmpfs_new(s, options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, &fd);
         if (r == 0)
-                r = attach(s, fd, path, /* is_directory= */ true);
+                r = target_attach(s, fd, path, /* is_directory= */ true);
         if (r == 0)
                 r = layers_allow_write(s, fd, /* is_directory= */ true);
         return r < 0 ? setup_fail(s, r, "%s", path) : 0;
+}
+
+/* What earlier sessions made of a persistent home is no reason not to start: less is shown. */
+static bool may_leave_out(Setup *s, const PlanMount *m, int r)
+{
+        if (s->home_mount_id == 0 || !(m->flags & (PLAN_OPTIONAL | PLAN_EXEC_TOOLS)))
+                return false;
+        if (r != -ELOOP && r != -ENOTDIR && r != -EACCES)
+                return false;
+        if (!(m->flags & PLAN_EXEC_TOOLS))
+                setup_missing(s, plan_string(&s->plan, m->target));
+        return true;
 }
 
 static int attach_bind(Setup *s, uint32_t i)
@@ -151,10 +168,12 @@ static int attach_bind(Setup *s, uint32_t i)
 
         if (s->sources[i] < 0)
                 return 0;
-        r = attach(s, s->sources[i], path, s->source_is_directory[i]);
+        r = target_attach(s, s->sources[i], path, s->source_is_directory[i]);
         if (r == 0 && (m->flags & PLAN_WRITABLE))
                 r = layers_allow_write(s, s->sources[i], s->source_is_directory[i]);
         s->sources[i] = fd_close(s->sources[i]);
+        if (r < 0 && may_leave_out(s, m, r))
+                return 0;
         return r < 0 ? setup_fail(s, r, "%s", path) : 0;
 }
 
@@ -205,7 +224,7 @@ static int attach_mount(Setup *s, uint32_t i)
         case PLAN_BIND:
                 return attach_bind(s, i);
         case PLAN_TMPFS:
-                return attach_tmpfs(s, path, "0700", m->size_bytes);
+                return target_attach_tmpfs(s, path, "0700", m->size_bytes);
         case PLAN_MASK:
                 return attach_mask(s, path);
         case _PLAN_MOUNT_TYPE_MAX:
@@ -231,7 +250,7 @@ static int make_workspace(Setup *s)
         (void) fd_close(w.fd);
         if (r < 0)
                 return setup_fail(s, r, "%s", path);
-        return is_in_root ? attach_tmpfs(s, path, "0700", s->plan.header->home_size_bytes) : 0;
+        return is_in_root ? target_attach_tmpfs(s, path, "0700", s->plan.header->home_size_bytes) : 0;
 }
 
 int target_attach_all(Setup *s)
@@ -240,13 +259,13 @@ int target_attach_all(Setup *s)
         int r;
 
         setup_step(s, "mounts");
-        r = attach_tmpfs(s, "/tmp", "1777", h->tmp_size_bytes);
+        r = target_attach_tmpfs(s, "/tmp", "1777", h->tmp_size_bytes);
         if (r == 0)
-                r = attach_tmpfs(s, "/var/tmp", "1777", h->tmp_size_bytes);
+                r = target_attach_tmpfs(s, "/var/tmp", "1777", h->tmp_size_bytes);
         if (r == 0)
-                r = attach_tmpfs(s, "/dev/shm", "1777", h->tmp_size_bytes);
+                r = target_attach_tmpfs(s, "/dev/shm", "1777", h->tmp_size_bytes);
         if (r == 0)
-                r = attach_tmpfs(s, plan_string(&s->plan, h->home), "0700", h->home_size_bytes);
+                r = home_attach(s);
         for (uint32_t i = 0; r == 0 && i < h->n_mounts; i++)
                 r = attach_mount(s, i);
         if (r == 0 && h->has_tmp_workspace)

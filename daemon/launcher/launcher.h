@@ -115,6 +115,7 @@ struct Launcher {
         unsigned n_workers_of_users;
         unsigned n_identity_lookups;
         unsigned sessions_by_fds; /* so many our descriptors are good for */
+        int homes_fd;             /* persistent homes */
         int listen_fd;
         int reserve_fd;
         int runtime_fd;

@@ -133,6 +133,7 @@ static int run(const Config *config, Kernel *kernel)
                        .kernel = kernel,
                        .hosts_fd = -EBADF,
                        .profiles_fd = -EBADF,
+                       .homes_fd = -EBADF,
                        .listen_fd = -EBADF,
                        .reserve_fd = -EBADF,
                        .runtime_fd = -EBADF,

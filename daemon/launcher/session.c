@@ -7,6 +7,7 @@
 #include "daemon/init/plan.h"
 #include "daemon/isolate/userns.h"
 #include "daemon/launcher/blank.h"
+#include "daemon/launcher/home.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/setup.h"
 #include "daemon/launcher/worker.h"
@@ -138,6 +139,17 @@ static int step_init(Session *s)
         return r < 0 ? r : cgroup_give(s->cgroup_fd, s->uid, s->gid);
 }
 
+/* One too many: init makes an empty one and says so. */
+static int step_home(Session *s)
+{
+        int r;
+
+        if (!s->wants_home)
+                return 0;
+        r = home_open(s->launcher, s->uid, s->gid, s->home_key, &s->home_fd);
+        return r < 0 ? r : 0;
+}
+
 static int step_start(Session *s)
 {
         const Kernel *k = s->launcher->kernel;
@@ -146,8 +158,9 @@ static int step_start(Session *s)
                                .caller_uid = s->caller.uid,
                                .caller_gid = s->caller.gid,
                                .n_groups = s->caller.n_groups,
-                               .is_idmapped = s->idmap_fd >= 0 };
-        int pair[2], fds[7], r;
+                               .is_idmapped = s->idmap_fd >= 0,
+                               .has_home = s->home_fd >= 0 };
+        int pair[2], fds[8], r;
         size_t n = 6;
 
         memcpy(body.groups, s->caller.groups, sizeof(body.groups));
@@ -161,12 +174,15 @@ static int step_start(Session *s)
                6 * sizeof(int));
         if (s->idmap_fd >= 0)
                 fds[n++] = s->idmap_fd;
+        if (s->home_fd >= 0)
+                fds[n++] = s->home_fd;
         r = priv_link_send(s->init_link, PRIV_INIT_START, &body, sizeof(body), fds, n);
         (void) fd_close(pair[1]);
         /* init has them, or the start fails. */
         s->plan_fd = fd_close(s->plan_fd);
         s->user_fd = fd_close(s->user_fd);
         s->idmap_fd = fd_close(s->idmap_fd);
+        s->home_fd = fd_close(s->home_fd);
         return r;
 }
 
@@ -189,6 +205,7 @@ static const struct {
         { "network", "the network namespace cannot be made", step_network },
         { "user-namespace", "the user namespace cannot be made", step_user_namespace },
         { "init", "sandbox-init cannot be started", step_init },
+        { "home", "the persistent home cannot be opened or made", step_home },
         { "start", "sandbox-init cannot be told to start", step_start },
         { "egress", "no egress worker can be had", step_egress },
 };
@@ -251,6 +268,7 @@ static Session *session_new(User *u)
                         .cgroup_fd = -EBADF,
                         .user_fd = -EBADF,
                         .idmap_fd = -EBADF,
+                        .home_fd = -EBADF,
                         .api_fd = -EBADF,
                         .init_pidfd = -EBADF,
                         .network = NETNS_INIT,
@@ -275,6 +293,8 @@ static void fill(Session *s, const PrivSessionCreate *body, const Peer *caller, 
 
         s->token = body->token;
         s->has_no_network = body->has_no_network != 0;
+        s->wants_home = body->has_home != 0;
+        memcpy(s->home_key, body->home_key, sizeof(s->home_key));
         s->limits = body->limits;
         s->claims = body->claims;
         s->caller = *caller;

@@ -33,7 +33,10 @@ struct Session {
         int plan_fd;
         int policy_fd; /* kept for audit's and the dialer's successors */
         int cgroup_fd;
-        int user_fd;  /* user namespace */
+        int user_fd;     /* user namespace */
+        bool wants_home; /* the persistent one of that key */
+        uint8_t home_key[PRIV_HOME_KEY_SIZE];
+        int home_fd;
         int idmap_fd; /* user namespace of the workspace of root's sessions */
         int api_fd;   /* copy of api's end of its channel to init: for api's successors */
         int init_pidfd;

@@ -40,6 +40,7 @@ static void session_free(Session *s)
         s->cgroup_fd = fd_close(s->cgroup_fd);
         s->user_fd = fd_close(s->user_fd);
         s->idmap_fd = fd_close(s->idmap_fd);
+        s->home_fd = fd_close(s->home_fd);
         s->api_fd = fd_close(s->api_fd);
         s->init_pidfd = fd_close(s->init_pidfd);
         netns_done(&s->network);

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "daemon/launcher/blank.h"
+#include "daemon/launcher/home.h"
 #include "daemon/launcher/launcher.h"
 #include "daemon/launcher/listen.h"
 #include "daemon/launcher/load.h"
@@ -58,6 +59,8 @@ static int make_state(Launcher *l)
                 r = make_directory(fd, "audit", l->ids.audit_uid, l->ids.audit_gid);
         if (r >= 0)
                 r = make_directory(fd, "api", 0, 0);
+        if (r >= 0)
+                r = homes_open(fd, &l->homes_fd);
         return r;
 }
 

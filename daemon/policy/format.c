@@ -77,8 +77,9 @@ static int format_filesystem(const Policy *p, Buf *b)
 {
         int r;
 
-        r = buf_put_string(b, ",\n  \"filesystem\": {\n    \"root\": \"minimal\", \"home\": \"empty\", "
-                              "\"workspace\": \"direct\"");
+        r = buf_put_string(b, ",\n  \"filesystem\": {\n    ");
+        if (r >= 0)
+                r = mode_format(p, b);
         if (r >= 0)
                 r = format_paths(p, b, PATH_READ, "read");
         if (r >= 0)

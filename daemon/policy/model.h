@@ -115,6 +115,7 @@ struct Policy {
         size_t n_rules_room;
         PathRule *paths;
         size_t n_paths;
+        uint8_t modes[_POLICY_MODE_MAX]; /* where has says so */
         uint64_t tmp_bytes;
         uint64_t ask_timeout_usec;
         PolicyLimits limits;
@@ -194,6 +195,11 @@ int rule_read_idle(SchemaReader *x, const TextNode *n) _must_check_;
 int rule_read_dns_types(SchemaReader *x, const TextNode *n) _must_check_;
 int rule_check_terms(SchemaReader *x, const TextNode *n) _must_check_;
 int rule_format_terms(const NetRule *r, Buf *b) _must_check_;
+
+int mode_read(SchemaReader *x, const TextNode *n, PolicyMode mode) _must_check_;
+/* is_join: what to does not say holds as if it were said. */
+void mode_merge(Policy *to, const Policy *from, bool replaces, bool is_join);
+int mode_format(const Policy *p, Buf *b) _must_check_;
 
 int schema_read_network(SchemaReader *x, const TextNode *n) _must_check_;
 int schema_read_filesystem(SchemaReader *x, const TextNode *n) _must_check_;

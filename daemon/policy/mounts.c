@@ -302,7 +302,9 @@ static int collect(const Policy *p, const PolicyVariables *v, PolicyDiagnostics 
                 r = add_item(x,
                              &(Item){ .pattern = "",
                                       .layer = "builtin",
-                                      .access = PATH_WRITE,
+                                      .access = policy_mode(p, MODE_WORKSPACE) == WORKSPACE_READ_ONLY
+                                                                ? PATH_READ
+                                                                : PATH_WRITE,
                                       .flags = PLAN_WORKSPACE },
                              v->workspace);
         if (r >= 0)
@@ -364,7 +366,10 @@ static int put_items(const Items *x, const PolicyVariables *v, bool is_root_sess
                 if (flags & PLAN_WORKSPACE)
                         flags &= ~(uint32_t) (PLAN_OPTIONAL | PLAN_EXEC_TOOLS);
                 if (item->access == PATH_WRITE)
-                        flags |= PLAN_WRITABLE | (is_root_session ? PLAN_IDMAP : 0U);
+                        flags |= PLAN_WRITABLE;
+                /* Also where it is read-only: files that root alone may read are the session's own there. */
+                if (is_root_session && (flags & (PLAN_WRITABLE | PLAN_WORKSPACE)))
+                        flags |= PLAN_IDMAP;
                 r = plan_builder_mount(b, PLAN_BIND, flags, item->path, item->path, 0);
         }
         return r;
@@ -384,6 +389,7 @@ int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session,
                 return r;
         header->tmp_size_bytes = p->has & HAS_TMP ? p->tmp_bytes : TMP_BYTES_DEFAULT;
         header->home_size_bytes = HOME_BYTES_DEFAULT;
+        header->home_kind = policy_mode(p, MODE_HOME) == HOME_PERSISTENT ? PLAN_HOME_GIVEN : PLAN_HOME_OWN;
         header->files_max = p->has & HAS_FILES ? (uint32_t) p->limits.files : FILES_DEFAULT;
         return 0;
 }

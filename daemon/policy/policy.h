@@ -114,6 +114,30 @@ typedef struct PolicyVariables {
         uint32_t uid;
 } PolicyVariables;
 
+/* What a text says by one word: each from the narrowest to the widest. */
+typedef enum PolicyMode {
+        MODE_ROOT = 0,
+        MODE_HOME,
+        MODE_WORKSPACE,
+        _POLICY_MODE_MAX,
+} PolicyMode;
+
+typedef enum PolicyRoot { ROOT_MINIMAL = 0 } PolicyRoot;
+typedef enum PolicyHome { HOME_EMPTY = 0, HOME_PERSISTENT } PolicyHome;
+typedef enum PolicyWorkspace { WORKSPACE_READ_ONLY = 0, WORKSPACE_DIRECT } PolicyWorkspace;
+
+/* One of the enumeration of that mode. */
+unsigned policy_mode(const Policy *p, PolicyMode mode);
+const char *policy_mode_word(const Policy *p, PolicyMode mode);
+/* What the caller wants instead. -EINVAL: a word that this version does not enforce. */
+int policy_choose(Policy *p, PolicyMode mode, const char *word) _must_check_;
+
+/* Which persistent home is meant: one for each profile and workspace of a user, whom the launcher adds.
+ * workspace: "" where the session has an own empty one. */
+#define POLICY_HOME_KEY_SIZE 32U
+int policy_home_key(const char *profile, const char *workspace,
+                    uint8_t ret[POLICY_HOME_KEY_SIZE]) _must_check_;
+
 /* Adds the mounts of the file part (home folders, workspace, read, write, deny) to the plan, most specific
  * last; fills tmp_size_bytes, home_size_bytes and files_max of the header. is_root_session: writable binds
  * get PLAN_IDMAP. */

@@ -16,44 +16,19 @@ static const char *layer_of(const Policy *p)
         return policy_kind_to_string(p->kind);
 }
 
-/* One word that this version enforces, out of those that the format knows. */
-static int read_choice(SchemaReader *x, const TextNode *n, const char *const words[], uint32_t has)
-{
-        int r;
-
-        r = schema_expect(x, n, TEXT_STRING);
-        if (r <= 0)
-                return r;
-        if (str_equal(n->string, words[0])) {
-                x->policy->has |= has;
-                return 0;
-        }
-        for (size_t i = 1; words[i]; i++)
-                if (str_equal(n->string, words[i]))
-                        return schema_fail(x, n, "\"%s\" is not enforced by this version; write \"%s\"",
-                                           words[i], words[0]);
-        return schema_fail(x, n, "expected \"%s\"", words[0]);
-}
-
 static int read_root(SchemaReader *x, const TextNode *n)
 {
-        static const char *const words[] = { "minimal", "host", NULL };
-
-        return read_choice(x, n, words, HAS_ROOT);
+        return mode_read(x, n, MODE_ROOT);
 }
 
 static int read_home(SchemaReader *x, const TextNode *n)
 {
-        static const char *const words[] = { "empty", "persistent", "masked", NULL };
-
-        return read_choice(x, n, words, HAS_HOME);
+        return mode_read(x, n, MODE_HOME);
 }
 
 static int read_workspace(SchemaReader *x, const TextNode *n)
 {
-        static const char *const words[] = { "direct", "overlay", "read-only", NULL };
-
-        return read_choice(x, n, words, HAS_WORKSPACE);
+        return mode_read(x, n, MODE_WORKSPACE);
 }
 
 static int add_path(SchemaReader *x, const TextNode *n, PathAccess access)

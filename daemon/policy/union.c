@@ -130,7 +130,7 @@ static int merge(Policy *to, const Policy *from, MergeMode mode, const char *lay
 
         merge_default(to, from, mode);
         merge_limits(to, from, mode);
-        to->has |= from->has & (HAS_ROOT | HAS_HOME | HAS_WORKSPACE);
+        mode_merge(to, from, mode == MERGE_REPLACE, mode == MERGE_JOIN);
         r = merge_lists(to, from, layer);
         if (r != -E2BIG)
                 return r;

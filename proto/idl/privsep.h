@@ -548,12 +548,15 @@ typedef struct PrivLimits {
         uint32_t padding;
 } PrivLimits;
 
+#define PRIV_HOME_KEY_SIZE 32U
+
 /* fds: the plan, the compiled policy; both sealed. */
 typedef struct PrivSessionCreate {
         uint64_t token;
         uint64_t connection; /* on whose behalf; must be live */
         uint32_t has_no_network;
-        uint32_t padding;
+        uint32_t has_home; /* a persistent one, of this user and that key */
+        uint8_t home_key[PRIV_HOME_KEY_SIZE];
         PrivLimits limits; /* only what this machine has controllers for */
         PrivSessionClaims claims;
 } PrivSessionCreate;
@@ -609,6 +612,7 @@ typedef struct PrivInitStart {
         uint32_t n_kept_groups;
         uint32_t kept_groups[PRIV_GROUPS_MAX];
         uint32_t is_idmapped;
+        uint32_t has_home;  /* the last descriptor is the home's directory */
         uint32_t leave_out; /* bits of PrivLayer; release builds refuse a value but 0 */
 } PrivInitStart;
 

@@ -1,0 +1,184 @@
+"""What a policy says of files: homes that last, workspaces that are shown only, memory of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+
+def profile(user, filesystem, **more):
+    """A profile of the caller's own."""
+    user.counter += 1
+    return user.write(os.path.join(user.base, f"profile{user.counter}.json"),
+                      json.dumps({"version": 1, "name": f"own{user.counter}", "extends": ["base"],
+                                  "filesystem": filesystem, **more}))
+
+
+# ---- homes that last ----
+
+def homes_of(instance, user):
+    folder = f"{instance.state}/homes/{user.uid or 1879048192}"
+    return [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+
+
+def test_home_lasts(instance, either):
+    work = either.workspace()
+    assert instance.sh(either, "echo kept >~/f; mkdir ~/d; ls -A ~/.cache 2>&1", workspace=work).returncode != 125
+    assert instance.sh(either, "cat ~/f; ls -d ~/d >/dev/null && echo there", workspace=work).stdout == "kept\nthere\n"
+    assert not os.path.exists(either.home + "/f")
+
+
+def test_homes_are_apart(instance, either):
+    """One for each workspace and profile."""
+    work, other = either.workspace(), either.workspace()
+    own = profile(either, {"home": "persistent"})
+    instance.sh(either, "echo kept >~/f", workspace=work)
+    assert instance.sh(either, "cat ~/f", workspace=other).stdout == ""
+    assert instance.sh(either, "cat ~/f", workspace=work, options=["-p", own]).stdout == ""
+    assert instance.sh(either, "cat ~/f", workspace=work, options=["--home", "empty"]).stdout == ""
+    assert instance.sh(either, "cat ~/f", workspace=work).stdout == "kept\n"
+
+
+def test_homes_of_users_are_apart(instance, alice, bob):
+    work = alice.workspace()
+    os.chmod(work, 0o777)
+    for folder in (alice.home, alice.base):
+        os.chmod(folder, 0o755)
+    assert instance.sh(alice, "echo of-alice >~/f; echo made", workspace=work).stdout == "made\n"
+    done = instance.sh(bob, f"cat ~/f {alice.home}/f; find / -xdev -name f -type f 2>/dev/null | head", workspace=work)
+    assert "of-alice" not in done.stdout
+
+
+def test_nobody_reaches_a_home_from_outside(instance, alice, bob):
+    """Not even its user: the folders above it are root's."""
+    instance.sh(alice, "echo kept >~/f", workspace=alice.workspace())
+    [home] = [path for path in homes_of(instance, alice) if os.path.exists(path + "/f")][:1]
+    for user in (alice, bob):
+        assert user.run(["cat", home + "/f"]).returncode != 0
+        assert user.run(["ls", instance.state + "/homes"]).returncode != 0
+    found = os.stat(home)
+    assert (found.st_uid, found.st_mode & 0o777) == (alice.uid, 0o700)
+
+
+def test_the_callers_home_does_not_show(instance, either):
+    path = os.path.join(either.home, ".sbxt-canary")
+    either.write(path, "CANARY\n", 0o600)
+    try:
+        done = instance.sh(either, "cat ~/.sbxt-canary; touch ~/.sbxt-made; true")
+        assert "CANARY" not in done.stdout
+        assert not os.path.exists(either.home + "/.sbxt-made")
+    finally:
+        os.unlink(path)
+
+
+def test_credentials_that_a_home_keeps_are_its_own(instance, alice):
+    """A login inside is kept for the next session, and is not the one outside."""
+    work = alice.workspace()
+    outside = alice.write(alice.home + "/.netrc", "outside\n", 0o600)
+    try:
+        instance.sh(alice, "echo inside >~/.netrc", workspace=work)
+        assert instance.sh(alice, "cat ~/.netrc", workspace=work).stdout == "inside\n"
+        with open(outside, encoding="utf-8") as f:
+            assert f.read() == "outside\n"
+    finally:
+        os.unlink(outside)
+
+
+@pytest.mark.parametrize("left", ["ln -s / ~/{0}", "echo x >~/{0}", "mkfifo ~/{0}", "ln -s ../../../../etc ~/{0}",
+                                  "ln -s ~ ~/{0}"])
+def test_what_is_left_in_a_home_misleads_nobody(instance, alice, left):
+    """Mount points for the workspace and for folders of tools lie in it."""
+    work = alice.workspace(f"deep{abs(hash(left))}/w")
+    first = os.path.relpath(work, alice.home).split("/")[0]
+    tools = alice.home + "/.local/bin"
+    os.makedirs(tools, exist_ok=True)
+    for part in (alice.home + "/.local", tools):
+        os.chown(part, alice.uid, alice.gid)
+    own = profile(alice, {"home": "persistent", "read": ["~/.local/bin"]})
+    options = ["-p", own]
+    before = set(homes_of(instance, alice))
+    instance.sh(alice, "true", workspace=work, options=options)
+    [home] = set(homes_of(instance, alice)) - before
+    for name in (first, ".local"):
+        shutil.rmtree(os.path.join(home, name))
+        subprocess.run(["sh", "-c", left.format(name).replace("~", home)], check=True)
+        os.lchown(os.path.join(home, name), alice.uid, alice.gid)
+    before = sorted(os.listdir("/etc"))
+    done = instance.sh(alice, "pwd; echo here >made; ls -d ~/.local/bin", workspace=work, options=options)
+    assert done.stdout.split() == [work, tools], done
+    assert os.path.exists(work + "/made") and sorted(os.listdir("/etc")) == before
+
+
+def test_two_sessions_share_a_home(instance, alice):
+    work = alice.workspace()
+    session = instance.create(alice, cwd=work)
+    try:
+        instance.sh(alice, "echo second >~/f", workspace=work)
+        assert instance.ctl(alice, "exec", session, "--", "sh", "-c", "cat ~/f").stdout == "second\n"
+    finally:
+        instance.ctl(alice, "terminate", session)
+        instance.ctl(alice, "remove", session)
+
+
+def test_a_home_of_somebody_else_is_refused(instance, alice):
+    """Whatever root did there by mistake."""
+    work = alice.workspace()
+    before = set(homes_of(instance, alice))
+    instance.sh(alice, "true", workspace=work)
+    [home] = set(homes_of(instance, alice)) - before
+    os.chown(home, 0, 0)
+    done = instance.sh(alice, "echo runs", workspace=work)
+    assert done.returncode == 125 and "persistent home" in done.stderr and done.stdout == ""
+    assert instance.sh(alice, "echo runs", workspace=work, options=["--home", "empty"]).stdout == "runs\n"
+
+
+def test_home_is_no_way_to_setuid(instance, alice):
+    work = alice.workspace()
+    before = set(homes_of(instance, alice))
+    instance.sh(alice, "true", workspace=work)
+    [home] = set(homes_of(instance, alice)) - before
+    shutil.copy("/usr/bin/id", home + "/id")
+    os.chmod(home + "/id", 0o4755)
+    subprocess.run(["mknod", "-m", "666", home + "/null", "c", "1", "3"], check=True)
+    done = instance.sh(alice, "~/id -u; cat ~/null && echo opened; "
+                              "awk '$6 !~ /nosuid/' /proc/self/mountinfo", workspace=work)
+    assert done.stdout == f"{alice.uid}\n", done
+
+
+# ---- workspaces that are shown only ----
+
+def test_read_only_workspace(instance, either):
+    work = either.workspace()
+    either.write(work + "/f", "shown\n", 0o600)
+    own = profile(either, {"workspace": "read-only"})
+    done = instance.sh(either, "cat f; touch x; echo y >f; mkdir d; rm f; mv f g; chmod 777 f; ln f h; echo z >~/z && "
+                               "echo home", workspace=work, options=["-p", own])
+    assert done.stdout == "shown\nhome\n", done
+    assert os.listdir(work) == ["f"] and os.stat(work + "/f").st_mode & 0o777 == 0o600
+
+
+def test_read_only_workspace_by_the_interface(instance, alice):
+    work = alice.workspace()
+    reply = instance.call(alice, "io.sandboxd.Session.Create",
+                          {"context": {"workspace": work, "lifetime": "detached", "workspaceMode": "read_only"}})[0]
+    session = reply["parameters"]["id"]
+    assert instance.ctl(alice, "exec", session, "--", "touch", "x").returncode == 1
+    instance.ctl(alice, "terminate", session)
+    instance.ctl(alice, "remove", session)
+    assert os.listdir(work) == []
+
+
+def test_a_user_layer_narrows_the_workspace_only(instance, alice):
+    """What a profile shows read-only no layer of the user makes writable."""
+    work = alice.workspace()
+    own = profile(alice, {"workspace": "read-only"})
+    for layer, result in (({"workspace": "direct"}, 1), ({"workspace": "read-only"}, 1)):
+        context = {"workspace": work, "lifetime": "detached", "profileContent": open(own, encoding="utf-8").read(),
+                   "userPolicy": json.dumps({"version": 1, "filesystem": layer})}
+        session = instance.call(alice, "io.sandboxd.Session.Create", {"context": context})[0]["parameters"]["id"]
+        assert instance.ctl(alice, "exec", session, "--", "touch", "x").returncode == result
+        instance.ctl(alice, "terminate", session)
+        instance.ctl(alice, "remove", session)
+    assert os.listdir(work) == []
