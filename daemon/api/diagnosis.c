@@ -112,8 +112,9 @@ static int append_probe(Json *list, uint32_t name, const PrivProbe *p)
                 if (str_printf(text, sizeof(text), "%s, ABI %u", t->works, p->value) >= 0)
                         c.message = text;
         } else if (p->error == 0 && name == PROBE_REDIRECT) {
-                if (str_printf(text, sizeof(text), "%s by %s", t->works,
-                               p->value == REDIRECT_SK_LOOKUP ? "sk_lookup" : "TPROXY") >= 0)
+                if (str_printf(text, sizeof(text), "%s by %s; datagrams are refused%s", t->works,
+                               p->value & REDIRECT_TPROXY ? "TPROXY" : "sk_lookup",
+                               p->value & REDIRECT_LOGS ? " and recorded" : ", but not recorded") >= 0)
                         c.message = text;
         } else if (p->error != 0) {
                 c.state = t->missing_state;

@@ -15,6 +15,7 @@
 #include "proto/base/str.h"
 
 #define UNDECIDED_MAX 256U
+#define COUNT_SIZE    32U    /* of the text that counts refused datagrams */
 #define RULE_TEXT_MAX 16384U /* it is hashed with every row */
 
 static bool is_address_ok(const PrivAddress *a)
@@ -56,6 +57,8 @@ static int check_decide(const PrivDecide *d, size_t size)
                 return -EPROTO;
         if ((d->entry == ENTRY_DNS) != (d->protocol == PROTOCOL_DNS) ||
             (d->entry == ENTRY_DNS && (d->address.family != 0 || d->port != 0)))
+                return -EPROTO;
+        if ((d->entry == ENTRY_UDP) != (d->count > 0) || (d->count > 0 && d->wants_connection))
                 return -EPROTO;
         return 0;
 }
@@ -204,6 +207,8 @@ static void decide(Pending *p, const PrivDecide *d)
                 p->reason = REASON_MALFORMED;
         else if (p->session->has_no_network)
                 p->reason = REASON_NO_NETWORK;
+        else if (d->entry == ENTRY_UDP)
+                p->reason = REASON_PROTOCOL;
         else
                 match(p, d);
         /* Without a dialer nothing can come of it. */
@@ -217,6 +222,7 @@ static void decide(Pending *p, const PrivDecide *d)
 static void fill_row(Pending *p, const PrivDecide *d)
 {
         const char *tail = (const char *) (d + 1);
+        char count[COUNT_SIZE];
         Row *row = &p->row;
 
         row->policy = &p->session->policy_row;
@@ -228,6 +234,8 @@ static void fill_row(Pending *p, const PrivDecide *d)
                 row->host = pending_put(p, d->host, strlen(d->host));
         if (d->method[0] != '\0')
                 row->method = pending_put(p, d->method, strlen(d->method));
+        if (d->count > 1 && str_printf(count, sizeof(count), "{\"count\":%u}", d->count) >= 0)
+                row->detail = pending_put(p, count, strlen(count));
         if (d->n_raw > 0)
                 row->raw = (RowBytes){ .data = pending_put(p, tail, d->n_raw), .size = d->n_raw };
         if (d->n_path > 0)
@@ -251,7 +259,7 @@ static void tell_api(const Pending *p, DecisionReason reason, uint64_t sequence)
 {
         PrivDenied d = { .session = p->session->id,
                          .sequence = sequence,
-                         .count = 1,
+                         .count = MAX_OF(p->count, 1U),
                          .kind = p->row.kind,
                          .port = p->row.port > 0 ? (uint32_t) p->row.port : 0,
                          .reason = reason,
@@ -297,12 +305,13 @@ static int on_decide(Egress *e, const PrivDecide *d, size_t size)
                 refuse_beyond_quota(e, d);
                 return 0;
         }
-        r = pending_new(PENDING_DECISION, &row, e->session, size + 4, &p);
+        r = pending_new(PENDING_DECISION, &row, e->session, size + 4 + COUNT_SIZE, &p);
         if (r < 0)
                 return r;
         p->egress = e;
         p->request = d->request;
         p->protocol = d->protocol;
+        p->count = d->count;
         p->wants_connection = d->wants_connection && d->entry != ENTRY_DNS;
         p->wants_lookup = d->wants_connection && d->entry == ENTRY_DNS;
         fill_row(p, d);

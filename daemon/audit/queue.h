@@ -24,6 +24,7 @@ typedef struct Pending {
         uint64_t queued_usec;
         uint64_t request;
         uint32_t protocol;
+        uint32_t count; /* of refused datagrams */
         bool wants_connection;
         bool wants_lookup; /* of a name: DNS */
         uint32_t dns_type; /* PolicyDnsType; 0: addresses */

@@ -95,6 +95,8 @@ static const char *why(const Denial *d)
                 return "rules look at its path, and that can be read in two ways (escapes of / and %, \\, ;, //, dots)";
         case REASON_MAX_CONNECTIONS:
                 return "as many connections are open as its rule allows at a time";
+        case REASON_PROTOCOL:
+                return "no rule opens anything but TCP";
         case REASON_MALFORMED:
                 return "the request is not one that is ever passed on";
         default:

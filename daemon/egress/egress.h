@@ -146,6 +146,8 @@ typedef struct Client {
         Server server;
 } Client;
 
+typedef struct Refused Refused;
+
 typedef struct Listener {
         Egress *egress;
         LoopIo *io;
@@ -160,6 +162,7 @@ struct Egress {
         PrivLink *audit;
         PrivLink *dialer;
         Listener listeners[_EGRESS_SOCKET_MAX];
+        Refused *refused; /* NULL: nobody tells of what is no connection */
         size_t n_listeners;
         bool is_offline;
         bool is_accepting;
@@ -259,6 +262,14 @@ static inline bool transparent_is_waiting(const Client *c)
 {
         return c->is_transparent && !c->is_tunneled && !c->has_answer_begun;
 }
+
+/* refused.c */
+#define REFUSED_REQUEST (UINT64_C(1) << 63) /* of numbers of requests: those of refused datagrams */
+/* Takes the descriptor, also on error. */
+int refused_new(Egress *e, int take_fd, Refused **ret) _must_check_;
+Refused *refused_free(Refused *f);
+/* False: the verdict is somebody else's. */
+bool refused_on_verdict(Egress *e, uint64_t request);
 
 /* exchange.c */
 int exchange_begin(Client *c) _must_check_;

@@ -118,7 +118,7 @@ static int on_audit_message(void *owner, _unused_ PrivLink *link, Imsg *m)
         if (v.verdict > VERDICT_ALLOW || v.reason >= _REASON_MAX || !PRIV_STRING_OK(v.rule) ||
             !PRIV_STRING_OK(v.text) || v.allows_any_tls > 1 || v.has_methods > 1 || v.has_paths > 1)
                 return -EPROTO;
-        if (!e->dns || !dns_on_verdict(e->dns, &v))
+        if (!refused_on_verdict(e, v.request) && (!e->dns || !dns_on_verdict(e->dns, &v)))
                 request_on_verdict(e, &v);
         return 0;
 }
@@ -176,7 +176,11 @@ static int take_sockets(Egress *e, Imsg *m, uint32_t sockets)
         for (unsigned i = 0; i < _EGRESS_SOCKET_MAX; i++) {
                 int r = 0;
 
-                if (sockets & 1U << i)
+                if (!(sockets & 1U << i))
+                        continue;
+                if (i == EGRESS_LOG)
+                        r = refused_new(e, TAKE_FD(m->fds[n++]), &e->refused);
+                else
                         r = take_listener(e, (PrivEgressSocket) i, TAKE_FD(m->fds[n++]));
                 if (r < 0)
                         return r;
@@ -265,6 +269,7 @@ static void egress_done(Egress *e)
         }
         e->dns = dns_free(e->dns);
         e->names = names_close(e->names);
+        e->refused = refused_free(e->refused);
         map_done(&e->requests);
         e->audit = priv_link_free(e->audit);
         e->dialer = priv_link_free(e->dialer);

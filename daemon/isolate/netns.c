@@ -187,6 +187,7 @@ static Address address_of(PrivEgressSocket which)
                                               .sin6_port = htons(NETNS_PROXY_PORT),
                                               .sin6_addr = IN6ADDR_LOOPBACK_INIT };
                 break;
+        case EGRESS_LOG:
         case _EGRESS_SOCKET_MAX:
                 break;
         }
@@ -254,6 +255,8 @@ static int make_sockets(NetworkNamespace *n, bool has_ipv6)
         for (unsigned i = 0; i < _EGRESS_SOCKET_MAX; i++) {
                 int r = 0;
 
+                if (i == EGRESS_LOG)
+                        continue;
                 if (has_ipv6 || !is_ipv6((PrivEgressSocket) i))
                         r = make_listener((PrivEgressSocket) i, &n->socket_fds[i]);
                 if (r < 0)
@@ -274,6 +277,8 @@ static int set_up(NetworkNamespace *n, const Steering *steering)
                 r = make_sockets(n, has_ipv6);
         if (r >= 0)
                 r = netns_open_dns(has_ipv6, n->dns_fds);
+        if (r >= 0 && steering && steering_has_log(steering))
+                r = steer_log_open(&n->socket_fds[EGRESS_LOG]);
         if (r >= 0 && steering)
                 r = steering_apply(steering, n->fd, &n->socket_fds[EGRESS_DOOR4], &n->steer_fd);
         return r;

@@ -17,7 +17,7 @@
 typedef struct NetworkNamespace {
         int fd;                             /* nsfs */
         int steer_fd;                       /* keeps the steering up; -EBADF where nothing need */
-        int socket_fds[_EGRESS_SOCKET_MAX]; /* -EBADF: there is no IPv6 */
+        int socket_fds[_EGRESS_SOCKET_MAX]; /* -EBADF: the kernel has no such thing */
         int dns_fds[2];                     /* datagrams to port 53, for IPv4 and IPv6; likewise */
 } NetworkNamespace;
 

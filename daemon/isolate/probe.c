@@ -112,20 +112,23 @@ static int probe_user_namespace(void)
         return userns_new(ID_OF_NOBODY, ID_OF_NOBODY, &fd);
 }
 
-/* Each is tried as sessions use it: the second is for kernels without the first. */
+/* Each is tried as sessions use it: the later ones are for kernels without the first. */
 static int probe_redirect(int home_fd, uint32_t *ret_kind, Steering **ret)
 {
-        static const enum PrivRedirect kinds[] = { REDIRECT_TPROXY, REDIRECT_SK_LOOKUP };
+        static const struct {
+                enum PrivRedirect kind;
+                bool has_log;
+        } kinds[] = { { REDIRECT_TPROXY, true }, { REDIRECT_TPROXY, false }, { REDIRECT_SK_LOOKUP, false } };
         int r = 0;
 
         for (size_t i = 0; i < ELEMENTSOF(kinds); i++) {
                 _cleanup_(steering_freep) Steering *s = NULL;
 
-                r = steering_new(kinds[i], &s);
+                r = steering_new(kinds[i].kind, kinds[i].has_log, &s);
                 if (r >= 0)
                         r = netns_try(home_fd, s);
                 if (r >= 0) {
-                        *ret_kind = kinds[i];
+                        *ret_kind = kinds[i].kind | (kinds[i].has_log ? REDIRECT_LOGS : 0U);
                         *ret = TAKE_PTR(s);
                         return 0;
                 }

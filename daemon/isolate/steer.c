@@ -11,6 +11,7 @@ typedef struct Batch {
 
 struct Steering {
         enum PrivRedirect kind;
+        bool has_log;
         Batch batches[2]; /* of TPROXY: for IPv4 alone, for both */
 };
 
@@ -19,7 +20,7 @@ const uint8_t steer_own_v6[16] = { 0xfd, 0x00, 0x00, 0x5a, [15] = 0x15 };
 const uint8_t steer_door_v4[4] = { 10, 0, 2, 3 };
 const uint8_t steer_door_v6[16] = { 0xfd, 0x00, 0x00, 0x5a, [15] = 0x03 };
 
-int steering_new(enum PrivRedirect kind, Steering **ret)
+int steering_new(enum PrivRedirect kind, bool has_log, Steering **ret)
 {
         _cleanup_(steering_freep) Steering *s = calloc(1, sizeof(*s));
         int r = 0;
@@ -27,10 +28,11 @@ int steering_new(enum PrivRedirect kind, Steering **ret)
         if (!s)
                 return -ENOMEM;
         s->kind = kind;
+        s->has_log = has_log;
         for (unsigned i = 0; kind == REDIRECT_TPROXY && r >= 0 && i < ELEMENTSOF(s->batches); i++) {
                 Batch *b = &s->batches[i];
 
-                r = steer_nft_build(/* has_ipv6= */ i == 1, &b->data, &b->size, &b->last);
+                r = steer_nft_build(/* has_ipv6= */ i == 1, has_log, &b->data, &b->size, &b->last);
         }
         if (r < 0)
                 return r;
@@ -48,9 +50,9 @@ Steering *steering_free(Steering *s)
         return NULL;
 }
 
-enum PrivRedirect steering_kind(const Steering *s)
+bool steering_has_log(const Steering *s)
 {
-        return s->kind;
+        return s->has_log;
 }
 
 int steering_apply(const Steering *s, int netns_fd, const int door_fds[2], int *ret_fd)

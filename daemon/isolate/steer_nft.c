@@ -25,12 +25,15 @@
  *   chain pre { type filter hook prerouting priority mangle; policy accept;
  *               tcp dport 53 tproxy to [door] accept; jump own
  *               meta l4proto tcp tproxy to [door] accept; meta l4proto tcp drop }
+ *   chain out { type filter hook output priority filter; policy accept;
+ *               meta l4proto tcp accept; jump own; udp dport 53 accept; meta l4proto udp log group 5 }
  *   chain in  { type filter hook input priority filter; policy drop;
  *               jump own; meta l4proto tcp accept; udp dport 53 accept; meta l4proto udp reject
  *               reject with icmpx admin-prohibited }
  *
  * - tcp drop: where the listener is gone nothing of the session may stand in for it.
  * - reject in input, not in output: there the program would see EPERM instead of ECONNREFUSED.
+ * - log, if anybody can read it, in output: each packet passes once, and before its refusal.
  * - The answer of a listener goes to an address that the program may have chosen itself; it is known by its
  *   mark, which no program inside may set.
  */
@@ -39,6 +42,7 @@
 #define CHAIN_OWN    "own"
 #define CHAIN_PRE    "pre"
 #define CHAIN_IN     "in"
+#define CHAIN_OUT    "out"
 #define BATCH_MAX    16384U
 #define MESSAGE_MAX  2048U /* the longest rule takes a fifth of it */
 #define DNS_PORT     53U
@@ -341,6 +345,35 @@ static void put_pre(Builder *b, bool has_ipv6)
         rule_put(b, r, 0);
 }
 
+static void put_accept(Builder *b, const char *chain, uint8_t protocol, bool is_dns)
+{
+        struct nftnl_rule *r = rule_new(b, chain);
+
+        add_protocol(b, r, protocol);
+        if (is_dns)
+                add_dns_port(b, r);
+        add_verdict(b, r, NF_ACCEPT, NULL);
+        rule_put(b, r, 0);
+}
+
+static void put_out(Builder *b)
+{
+        static const Hook hook = { NF_INET_LOCAL_OUT, 0, NF_ACCEPT };
+        struct nftnl_rule *r;
+        struct nftnl_expr *e;
+
+        put_chain(b, CHAIN_OUT, &hook);
+        put_accept(b, CHAIN_OUT, PROTOCOL_TCP, /* is_dns= */ false);
+        put_jump_own(b, CHAIN_OUT);
+        put_accept(b, CHAIN_OUT, PROTOCOL_UDP, /* is_dns= */ true);
+        r = rule_new(b, CHAIN_OUT);
+        add_protocol(b, r, PROTOCOL_UDP);
+        e = add(b, r, "log");
+        if (e)
+                nftnl_expr_set_u16(e, NFTNL_EXPR_LOG_GROUP, STEER_LOG_GROUP);
+        rule_put(b, r, 0);
+}
+
 static void put_in(Builder *b)
 {
         static const Hook hook = { NF_INET_LOCAL_IN, 0, NF_DROP };
@@ -348,15 +381,8 @@ static void put_in(Builder *b)
 
         put_chain(b, CHAIN_IN, &hook);
         put_jump_own(b, CHAIN_IN);
-        r = rule_new(b, CHAIN_IN);
-        add_protocol(b, r, PROTOCOL_TCP);
-        add_verdict(b, r, NF_ACCEPT, NULL);
-        rule_put(b, r, 0);
-        r = rule_new(b, CHAIN_IN);
-        add_protocol(b, r, PROTOCOL_UDP);
-        add_dns_port(b, r);
-        add_verdict(b, r, NF_ACCEPT, NULL);
-        rule_put(b, r, 0);
+        put_accept(b, CHAIN_IN, PROTOCOL_TCP, /* is_dns= */ false);
+        put_accept(b, CHAIN_IN, PROTOCOL_UDP, /* is_dns= */ true);
         r = rule_new(b, CHAIN_IN);
         add_protocol(b, r, PROTOCOL_UDP);
         add_reject(b, r, NFT_REJECT_ICMPX_PORT_UNREACH);
@@ -366,7 +392,7 @@ static void put_in(Builder *b)
         rule_put(b, r, NLM_F_ACK);
 }
 
-int steer_nft_build(bool has_ipv6, char **ret_data, size_t *ret_size, uint32_t *ret_last)
+int steer_nft_build(bool has_ipv6, bool has_log, char **ret_data, size_t *ret_size, uint32_t *ret_last)
 {
         _cleanup_free_ char *data = calloc(1, BATCH_MAX);
         Builder b = { .data = data };
@@ -377,6 +403,8 @@ int steer_nft_build(bool has_ipv6, char **ret_data, size_t *ret_size, uint32_t *
         put_table(&b);
         put_own(&b);
         put_pre(&b, has_ipv6);
+        if (has_log)
+                put_out(&b);
         put_in(&b);
         *ret_last = b.n_messages;
         put_bound(&b, NFNL_MSG_BATCH_END);

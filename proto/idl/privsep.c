@@ -56,6 +56,7 @@ static const char *const decision_reasons[] = {
         [REASON_NO_NETWORK] = "no-network",
         [REASON_PATH] = "path",
         [REASON_MAX_CONNECTIONS] = "max-connections",
+        [REASON_PROTOCOL] = "protocol",
 };
 ASSERT_TABLE(decision_reasons, _REASON_MAX);
 

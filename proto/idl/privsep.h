@@ -86,6 +86,7 @@ typedef enum DecisionReason {
         REASON_NO_NETWORK,
         REASON_PATH,            /* rules look at paths, and this one is not clear */
         REASON_MAX_CONNECTIONS, /* the rule allows so many at a time */
+        REASON_PROTOCOL,        /* no rule opens anything but TCP */
         _REASON_MAX,
 } DecisionReason;
 
@@ -263,6 +264,7 @@ typedef enum PrivEgressSocket {
         EGRESS_DOOR4, /* what every other connection reaches; its own address is what the program asked for
                        */
         EGRESS_DOOR6,
+        EGRESS_LOG, /* netlink, to read: the kernel tells of each datagram that it refuses */
         _EGRESS_SOCKET_MAX,
 } PrivEgressSocket;
 
@@ -422,6 +424,7 @@ typedef enum PrivProbeName {
 enum PrivRedirect {
         REDIRECT_SK_LOOKUP = 1,
         REDIRECT_TPROXY = 2,
+        REDIRECT_LOGS = 4, /* a flag beside the others: refused datagrams are recorded */
 };
 
 typedef struct PrivProbe {
@@ -877,7 +880,7 @@ typedef struct PrivDecide {
         uint32_t wants_connection; /* 0: a further request on an open connection */
         uint32_t n_raw;
         uint32_t n_path;
-        uint32_t padding;
+        uint32_t count; /* of entry udp: how many datagrams were refused; else 0 */
         PrivAddress address;
         char host[PRIV_HOST_SIZE];
         char method[32];

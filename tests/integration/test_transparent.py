@@ -151,7 +151,8 @@ def python(place, user, profile, script, *arguments, **more):
 def test_doctor_says_which(place, root):
     checks = [json.loads(line) for line in place.ctl(root, "doctor", "--json").stdout.splitlines()]
     check, = [check for check in checks if check["name"] == "network-redirect"]
-    assert check["state"] == "ok" and check["message"].endswith(f"by {place.kind}"), check
+    assert check["state"] == "ok" and f"by {place.kind};" in check["message"], check
+    assert check["message"].endswith("refused and recorded") == (place.kind == "TPROXY")
 
 
 @pytest.mark.parametrize("url, address, port", [(f"http://{V4}/", V4, 80), (f"http://[{V6}]:8080/", V6, 8080)],
@@ -367,7 +368,35 @@ for address in ("93.184.216.34", "2606:2800:220:1::34", "10.1.2.3", "fe80::1%lo"
             print("silent", address, port)
 print("done")
 """
+    before = place.head()
     assert python(place, either, path, script) == "done\n"
+    if place.kind == "TPROXY":
+        rows = eventually(lambda: (lambda found: found if len(found) >= 15 else None)(net_rows(place, before)))
+        assert {(r["entry"], r["protocol"], r["action"], r["verdict"], r["reason"]) for r in rows} == \
+            {("udp", "udp", "request", "deny", "protocol")}
+        assert {(r["ip"], r["port"]) for r in rows} == {
+            (socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address), port)
+            for address in (V4, V6, "10.1.2.3", "fe80::1", "8.8.8.8") for port in (443, 123, 853)}
+
+
+def test_bursts_of_datagrams_are_counted(place, alice, some):
+    """Rows say how many there were, and there are few of them, however many destinations."""
+    if place.kind != "TPROXY":
+        return  # such a kernel does not tell
+    script = """
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for i in range(3000):
+    s.sendto(b"x", ("93.184.216.34", 443))
+    s.sendto(b"x", (f"93.184.{i % 250}.1", 1000 + i % 100))
+time.sleep(3)
+"""
+    before = place.head()
+    python(place, alice, some, script)
+    rows = net_rows(place, before)
+    counts = [json.loads(r["detail"])["count"] if r["detail"] else 1 for r in rows]
+    assert sum(counts) == 6000 and len(rows) < 200
+    assert sum(n for n, r in zip(counts, rows) if r["port"] == 443) >= 1
 
 
 def test_a_source_of_ones_own(place, alice, some):
