@@ -74,10 +74,16 @@ def certificate(tmp_path_factory):
     return context
 
 
+NAMES = {"allowed.test": [V4, V6], "evil.test": [V4], "sub.wild.test": [V4], "a.b.wild.test": [V4], "wild.test": [V4],
+         "evilwild.test": [V4], "private.test": ["10.77.0.2"], "metadata.test": ["169.254.169.254"],
+         "mixed.test": ["169.254.169.254", V4], "denied.wild.test": [V4], "six.test": [V6], "a_b.test": [V4]}
+
+
 class World:
     def __init__(self, net, context, git_root):
         both = ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::"))
         self.net = net
+        self.dns = net.home.make(stubs.DnsStub, NAMES)
         self.web = [net.world.make(stubs.HttpStub, git_root=git_root, address=any_address, port=80 if i == 0 else 8080)
                     for i, (_, any_address) in enumerate(both)]
         self.ssh = [net.world.make(Tcp, family, 22, speaks_first) for family, _ in both]
@@ -87,6 +93,7 @@ class World:
                                     stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def close(self):
+        self.dns.close()
         for server in self.web:
             server.close()
         for server in self.ssh + self.tls:
@@ -106,7 +113,7 @@ def world(certificate, git_root):
 @pytest.fixture(scope="module", params=["TPROXY", "sk_lookup"])
 def place(request, world):
     """A daemon on the test's internet, on a kernel with nftables and on one without."""
-    running = machine.Instance()
+    running = machine.Instance(settings={"resolver": {"servers": [f"127.0.0.1:{world.dns.port}"]}})
     running.prefix = ["nsenter", f"--net={world.net.home.path}"]
     environment = {}
     if request.param == "sk_lookup":
@@ -501,6 +508,124 @@ def test_every_door_gives_the_same_verdict(place, alice, make_profile):
     assert all(len(found) == 1 for found in content.values()), content
     assert {verdict for found in verdicts.values() for verdict, _ in found} == {"allow", "deny"}
     assert sum(True in found for found in content.values()) >= 7
+
+
+NAMED = """
+import json, socket, sys
+results = []
+def read(s):
+    s.settimeout(20)
+    data = b""
+    try:
+        while part := s.recv(65536):
+            data += part
+    except OSError:
+        pass
+    return data
+def connect(host, port, door):
+    request = f"GET / HTTP/1.1\\r\\nHost: {host}:{port}\\r\\nConnection: close\\r\\n\\r\\n".encode()
+    if door == "transparent":
+        try:
+            s = socket.create_connection((host, port), 20)
+        except (socket.gaierror, UnicodeError):
+            return b""
+        s.sendall(request)
+        return read(s)
+    s = socket.create_connection(("127.0.0.1", 3128))
+    if door == "connect":
+        s.sendall(f"CONNECT {host}:{port} HTTP/1.1\\r\\nHost: {host}:{port}\\r\\n\\r\\n".encode() + request)
+    elif door == "absolute":
+        s.sendall(request.replace(b"GET /", f"GET http://{host}:{port}/".encode()))
+    elif door == "socks5":
+        s.sendall(b"\\5\\1\\0\\5\\1\\0\\3" + bytes([len(host)]) + host.encode() + port.to_bytes(2, "big") + request)
+    else:
+        s.sendall(b"\\4\\1" + port.to_bytes(2, "big") + b"\\0\\0\\0\\1\\0" + host.encode() + b"\\0" + request)
+    return read(s)
+for host, port, door in json.load(sys.stdin):
+    results.append(b"hello from" in connect(host, port, door))
+json.dump(results, sys.stdout)
+"""
+
+
+def test_every_door_gives_the_same_verdict_on_names(place, alice, make_profile):
+    def named(host, *ports, action="allow", name="n", **more):
+        return {"id": name, "action": action, "host": host, "ports": list(ports), **more}
+
+    path = make_profile([named("allowed.test", 80), named("*.wild.test", 80, name="wild"), named("mixed.test", 80, name="mixed"),
+                         named("denied.wild.test", 80, action="deny", name="no"), named("private.test", 80, name="private"),
+                         named("metadata.test", 80, name="metadata"), named("six.test", 8080, name="six"),
+                         named("nowhere.test", 80, name="nowhere"), named("a_b.test", 80, name="underscore"),
+                         rule("93.184.216.0/24", 81, name="literal")])
+    targets = [("allowed.test", 80), ("ALLOWED.test", 80), ("allowed.test.", 80), ("allowed.test", 81), ("allowed.test", 8080),
+               ("evil.test", 80), ("evil.test", 81), ("wild.test", 80), ("sub.wild.test", 80), ("SUB.Wild.TEST.", 80),
+               ("a.b.wild.test", 80), ("denied.wild.test", 80), ("evilwild.test", 80), ("sub.wild.test.evil.test", 80),
+               ("allowed.test.evil.test", 80), ("private.test", 80), ("metadata.test", 80), ("mixed.test", 80),
+               ("six.test", 8080), ("six.test", 80), ("nowhere.test", 80), ("a_b.test", 80), ("xn--allowed-.test", 80),
+               ("test", 80), ("a.test", 80), ("allowed", 80), ("intra", 80), ("x.local", 80), ("x.internal", 80),
+               ("host.sandbox.internal", 80), ("metadata.google.internal", 80), ("host.docker.internal", 80),
+               ("x" * 63 + ".test", 80), ("x" * 64 + ".test", 80), ("a..test", 80), ("-", 80), ("allowed.test..", 80),
+               ("al-lowed.test", 80), ("allowed.test.test", 80), ("0.test", 80)]
+    assert len(set(targets)) == 40
+    reached = {}
+    for door in ("connect", "absolute", "socks5", "socks4", "transparent"):
+        done = run(place, alice, path, "python3", "-c", NAMED, timeout=300,
+                   input=json.dumps([[*target, door] for target in targets]))
+        assert done.returncode == 0, done.stderr
+        for target, has in zip(targets, json.loads(done.stdout)):
+            reached.setdefault(target, {})[door] = has
+    assert all(len(set(found.values())) == 1 for found in reached.values()), \
+        {target: found for target, found in reached.items() if len(set(found.values())) > 1}
+    assert {target for target, found in reached.items() if found["connect"]} == {
+        ("allowed.test", 80), ("ALLOWED.test", 80), ("allowed.test.", 80), ("sub.wild.test", 80), ("SUB.Wild.TEST.", 80),
+        ("a.b.wild.test", 80), ("mixed.test", 80), ("six.test", 8080), ("a_b.test", 80)}
+
+
+def test_tls_by_name(place, alice, make_profile, world):
+    """The name of the address that was connected to is the one that the hello must name."""
+    path = make_profile([{"id": "n", "action": "allow", "host": "allowed.test", "ports": [443]}])
+    before, heard = place.head(), len(world.tls[0].heard) + len(world.tls[1].heard)
+    done = run(place, alice, path, "curl", "-sSk", "https://allowed.test/")
+    assert done.stdout == "tls\n", done.stderr
+    done = run(place, alice, path, "curl", "-sSk", "--connect-to", "evil.test:443:allowed.test:443", "https://evil.test/")
+    assert done.returncode == 35 and "alert" in done.stderr, done.stderr
+    rows = net_rows(place, before)
+    assert [(r["host"], r["verdict"], r["raw"]) for r in rows] == \
+        [("allowed.test", "allow", None), ("allowed.test", "allow", None), ("allowed.test", "deny", b"evil.test")]
+    assert len(world.tls[0].heard) + len(world.tls[1].heard) == heard + 1
+
+
+def test_the_worker_dies(place, alice, some):
+    """Its connections end; what comes waits for the successor and is nobody else's."""
+    script = """
+import socket, sys, time
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(3):
+    s = socket.create_connection((sys.argv[1], 80), 20)
+    s.sendall(b"GET / HTTP/1.1\\r\\nHost: " + sys.argv[1].encode() + b"\\r\\nConnection: close\\r\\n\\r\\n")
+    s.settimeout(20)
+    data = b""
+    try:
+        while part := s.recv(65536):
+            data += part
+    except OSError:
+        pass
+    if b"hello from" in data:
+        print("served")
+        break
+"""
+    process = place.ctl_start(alice, "run", "-q", "-T", "-p", some, "--", *BARE, "python3", "-c", script, V4,
+                              cwd=alice.workspace(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        for pid in place.workers("sandboxd-egress"):
+            os.kill(pid, 9)
+        out, _ = process.communicate(b"go\n", timeout=60)
+        assert out == b"served\n"
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def test_hello_in_pieces(place, alice, some):
