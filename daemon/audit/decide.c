@@ -301,6 +301,9 @@ static int on_decide(Egress *e, const PrivDecide *d, size_t size)
                 return r;
         if (e->n_undecided >= UNDECIDED_MAX)
                 return -EPROTO;
+        /* What was refused before the end may come after it; all else is nobody's any more. */
+        if (e->session->ended_usec > 0 && d->entry != ENTRY_UDP)
+                return 0;
         if (!quota_take_request(e->audit, e->session, size - sizeof(*d))) {
                 refuse_beyond_quota(e, d);
                 return 0;
@@ -390,7 +393,7 @@ static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reaso
 
         if (!p->egress)
                 return;
-        if (verdict == VERDICT_DENY)
+        if (verdict == VERDICT_DENY && p->session->ended_usec == 0)
                 tell_api(p, reason, sequence);
         if (p->row.rule.name)
                 copy_cut(v.rule, sizeof(v.rule), p->row.rule.name);
@@ -448,13 +451,14 @@ static void send_dial(Audit *a, const Pending *p)
 /* The row of an allowed connection is there: from here on it must get a close or a refuse row. */
 static void open_connection(Audit *a, Pending *p)
 {
-        bool is_possible = a->dialer && p->egress && p->session->ended_usec == 0;
+        bool is_waiting = p->egress && p->session->ended_usec == 0;
+        bool is_possible = a->dialer && is_waiting;
         Connection *c;
         int r;
 
         r = connection_new(a, p, &c);
         if (r >= 0 && !is_possible)
-                r = queue_close(a, c, NULL, p->egress ? CLOSE_ERROR : CLOSE_EGRESS_GONE);
+                r = queue_close(a, c, NULL, is_waiting ? CLOSE_ERROR : CLOSE_EGRESS_GONE);
         if (r < 0)
                 (void) log_error(r, "Connection %llu gets no close row",
                                  (unsigned long long) p->row.sequence);

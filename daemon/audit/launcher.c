@@ -140,7 +140,6 @@ int session_end(Audit *a, Session *s, uint32_t reason)
                 return r;
         denials_flush(a, s);
         s->ended_usec = clock_monotonic_usec();
-        s->egress = egress_free(s->egress);
         return sweep_arm(a, LINGER_USEC);
 }
 

@@ -268,6 +268,8 @@ static inline bool transparent_is_waiting(const Client *c)
 /* Takes the descriptor, also on error. */
 int refused_new(Egress *e, int take_fd, Refused **ret) _must_check_;
 Refused *refused_free(Refused *f);
+/* The session has ended: what waits gets its rows. */
+void refused_finish(Refused *f);
 /* False: the verdict is somebody else's. */
 bool refused_on_verdict(Egress *e, uint64_t request);
 

@@ -255,7 +255,10 @@ static int serve(Egress *e)
         if (r < 0)
                 return r;
         priv_link_set_phase(e->launcher, PHASE_RUN);
-        return loop_run(e->loop);
+        r = loop_run(e->loop);
+        if (r >= 0 && e->refused)
+                refused_finish(e->refused);
+        return r;
 }
 
 static void egress_done(Egress *e)

@@ -22,6 +22,7 @@
 #define DESTINATIONS_MAX 16U
 #define UNDECIDED_MAX    (3U * DESTINATIONS_MAX) /* then what comes is counted only */
 #define TURN_MAX         64U
+#define LEFT_MAX         8192U /* read at the end: more than the queue holds */
 #define TICK_USEC        USEC_PER_SEC
 #define MESSAGE_MAX      8192U
 #define PROTOCOL_NUMBER  17U
@@ -221,15 +222,14 @@ static void take_message(Refused *f, const struct nlmsghdr *h)
         count_one(f, &to, take_number(f, find_attribute(data, h->nlmsg_len - head, NFULA_SEQ)));
 }
 
-static void on_packets(void *userdata, int fd, _unused_ unsigned events)
+static void take_messages(Refused *f, unsigned n_max)
 {
         _Alignas(struct nlmsghdr) char data[MESSAGE_MAX];
-        Refused *f = userdata;
 
-        for (unsigned i = 0; i < TURN_MAX; i++) {
+        for (unsigned i = 0; i < n_max; i++) {
                 struct sockaddr_nl from = { .nl_family = AF_UNSPEC };
                 socklen_t from_size = sizeof(from);
-                ssize_t n = recvfrom(fd, data, sizeof(data), MSG_DONTWAIT, (struct sockaddr *) &from,
+                ssize_t n = recvfrom(f->fd, data, sizeof(data), MSG_DONTWAIT, (struct sockaddr *) &from,
                                      &from_size);
 
                 /* ENOBUFS: some were lost, and their numbers will say how many. */
@@ -240,6 +240,17 @@ static void on_packets(void *userdata, int fd, _unused_ unsigned events)
                 for (struct nlmsghdr *h = (void *) data; NLMSG_OK(h, n); h = NLMSG_NEXT(h, n))
                         take_message(f, h);
         }
+}
+
+static void on_packets(void *userdata, _unused_ int fd, _unused_ unsigned events)
+{
+        take_messages(userdata, TURN_MAX);
+}
+
+void refused_finish(Refused *f)
+{
+        take_messages(f, LEFT_MAX);
+        on_tick(f);
 }
 
 int refused_new(Egress *e, int take_fd, Refused **ret)

@@ -14,8 +14,10 @@
 
 #define MESSAGE_MAX 256U
 #define COPY_BYTES  64U /* of a packet: its headers */
-#define BATCH       16U /* packets that may wait for each other … */
-#define BATCH_TIME  1U  /* … for so many hundredths of a second */
+/* Each packet is there when its sender hears of the refusal: none is on its way when a session ends. */
+#define BATCH           1U
+#define BUFFER_BYTES    256U            /* of a packet with what the kernel says about it */
+#define QUEUE_BYTES_MAX (1024U * 1024U) /* of such buffers; what finds no room is counted */
 
 static int configure(int fd, void (*put)(struct nlmsghdr *h))
 {
@@ -57,7 +59,7 @@ static void put_mode(struct nlmsghdr *h)
 
         mnl_attr_put(h, NFULA_CFG_MODE, sizeof(mode), &mode);
         mnl_attr_put_u32(h, NFULA_CFG_QTHRESH, htonl(BATCH));
-        mnl_attr_put_u32(h, NFULA_CFG_TIMEOUT, htonl(BATCH_TIME));
+        mnl_attr_put_u32(h, NFULA_CFG_NLBUFSIZ, htonl(BUFFER_BYTES));
         mnl_attr_put_u16(h, NFULA_CFG_FLAGS, htons(NFULNL_CFG_F_SEQ));
 }
 
@@ -66,9 +68,11 @@ int steer_log_open(int *ret_fd)
         _cleanup_close_ int fd =
                         socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_NETFILTER);
         struct sockaddr_nl any = { .nl_family = AF_NETLINK };
-        int r;
+        int queue_bytes = QUEUE_BYTES_MAX, r;
 
         if (fd < 0 || bind(fd, (struct sockaddr *) &any, sizeof(any)) < 0)
+                return neg_errno();
+        if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &queue_bytes, sizeof(queue_bytes)) < 0)
                 return neg_errno();
         r = configure(fd, put_bind);
         if (r >= 0)

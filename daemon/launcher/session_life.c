@@ -74,7 +74,7 @@ static void finish(void *userdata)
         User *u = s->user;
         int r = 0;
 
-        worker_retire(TAKE_PTR(s->egress));
+        worker_release(TAKE_PTR(s->egress));
         send_end(s);
         if (s->cgroup_fd >= 0)
                 r = cgroup_remove(l->kernel->cgroups, &s->id);
@@ -143,7 +143,7 @@ void session_watch_init(Session *s, int *ret_error)
 void session_give_up(Session *s)
 {
         (void) log_warning(0, "init of a session of uid %u was killed and does not end", s->user->uid);
-        worker_retire(TAKE_PTR(s->egress));
+        worker_release(TAKE_PTR(s->egress));
         send_end(s);
 }
 

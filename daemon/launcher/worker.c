@@ -21,6 +21,9 @@
 #define WORKER_READY_USEC       (15 * USEC_PER_SEC)
 #define WORKER_AUDIT_READY_USEC (120 * USEC_PER_SEC)
 
+/* So long a worker that is told to end may take. */
+#define WORKER_LEFT_USEC (2 * USEC_PER_SEC)
+
 /* Messages a turn. A user's worker asks for sessions, each some milliseconds of work: one, then others. */
 #define WORKER_BATCH      64U
 #define WORKER_USER_BATCH 1U
@@ -190,8 +193,10 @@ static void on_timer(void *userdata)
         Worker *w = userdata;
         const KindInfo *kind = &kinds[w->kind];
 
-        if (w->is_dying)
+        if (w->is_dying) {
+                end_process(w);
                 return;
+        }
         if (w->is_ready) {
                 if (priv_link_set_reading(w->link, true) < 0)
                         end_process(w);
@@ -353,6 +358,16 @@ void worker_retire(Worker *w)
                 return;
         w->owner = NULL;
         end_process(w);
+}
+
+void worker_release(Worker *w)
+{
+        if (!w)
+                return;
+        w->owner = NULL;
+        worker_close(w);
+        if (loop_timer_set(w->timer, WORKER_LEFT_USEC) < 0)
+                end_process(w);
 }
 
 void worker_close(Worker *w)

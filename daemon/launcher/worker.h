@@ -38,6 +38,10 @@ void worker_pause(Worker *w, uint64_t usec);
 /* Killed, reaped in the background; no event comes any more and the pointer is no longer the caller's. */
 void worker_retire(Worker *w);
 
+/* Its channel closes, so that it ends by itself, and it is killed if it does not; otherwise like
+ * worker_retire(). */
+void worker_release(Worker *w);
+
 /* What they log from now on; those of users hear it with their state. */
 void workers_set_log_level(Launcher *l);
 
