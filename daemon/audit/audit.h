@@ -167,9 +167,12 @@ void dialer_lose(Audit *a);
 struct Pending;
 void decision_release(Audit *a, struct Pending *p);
 void decision_fail(struct Pending *p);
+void refuse_release(struct Pending *p);
+
+/* match.c: the verdict and its reason; p has the row and what is wanted. */
+void decision_match(struct Pending *p, const PrivDecide *d);
 /* Denied for the limit that it has. */
 void decision_reach_limit(struct Pending *p);
-void refuse_release(struct Pending *p);
 
 /* record.c */
 int api_attach(Audit *a, const PrivApiAttach *attach, int take_fd) _must_check_;

@@ -1,0 +1,138 @@
+/* What the rules of a session say about what its egress worker asks. */
+
+#include <errno.h>
+
+#include "daemon/audit/bounds.h"
+#include "daemon/audit/queue.h"
+#include "proto/base/clock.h"
+#include "proto/base/str.h"
+
+#define RULE_TEXT_MAX 16384U /* it is hashed with every row */
+
+static const char *text_or_null(const char *s)
+{
+        return s && s[0] != '\0' ? s : NULL;
+}
+
+/* A tunnel is decided before anybody knows what for: a rule for http alone opens none for TLS, and one for
+ * tcp opens it for anything. */
+static void match_tunnel(Pending *p, PolicyRequest *q, PolicyMatch *m)
+{
+        PolicyMatch tls = { .verdict = VERDICT_DENY }, tcp = tls;
+
+        q->protocol = PROTOCOL_TLS;
+        policy_match_request(p->session->policy, q, &tls);
+        q->protocol = PROTOCOL_TCP;
+        policy_match_request(p->session->policy, q, &tcp);
+        p->allows_tls = tls.verdict == VERDICT_ALLOW;
+        p->allows_tcp = tcp.verdict == VERDICT_ALLOW;
+        if (m->verdict == VERDICT_ALLOW || !p->allows_tcp)
+                return;
+        *m = tcp;
+        p->protocol = PROTOCOL_TCP;
+        p->row.protocol = protocol_to_string(PROTOCOL_TCP);
+}
+
+/* What a request for HTTP does not say matches no rule; of others it is not known. */
+static void fill_request(const Pending *p, const PrivDecide *d, PolicyRequest *q)
+{
+        *q = (PolicyRequest){ .host = p->row.host ? p->row.host : "",
+                              .address = d->address,
+                              .port = d->port,
+                              .protocol = (Protocol) d->protocol,
+                              .now_usec = clock_latest_usec(&p->egress->audit->latest_usec) };
+        if (d->protocol != PROTOCOL_HTTP)
+                return;
+        q->method = p->row.method ? p->row.method : "";
+        q->path = p->row.path.data ? p->row.path.data : "-";
+        q->n_path = p->row.path.data ? p->row.path.size : 1;
+}
+
+static void deny_for(Pending *p, DecisionReason reason)
+{
+        p->row.verdict = VERDICT_DENY;
+        p->reason = reason;
+}
+
+static void name_rule(Pending *p, const char *layer, const char *name, const char *text)
+{
+        bool is_short = strnlen(text, RULE_TEXT_MAX) < RULE_TEXT_MAX;
+
+        p->row.rule = (RowRule){ .layer = layer, .name = name, .text = is_short ? text : "" };
+}
+
+/* What the rules say beyond yes. */
+static void take_bounds(Pending *p, PolicyRequest *q, bool is_tunnel)
+{
+        int r;
+
+        q->protocol = (Protocol) p->protocol;
+        r = bounds_new(p->session, q, &p->bounds);
+        if (r >= 0 && is_tunnel && p->allows_tls)
+                bounds_add(p->bounds, q, PROTOCOL_TLS);
+        if (r >= 0 && is_tunnel && p->allows_tcp)
+                bounds_add(p->bounds, q, PROTOCOL_TCP);
+        if (r >= 0 && p->wants_connection)
+                r = bounds_count(p->bounds, &p->limit);
+        if (r < 0 && !p->limit)
+                deny_for(p, r == -EDQUOT ? REASON_MAX_CONNECTIONS : REASON_AUDIT);
+}
+
+void decision_reach_limit(Pending *p)
+{
+        deny_for(p, REASON_MAX_CONNECTIONS);
+        if (p->limit)
+                name_rule(p, p->limit->layer, p->limit->rule, p->limit->text);
+        p->row.reason = decision_reason_to_string(p->reason);
+}
+
+/* What reaches a name server counts, whichever door the name came through. */
+static void take_from_budget(Pending *p)
+{
+        size_t n_chosen = p->row.host ? policy_name_chosen(p->session->policy, p->row.host) : 0;
+
+        if (n_chosen > 0 &&
+            !name_budget_take(&p->session->names, p->row.host, n_chosen, clock_monotonic_usec()))
+                deny_for(p, REASON_LIMIT);
+}
+
+static void choose_lookup(Pending *p, const PolicyMatch *m)
+{
+        p->dns_type = policy_dns_type_from_string(p->row.method ? p->row.method : "");
+        if (p->dns_type != 0 && !(m->dns_types & p->dns_type))
+                p->wants_lookup = false;
+}
+
+/* The rules say yes; what else there is may still say no. */
+static void allow(Pending *p, const PrivDecide *d, PolicyRequest *q, const PolicyMatch *m)
+{
+        if (d->entry == ENTRY_DNS)
+                choose_lookup(p, m);
+        if (p->wants_connection || p->wants_lookup)
+                take_from_budget(p);
+        if (p->row.verdict == VERDICT_ALLOW && d->entry != ENTRY_DNS &&
+            policy_block_has_terms(p->session->policy))
+                take_bounds(p, q, d->protocol == PROTOCOL_ANY);
+}
+
+/* Ask is deny: nobody may answer yet. */
+void decision_match(Pending *p, const PrivDecide *d)
+{
+        PolicyMatch m = { .verdict = VERDICT_DENY, .reason = REASON_DEFAULT };
+        PolicyRequest q;
+
+        fill_request(p, d, &q);
+        if (d->entry == ENTRY_DNS)
+                policy_match_name(p->session->policy, q.host, q.now_usec, &m, &q);
+        else
+                policy_match_request(p->session->policy, &q, &m);
+        if (d->protocol == PROTOCOL_ANY)
+                match_tunnel(p, &q, &m);
+        p->row.verdict = m.verdict == VERDICT_ALLOW ? VERDICT_ALLOW : VERDICT_DENY;
+        p->reason = m.verdict == VERDICT_ASK && m.reason != REASON_PATH ? REASON_NO_APPROVER : m.reason;
+        p->rule_reason = m.rule_reason;
+        if (text_or_null(m.rule))
+                name_rule(p, m.layer ? m.layer : "", m.rule, m.rule_text);
+        if (p->row.verdict == VERDICT_ALLOW)
+                allow(p, d, &q, &m);
+}
