@@ -15,7 +15,7 @@ const char *const etc_copied[] = {
         "gitconfig", "npmrc", "pip.conf", "wgetrc", "manpath.config", "locale.alias", "locale.gen",
         "locale.conf", "default/locale", "debian_version", "os-release", "lsb-release", "issue",
         "shells", "xattr.conf", "xml", "sgml", "maven", "gradle", "vim", "nanorc", "groff", "gdb",
-        "dpkg", "glvnd", "gss/mech.d",
+        "dpkg", "glvnd", "gss/mech.d", "chromium", "chromium.d",
         "environment.d", "less", "zsh", "fish", "mailcap", "papersize", "matplotlibrc", "OpenCL",
         "ImageMagick-6", "ld-musl-x86_64.path", "ld-musl-x86_64.d", "pkcs11", "crypto-policies",
         "ssh/ssh_config", "ssh/ssh_config.d", "selinux/config", NULL,

@@ -18,21 +18,21 @@ THIRD_V4 = "93.184.216.36"
 HOME = """
 ip link set lo up
 ip addr add 10.77.0.2/30 dev cable0
-ip addr add fd77::2/126 dev cable0 nodad
+[ ! -e /proc/net/if_inet6 ] || ip addr add fd77::2/126 dev cable0 nodad
 ip link set cable0 up
 ip route add default via 10.77.0.1
-ip -6 route add default via fd77::1
+[ ! -e /proc/net/if_inet6 ] || ip -6 route add default via fd77::1
 """
 WORLD = """
 ip link set lo up
 ip link add cable1 type veth peer name cable0 netns {home}
 ip addr add 10.77.0.1/30 dev cable1
-ip addr add fd77::1/126 dev cable1 nodad
+[ ! -e /proc/net/if_inet6 ] || ip addr add fd77::1/126 dev cable1 nodad
 ip link set cable1 up
 ip route add local 93.184.216.0/24 dev lo
 ip route add local 77.0.0.0/24 dev lo
 ip route add local 169.254.1.0/24 dev lo
-ip -6 route add local 2606:2800:220:1::/64 dev lo
+[ ! -e /proc/net/if_inet6 ] || ip -6 route add local 2606:2800:220:1::/64 dev lo
 """
 
 
