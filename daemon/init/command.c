@@ -6,159 +6,16 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
-#include "daemon/init/serve.h"
-#include "daemon/init/setup.h"
+#include "daemon/init/child.h"
 #include "daemon/isolate/kernel.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 #include "proto/base/str.h"
 
-#define DEFAULT_PATH "/usr/local/bin:/usr/bin:/bin"
-#define PIDS_BUFFER  4096U
+#define PIDS_BUFFER 4096U
 
-/* ---- the child: no allocation, no return ---- */
-
-typedef struct Child {
-        const CommandRequest *request;
-        const Server *server;
-        int slave_fd;
-        int error_fd;
-} Child;
-
-_noreturn_ static void child_fail(int error_fd, int error, uint32_t stage)
-{
-        CommandError e = { .error = error, .stage = stage };
-
-        (void) !write(error_fd, &e, sizeof(e));
-        _exit(127);
-}
-
-static int child_stdio(const Child *c)
-{
-        if (c->request->has_pty && ioctl(c->slave_fd, TIOCSCTTY, 0) < 0)
-                return neg_errno();
-        for (int i = 0; i < 3; i++) {
-                if (dup2(c->request->has_pty ? c->slave_fd : c->request->fds[i], i) < 0)
-                        return neg_errno();
-        }
-        return 0;
-}
-
-/* The last descriptor of ours becomes 3 and closes at execve; nothing above it is left. */
-static int child_close(Child *c)
-{
-        if (c->error_fd != 3) {
-                if (dup3(c->error_fd, 3, O_CLOEXEC) < 0)
-                        return neg_errno();
-                c->error_fd = 3;
-        }
-        return kernel_close_range(4, UINT_MAX, 0) < 0 ? neg_errno() : 0;
-}
-
-/* The row of this command is being written meanwhile. */
-static int child_wait(const Child *c)
-{
-        char go = 0;
-        ssize_t n;
-
-        do
-                n = read(c->request->gate_fd, &go, 1);
-        while (n < 0 && errno == EINTR);
-        return n == 1 && go == EXEC_GATE_OPEN ? 0 : -ECANCELED;
-}
-
-static int child_limits(const Child *c)
-{
-        struct rlimit now, files = { .rlim_cur = c->server->files_max, .rlim_max = c->server->files_max };
-
-        if (getrlimit(RLIMIT_NOFILE, &now) < 0)
-                return neg_errno();
-        files.rlim_max = MIN_OF(files.rlim_max, now.rlim_max);
-        files.rlim_cur = MIN_OF(files.rlim_cur, files.rlim_max);
-        return setrlimit(RLIMIT_NOFILE, &files) < 0 ? neg_errno() : 0;
-}
-
-static int child_prepare(Child *c)
-{
-        sigset_t none;
-        int r;
-
-        (void) umask(0022);
-        if (setsid() < 0)
-                return neg_errno();
-        r = child_stdio(c);
-        if (r < 0)
-                return r;
-        r = layers_load_filter(c->server->filter_fd);
-        if (r < 0)
-                return r;
-        r = child_limits(c);
-        if (r < 0)
-                return r;
-        if (sigemptyset(&none) < 0 || sigprocmask(SIG_SETMASK, &none, NULL) < 0)
-                return neg_errno();
-        return 0;
-}
-
-static const char *child_path(char *const *environment)
-{
-        for (; *environment; environment++) {
-                if (str_has_prefix(*environment, "PATH="))
-                        return *environment + strlen("PATH=");
-        }
-        return DEFAULT_PATH;
-}
-
-/* As a shell looks for it, but absolute directories only: the current one is the session's to write. -EACCES
- * where a file was there that may not be executed, else -ENOENT. */
-static int child_search(const CommandRequest *q)
-{
-        const char *name = q->arguments[0], *path = child_path(q->environment), *end;
-        char full[PATH_MAX];
-        int result = -ENOENT;
-
-        for (; *path; path = *end ? end + 1 : end) {
-                end = strchrnul(path, ':');
-                if (*path != '/' ||
-                    str_printf(full, sizeof(full), "%.*s/%s", (int) (end - path), path, name) < 0)
-                        continue;
-                (void) execve(full, q->arguments, q->environment);
-                if (errno == EACCES)
-                        result = -EACCES;
-                else if (errno != ENOENT && errno != ENOTDIR && errno != ENAMETOOLONG && errno != ELOOP)
-                        return neg_errno();
-        }
-        return result;
-}
-
-_noreturn_ static void child_run(Child *c)
-{
-        const CommandRequest *q = c->request;
-        int r;
-
-        r = child_prepare(c);
-        if (r < 0)
-                child_fail(c->error_fd, r, EXEC_STAGE_SETUP);
-        r = child_wait(c);
-        if (r < 0)
-                child_fail(c->error_fd, r, EXEC_STAGE_GATE);
-        r = child_close(c);
-        if (r < 0)
-                child_fail(c->error_fd, r, EXEC_STAGE_SETUP);
-        if (chdir(q->directory) < 0)
-                child_fail(c->error_fd, neg_errno(), EXEC_STAGE_DIRECTORY);
-        if (q->arguments[0][0] == '\0')
-                child_fail(c->error_fd, -ENOENT, EXEC_STAGE_EXECVE);
-        if (!strchr(q->arguments[0], '/'))
-                child_fail(c->error_fd, child_search(q), EXEC_STAGE_EXECVE);
-        (void) execve(q->arguments[0], q->arguments, q->environment);
-        child_fail(c->error_fd, neg_errno(), EXEC_STAGE_EXECVE);
-}
-
-/* ---- init's side ---- */
-
-static int open_pty(const CommandRequest *q, int *ret_master, int *ret_slave)
+int command_open_pty(const CommandRequest *q, int *ret_master, int *ret_slave)
 {
         struct winsize size = { .ws_row = q->rows, .ws_col = q->columns };
         _cleanup_close_ int master = -EBADF, slave = -EBADF;
@@ -205,7 +62,7 @@ static int group_make(const Server *s, uint32_t process, int *ret_fd)
         r = group_name(process, name);
         if (r < 0)
                 return r;
-        if (mkdirat(s->cgroup_fd, name, 0755) < 0)
+        if (mkdirat(s->cgroup_fd, name, 0755) < 0 && (errno != EEXIST || !spare_has_group(s, process)))
                 return neg_errno();
         r = group_open(s, process, ret_fd);
         if (r < 0)
@@ -213,22 +70,44 @@ static int group_make(const Server *s, uint32_t process, int *ret_fd)
         return r;
 }
 
-static int clone_into(const Server *s, const CommandRequest *request, Command *c, int slave_fd, int write_fd)
+int command_new(uint32_t process, Command **ret, int *ret_write_fd)
 {
-        Child child = { .request = request, .server = s, .slave_fd = slave_fd, .error_fd = write_fd };
+        Command *c = calloc(1, sizeof(*c));
+        int fds[2];
+
+        if (!c)
+                return -ENOMEM;
+        *c = (Command){
+                .process = process, .pid = -1, .pidfd = -EBADF, .master_fd = -EBADF, .error_fd = -EBADF
+        };
+        list_init(&c->link);
+        if (pipe2(fds, O_CLOEXEC) < 0) {
+                (void) command_free(c);
+                return neg_errno();
+        }
+        c->error_fd = fds[0];
+        *ret_write_fd = fds[1];
+        *ret = c;
+        return 0;
+}
+
+int command_clone(const Server *s, Command *c, Child *child)
+{
         _cleanup_close_ int group = -EBADF;
         struct clone_args args = { .exit_signal = SIGCHLD };
         int r;
 
-        r = group_make(s, request->process, &group);
+        r = group_make(s, c->process, &group);
         if (r < 0)
                 return r;
         args.flags = CLONE_PIDFD | CLONE_INTO_CGROUP;
         args.pidfd = (uint64_t) (uintptr_t) &c->pidfd;
         args.cgroup = (unsigned) group;
         c->pid = kernel_clone3(&args);
+        if (c->pid == 0 && child->request)
+                child_run(child);
         if (c->pid == 0)
-                child_run(&child);
+                child_run_spare(child);
         if (c->pid < 0) {
                 r = neg_errno();
                 c->pidfd = -EBADF;
@@ -243,27 +122,17 @@ int command_start(Server *s, const CommandRequest *request, Command **ret)
 {
         _cleanup_(command_freep) Command *c = NULL;
         _cleanup_close_ int slave = -EBADF, write_fd = -EBADF;
-        int fds[2], r;
+        Child child = { .request = request, .server = s };
+        int r;
 
-        c = calloc(1, sizeof(*c));
-        if (!c)
-                return -ENOMEM;
-        *c = (Command){ .process = request->process,
-                        .pid = -1,
-                        .pidfd = -EBADF,
-                        .master_fd = -EBADF,
-                        .error_fd = -EBADF };
-        list_init(&c->link);
-        if (pipe2(fds, O_CLOEXEC) < 0)
-                return neg_errno();
-        c->error_fd = fds[0];
-        write_fd = fds[1];
-        if (request->has_pty) {
-                r = open_pty(request, &c->master_fd, &slave);
-                if (r < 0)
-                        return r;
-        }
-        r = clone_into(s, request, c, slave, write_fd);
+        r = command_new(request->process, &c, &write_fd);
+        if (r >= 0 && request->has_pty)
+                r = command_open_pty(request, &c->master_fd, &slave);
+        if (r < 0)
+                return r;
+        child.slave_fd = slave;
+        child.error_fd = write_fd;
+        r = command_clone(s, c, &child);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(c);

@@ -13,14 +13,9 @@
 #include "proto/base/log.h"
 #include "proto/base/str.h"
 
-#define TERMINAL_MAX 10000U
-#define RETRY_MSEC   1000
-#define SIGNAL_MAX   64
-
-/* Pointers into the message being handled: one at a time. */
-typedef struct Strings {
-        char *pointers[PRIV_EXEC_STRINGS_MAX + 2];
-} Strings;
+#define RETRY_MSEC 1000
+#define SPARE_MSEC 20
+#define SIGNAL_MAX 64
 
 /* ---- answers: an api that is gone or does not read loses them ---- */
 
@@ -133,69 +128,13 @@ static void reap(Server *s)
                 c = find_leader(s, info.si_pid);
                 if (c)
                         command_ended(s, c, &info);
+                else
+                        spare_reaped(s, info.si_pid);
         }
         remove_empty_groups(s);
 }
 
 /* ---- requests ---- */
-
-static char *next_string(char **at, const char *end)
-{
-        char *s = *at, *nul = memchr(s, '\0', (size_t) (end - s));
-
-        if (!nul)
-                return NULL;
-        *at = nul + 1;
-        return s;
-}
-
-static bool take_strings(char **at, const char *end, char **pointers, uint32_t n)
-{
-        for (uint32_t i = 0; i < n; i++) {
-                pointers[i] = next_string(at, end);
-                if (!pointers[i])
-                        return false;
-        }
-        pointers[n] = NULL;
-        return true;
-}
-
-static bool directory_ok(const char *path)
-{
-        return path[0] == '/' && strlen(path) < PRIV_PATH_SIZE &&
-               !(str_has_prefix(path, "/proc") && (path[5] == '\0' || path[5] == '/'));
-}
-
-/* The strings must fill the message to its last byte. */
-static int parse_request(const Server *s, const Imsg *m, Strings *strings, CommandRequest *ret)
-{
-        char *at = (char *) (uintptr_t) m->body + sizeof(PrivExec);
-        const char *end = (const char *) m->body + m->size;
-        PrivExec e;
-        char *directory;
-
-        memcpy(&e, m->body, sizeof(e));
-        if (e.n_arguments == 0 || e.n_arguments > PRIV_EXEC_STRINGS_MAX ||
-            e.n_environment > PRIV_EXEC_STRINGS_MAX ||
-            e.n_arguments + e.n_environment > PRIV_EXEC_STRINGS_MAX || e.process == 0)
-                return -EINVAL;
-        if (e.columns > TERMINAL_MAX || e.rows > TERMINAL_MAX || m->n_fds != (e.has_pty ? 1U : 4U))
-                return -EINVAL;
-        directory = next_string(&at, end);
-        if (!directory || !take_strings(&at, end, strings->pointers, e.n_arguments) ||
-            !take_strings(&at, end, strings->pointers + e.n_arguments + 1, e.n_environment) || at != end)
-                return -EINVAL;
-        if (directory[0] != '\0' && !directory_ok(directory))
-                return -EINVAL;
-        *ret = (CommandRequest){ .process = e.process,
-                                 .has_pty = e.has_pty,
-                                 .columns = (uint16_t) e.columns,
-                                 .rows = (uint16_t) e.rows,
-                                 .directory = directory[0] ? directory : s->workspace,
-                                 .arguments = strings->pointers,
-                                 .environment = strings->pointers + e.n_arguments + 1 };
-        return 0;
-}
 
 /* A socket would be a way out, whoever let it through. */
 static int check_stdio(const Imsg *m)
@@ -207,16 +146,24 @@ static int check_stdio(const Imsg *m)
         return 0;
 }
 
+static int start_command(Server *s, const Imsg *m, const CommandRequest *request, Command **ret)
+{
+        int r = spare_take(s, m, request, ret);
+
+        return r == -EAGAIN ? command_start(s, request, ret) : r;
+}
+
 static int start(Server *s, Imsg *m)
 {
-        static Strings strings;
         CommandRequest request;
         Command *c;
         int r;
 
-        r = parse_request(s, m, &strings, &request);
+        r = command_request_parse(s, m, &request);
         if (r < 0)
                 return r;
+        if (m->n_fds != (request.has_pty ? 1U : 4U))
+                return -EINVAL;
         r = check_stdio(m);
         if (r < 0)
                 return r;
@@ -226,11 +173,12 @@ static int start(Server *s, Imsg *m)
                 return -EEXIST;
         request.gate_fd = m->fds[0];
         request.fds = m->fds + 1;
-        r = command_start(s, &request, &c);
+        r = start_command(s, m, &request, &c);
         if (r < 0)
                 return r;
         list_append(&s->commands, &c->link);
         s->n_commands++;
+        s->n_started++;
         return 0;
 }
 
@@ -391,10 +339,20 @@ static int open_signals(Server *s)
         return s->signal_fd < 0 ? neg_errno() : 0;
 }
 
+/* Milliseconds, -1 for ever. A spare is made when nobody is in a hurry: after the last command's end, or
+ * beside those that run on. */
+static int pause_of(Server *s)
+{
+        if (spare_is_wanted(s))
+                return s->n_commands == 0 ? 0 : SPARE_MSEC;
+        /* A group may be emptied without a death that we hear of. */
+        return has_ended_commands(s) ? RETRY_MSEC : -1;
+}
+
 int serve_run(Server *s)
 {
         static struct pollfd fds[SERVE_COMMANDS_MAX + 2];
-        int r;
+        int n_ready, r;
 
         r = open_signals(s);
         if (r < 0)
@@ -402,9 +360,11 @@ int serve_run(Server *s)
         for (;;) {
                 size_t n = collect(s, fds);
 
-                /* A group may be emptied without a death that we hear of. */
-                if (poll(fds, n, has_ended_commands(s) ? RETRY_MSEC : -1) < 0 && errno != EINTR)
+                n_ready = poll(fds, n, pause_of(s));
+                if (n_ready < 0 && errno != EINTR)
                         return neg_errno();
+                if (n_ready == 0 && spare_is_wanted(s) && spare_make(s) < 0)
+                        (void) log_warning(0, "The next command starts slower");
                 dispatch_starting(s, fds + 2, n - 2);
                 drain_signals(s);
                 reap(s);

@@ -35,6 +35,8 @@ typedef struct Command {
         int error_fd;  /* reading end of the pipe, until then */
 } Command;
 
+typedef struct Spare Spare;
+
 typedef struct Server {
         ImsgChannel api;
         bool has_api;
@@ -46,6 +48,9 @@ typedef struct Server {
         ListLink commands;
         size_t n_commands;
         uint32_t last_process; /* highest number that was asked for */
+        uint64_t n_started;
+        Spare *spare;         /* waits for the next command, or was told to end and is not yet reaped */
+        uint64_t spare_tried; /* n_started when one was last made */
 } Server;
 
 /* What the child reports through the pipe when it could not execute the program. */
@@ -70,8 +75,19 @@ typedef struct CommandRequest {
 /* Runs until the end of the session. */
 int serve_run(Server *s) _must_check_;
 
+/* 0 and *ret, pointing into the message and the parser's own array, until the next call; gate_fd and fds are
+ * not set. -EINVAL: the message is not what its sender should send. */
+int command_request_parse(const Server *s, const Imsg *m, CommandRequest *ret) _must_check_;
+
 /* Starts the child in a group of its own; on success *ret is a new command, not yet in a list. */
 int command_start(Server *s, const CommandRequest *request, Command **ret) _must_check_;
+
+/* The parts of it. command_new: without a process yet; the child's end of its pipe is the caller's.
+ * command_clone: child->request NULL makes a spare. */
+typedef struct Child Child;
+int command_new(uint32_t process, Command **ret, int *ret_write_fd) _must_check_;
+int command_open_pty(const CommandRequest *q, int *ret_master, int *ret_slave) _must_check_;
+int command_clone(const Server *s, Command *c, Child *child) _must_check_;
 Command *command_free(Command *c);
 DEFINE_CLEANUP(Command *, command_free)
 
@@ -81,3 +97,16 @@ int command_group_remove(const Server *s, const Command *c) _must_check_;
 /* A signal for each process in the group. -ESRCH: nobody is there. */
 int command_group_signal(const Server *s, const Command *c, int signal) _must_check_;
 int command_group_kill(const Server *s, const Command *c) _must_check_;
+
+/* ---- the next command's process ---- */
+
+/* Commands follow each other here, and none waits. */
+bool spare_is_wanted(const Server *s);
+int spare_make(Server *s) _must_check_;
+
+/* -EAGAIN: start it without; on success *ret is as from command_start(). m: what request was parsed from. */
+int spare_take(Server *s, const Imsg *m, const CommandRequest *request, Command **ret) _must_check_;
+
+/* The group of that number exists already. */
+bool spare_has_group(const Server *s, uint32_t process);
+void spare_reaped(Server *s, pid_t pid);

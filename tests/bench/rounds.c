@@ -1,7 +1,8 @@
 /*
- * rounds N WARM COMMAND... -- COMMAND... : runs the commands in turn, N times after WARM rounds that do not
- * count, and prints one line of nanoseconds per command. In turn, so that what else the machine does meets
- * all alike.
+ * rounds N WARM PAUSE COMMAND... --- COMMAND... : runs the commands in turn, N times after WARM rounds that
+ * do not count, and prints one line of nanoseconds per command. In turn, so that what else the machine does
+ * meets all alike; PAUSE milliseconds before each, because the kernel takes namespaces down after their last
+ * process has gone, and whatever runs then would pay for the command before it.
  */
 
 #include <errno.h>
@@ -41,28 +42,39 @@ static uint64_t run_once(char **command)
         return now() - start;
 }
 
+static int split(char **argv, int argc, char ***commands)
+{
+        int n = 0;
+
+        commands[n++] = argv;
+        for (int i = 0; i < argc; i++)
+                if (strcmp(argv[i], "---") == 0 && n < COMMANDS_MAX) {
+                        argv[i] = NULL;
+                        commands[n++] = argv + i + 1;
+                }
+        return n;
+}
+
 int main(int argc, char **argv)
 {
         char **commands[COMMANDS_MAX];
         uint64_t *times[COMMANDS_MAX];
-        int n_commands = 0, rounds, warm;
+        int n_commands, rounds, warm, pause_ms;
 
-        if (argc < 4)
+        if (argc < 5)
                 return 2;
         rounds = atoi(argv[1]);
         warm = atoi(argv[2]);
-        commands[n_commands++] = argv + 3;
-        for (int i = 3; i < argc; i++)
-                if (strcmp(argv[i], "---") == 0 && n_commands < COMMANDS_MAX) {
-                        argv[i] = NULL;
-                        commands[n_commands++] = argv + i + 1;
-                }
+        pause_ms = atoi(argv[3]);
+        n_commands = split(argv + 4, argc - 4, commands);
         for (int c = 0; c < n_commands; c++)
                 times[c] = calloc((size_t) rounds, sizeof(uint64_t));
         for (int round = -warm; round < rounds; round++)
                 for (int c = 0; c < n_commands; c++) {
-                        uint64_t t = run_once(commands[c]);
+                        uint64_t t;
 
+                        usleep((useconds_t) pause_ms * 1000);
+                        t = run_once(commands[c]);
                         if (round >= 0)
                                 times[c][round] = t;
                 }

@@ -326,7 +326,7 @@ def test_d27_the_launcher_asks_no_name_service(trace):
 def test_d28_programs_start_by_descriptor(trace):
     assert len(trace.calls("execve", "execveat")) == 1, "the launcher itself executes nothing"
     users = [name for name, text in sources(DAEMON) if re.search(r"\bSYS_exec|\bexecv|\bposix_spawn|\bfexecve", text)]
-    assert set(users) <= {"daemon/isolate/spawn.c", "daemon/isolate/worker.c", "daemon/init/command.c",
+    assert set(users) <= {"daemon/isolate/spawn.c", "daemon/isolate/worker.c", "daemon/init/child.c",
                           "daemon/isolate/filter_list.h"}, users
     spawn = dict(sources(DAEMON))["daemon/isolate/spawn.c"]
     assert re.search(r'SYS_execveat, program_fd, ""', spawn) and "AT_EMPTY_PATH" in spawn
