@@ -704,7 +704,8 @@ static void decide_late(World *w)
         PrivDecide d = request(90, "late.test");
         _cleanup_imsg_ Imsg m = { .n_fds = 0 };
 
-        for (int i = 0; i < 500 && number_in(w, "SELECT count(*) FROM decision WHERE action='end'") == 0; i++)
+        for (int i = 0; i < 500 && number_in(w, "SELECT count(*) FROM decision WHERE action='end'") == 0;
+             i++)
                 (void) poll(NULL, 0, 20);
         say(&w->egress, PRIV_DECIDE, &d, sizeof(d), -EBADF);
         d = (PrivDecide){ .request = 91,
