@@ -157,6 +157,8 @@ struct Session {
         char digest[65];
         bool has_home; /* a persistent one */
         uint8_t home_key[PRIV_HOME_KEY_SIZE];
+        uint32_t n_kept_groups; /* ascending */
+        uint32_t kept_groups[PRIV_GROUPS_MAX];
         char cgroup[PRIV_TEXT_SIZE];
         uint32_t init_pid;
         int init_pidfd;

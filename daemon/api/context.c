@@ -368,6 +368,7 @@ static int take_modes(Compilation *k)
                 r = take_mode(k, "home", MODE_HOME);
         if (r <= 0)
                 return r;
+        groups_take(k->session, k->policy);
         k->session->has_home = policy_mode(k->policy, MODE_HOME) == HOME_PERSISTENT;
         if (!k->session->has_home)
                 return 1;

@@ -37,6 +37,11 @@ int policy_load_sources(Api *api, const PolicySources *sources, PolicyDiagnostic
 
 void policy_variables(const Api *api, const char *workspace, PolicyVariables *ret);
 
+/* ---- groups.c ---- */
+
+/* The session keeps what the policy names, as far as the user has it; else a warning. */
+void groups_take(Session *s, const Policy *p);
+
 /* ---- environment.c ---- */
 
 /* Where a command may start: canonical, and not below /proc, whose links lead anywhere. Else -EINVAL. */

@@ -47,6 +47,8 @@ static int ask_launcher(Session *s, int plan_fd, int policy_fd)
 
         m.has_home = s->has_home;
         memcpy(m.home_key, s->home_key, sizeof(m.home_key));
+        m.n_kept_groups = s->n_kept_groups;
+        memcpy(m.kept_groups, s->kept_groups, sizeof(m.kept_groups));
         r = fill_claims(s, &m);
         if (r < 0)
                 return r;

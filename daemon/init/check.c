@@ -156,16 +156,33 @@ static int check_masks(Setup *s)
         return r;
 }
 
-static int check_map(Setup *s, const char *path, uint32_t id)
+static int add_map_line(char *text, size_t size, uint32_t id)
 {
-        char text[TEXT_MAX], line[64];
+        size_t n = strlen(text);
+
+        return str_printf(text + n, size - n, "%10u %10u %10u\n", id, id, 1U);
+}
+
+/* The kernel shows few lines as they were written and many in their order: the number of ids, and that each
+ * is there, is what counts. */
+static int check_map(Setup *s, const char *path, uint32_t id, uint32_t n_more, const uint32_t *more)
+{
+        char text[TEXT_MAX], line[64] = "";
+        size_t n_expected = 0;
         int r;
 
         r = read_text(path, text, sizeof(text));
         if (r < 0)
                 return setup_fail(s, r, "%s", path);
-        r = str_printf(line, sizeof(line), "%10u %10u %10u\n", id, id, 1U);
-        if (r < 0 || !str_equal(text, line))
+        for (uint32_t i = 0; i <= n_more; i++) {
+                line[0] = '\0';
+                r = add_map_line(line, sizeof(line), i == 0 ? id : more[i - 1]);
+                if (r < 0 || !strstr(text, line))
+                        return setup_fail(s, -ENOTRECOVERABLE, "%s does not map %u", path,
+                                          i == 0 ? id : more[i - 1]);
+                n_expected += strlen(line);
+        }
+        if (strlen(text) != n_expected)
                 return setup_fail(s, -ENOTRECOVERABLE, "%s maps more than the session's own", path);
         return 0;
 }
@@ -185,9 +202,10 @@ static int check_identity(Setup *s)
                 return setup_fail(s, -ENOTRECOVERABLE, "ids");
         if (setresuid(0, 0, 0) >= 0)
                 return setup_fail(s, -ENOTRECOVERABLE, "could become root again");
-        r = check_map(s, "/proc/self/uid_map", s->start.uid);
+        r = check_map(s, "/proc/self/uid_map", s->start.uid, 0, NULL);
         if (r == 0)
-                r = check_map(s, "/proc/self/gid_map", s->start.gid);
+                r = check_map(s, "/proc/self/gid_map", s->start.gid, s->start.n_kept_groups,
+                              s->start.kept_groups);
         if (r < 0)
                 return r;
         r = read_text("/proc/self/setgroups", text, sizeof(text));

@@ -109,7 +109,9 @@ static bool mount_ok(const Plan *p, const PlanMount *m)
                 return false;
         if (!target_ok(p, m->target) || !string_ok(p, m->source))
                 return false;
-        if (m->type == PLAN_BIND)
+        if (m->type == PLAN_SOCKET && m->flags & ~(uint32_t) (PLAN_OPTIONAL | PLAN_IDMAP))
+                return false;
+        if (m->type == PLAN_BIND || m->type == PLAN_SOCKET)
                 return target_ok(p, m->source) && m->size_bytes == 0;
         /* Only what has a source has rights or an owner to choose. */
         if (m->source != 0 || (m->flags & (PLAN_IDMAP | PLAN_WORKSPACE | PLAN_EXEC_TOOLS)))

@@ -23,6 +23,7 @@
 typedef enum PlanMountType {
         PLAN_BIND = 0, /* source, opened as the caller, shown at target */
         PLAN_TMPFS,    /* size_bytes of private memory at target, mode 0700 of the session's user */
+        PLAN_SOCKET,   /* source, a socket that the caller may connect to, shown at target */
         PLAN_MASK,     /* whatever lies at target is hidden: an empty unreadable file or directory */
         _PLAN_MOUNT_TYPE_MAX,
 } PlanMountType;

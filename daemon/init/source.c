@@ -124,6 +124,22 @@ static int clone_tree(Setup *s, int fd, uint32_t flags, unsigned recursive, int 
         return 0;
 }
 
+/* A socket is not opened but connected to, for which one must be able to write to it. */
+static int open_socket(const char *path, int *ret_fd)
+{
+        _cleanup_close_ int fd = kernel_openat2(AT_FDCWD, path, O_PATH | O_NOFOLLOW | O_CLOEXEC, RESOLVE);
+        struct stat st;
+
+        if (fd < 0 || fstat(fd, &st) < 0)
+                return neg_errno();
+        if (!S_ISSOCK(st.st_mode))
+                return -ENOTSOCK;
+        if (syscall(SYS_faccessat2, fd, "", W_OK, AT_EMPTY_PATH | AT_EACCESS) < 0)
+                return neg_errno();
+        *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
 static int open_and_clone(Setup *s, uint32_t i)
 {
         const PlanMount *m = &s->plan.mounts[i];
@@ -136,7 +152,8 @@ static int open_and_clone(Setup *s, uint32_t i)
         r = identity_lower(s);
         if (r < 0)
                 return r;
-        r = open_path(path, &fd, &s->source_is_directory[i]);
+        r = m->type == PLAN_SOCKET ? open_socket(path, &fd)
+                                   : open_path(path, &fd, &s->source_is_directory[i]);
         if (r == 0)
                 r = check_type(fd);
         if (r == 0 && (m->flags & PLAN_WORKSPACE) && !s->source_is_directory[i])
@@ -149,6 +166,9 @@ static int open_and_clone(Setup *s, uint32_t i)
         r = clone_tree(s, fd, m->flags, AT_RECURSIVE, &s->sources[i]);
         if (r == -EINVAL && (m->flags & PLAN_IDMAP))
                 r = clone_tree(s, fd, m->flags, 0, &s->sources[i]);
+        /* Then it has the owner that it has: whoever may not connect to it outside may not inside. */
+        if (r == -EINVAL && m->type == PLAN_SOCKET)
+                r = clone_tree(s, fd, m->flags & ~(uint32_t) PLAN_IDMAP, 0, &s->sources[i]);
         return r;
 }
 
@@ -174,7 +194,7 @@ static int open_sources(Setup *s)
                 const PlanMount *m = &s->plan.mounts[i];
                 int r;
 
-                if (m->type != PLAN_BIND)
+                if (m->type != PLAN_BIND && m->type != PLAN_SOCKET)
                         continue;
                 r = open_and_clone(s, i);
                 if (r < 0 && !may_skip(s, m, r))

@@ -215,6 +215,26 @@ static int attach_mask(Setup *s, const char *path)
         return 0;
 }
 
+/* Where nothing is that it could lie over there is nothing to hide either. */
+static int attach_memory(Setup *s, const PlanMount *m)
+{
+        const char *path = plan_string(&s->plan, m->target);
+        Walk w;
+        int r;
+
+        if (m->flags & PLAN_OPTIONAL) {
+                r = walk(s, path, /* make= */ true, /* is_directory= */ true, &w);
+                if (r == -ENOENT || r == -ENOTDIR || r == -ELOOP || r == -EACCES) {
+                        setup_missing(s, path);
+                        return 0;
+                }
+                if (r < 0)
+                        return setup_fail(s, r, "%s", path);
+                (void) fd_close(w.fd);
+        }
+        return target_attach_tmpfs(s, path, "0700", m->size_bytes);
+}
+
 static int attach_mount(Setup *s, uint32_t i)
 {
         const PlanMount *m = &s->plan.mounts[i];
@@ -222,9 +242,10 @@ static int attach_mount(Setup *s, uint32_t i)
 
         switch ((PlanMountType) m->type) {
         case PLAN_BIND:
+        case PLAN_SOCKET:
                 return attach_bind(s, i);
         case PLAN_TMPFS:
-                return target_attach_tmpfs(s, path, "0700", m->size_bytes);
+                return attach_memory(s, m);
         case PLAN_MASK:
                 return attach_mask(s, path);
         case _PLAN_MOUNT_TYPE_MAX:

@@ -82,10 +82,10 @@ static int step_user_namespace(Session *s)
         User *u = s->user;
         int r = 0;
 
-        if (u->spare_user_fd >= 0 && u->spare_gid == s->gid)
+        if (u->spare_user_fd >= 0 && u->spare_gid == s->gid && s->n_kept_groups == 0)
                 s->user_fd = TAKE_FD(u->spare_user_fd);
         else
-                r = userns_new(s->uid, s->gid, &s->user_fd);
+                r = userns_new_groups(s->uid, s->gid, s->kept_groups, s->n_kept_groups, &s->user_fd);
         u->spare_user_fd = fd_close(u->spare_user_fd);
         u->spare_gid = s->caller.uid != 0 ? s->gid : 0;
         if (r >= 0 && s->caller.uid == 0)
@@ -159,11 +159,13 @@ static int step_start(Session *s)
                                .caller_gid = s->caller.gid,
                                .n_groups = s->caller.n_groups,
                                .is_idmapped = s->idmap_fd >= 0,
-                               .has_home = s->home_fd >= 0 };
+                               .has_home = s->home_fd >= 0,
+                               .n_kept_groups = s->n_kept_groups };
         int pair[2], fds[8], r;
         size_t n = 6;
 
         memcpy(body.groups, s->caller.groups, sizeof(body.groups));
+        memcpy(body.kept_groups, s->kept_groups, sizeof(body.kept_groups));
         r = imsg_pair(pair);
         if (r < 0)
                 return r;
@@ -310,6 +312,32 @@ static void fill(Session *s, const PrivSessionCreate *body, const Peer *caller, 
                            cgroup_base_path(s->launcher->kernel->cgroups), id);
 }
 
+static bool is_in_group(const Peer *caller, uint32_t gid)
+{
+        for (uint32_t i = 0; i < caller->n_groups; i++) {
+                if (caller->groups[i] == gid)
+                        return true;
+        }
+        return false;
+}
+
+/* Whose they are the kernel has said; api says which of them are meant. */
+static int take_groups(Session *s, const PrivSessionCreate *body)
+{
+        uint32_t last = 0;
+
+        for (uint32_t i = 0; i < body->n_kept_groups; i++) {
+                uint32_t gid = body->kept_groups[i];
+
+                if (gid <= last || !is_in_group(&s->caller, gid))
+                        return -EPERM;
+                last = gid;
+                if (gid != s->gid)
+                        s->kept_groups[s->n_kept_groups++] = gid;
+        }
+        return 0;
+}
+
 /* What stands in the way before anything was made; NULL: nothing. */
 static const char *find_objection(const User *u, const Peer *caller, int *ret_error)
 {
@@ -341,8 +369,8 @@ int session_create(User *u, Imsg *m)
         Session *s;
         int error;
 
-        if (!claims_are_sound(&body->claims) || !is_sealed_block(m->fds[0], PLAN_SIZE_MAX) ||
-            !is_sealed_block(m->fds[1], LAUNCHER_BLOCK_MAX))
+        if (!claims_are_sound(&body->claims) || body->n_kept_groups > PRIV_GROUPS_MAX ||
+            !is_sealed_block(m->fds[0], PLAN_SIZE_MAX) || !is_sealed_block(m->fds[1], LAUNCHER_BLOCK_MAX))
                 return -EPROTO;
         quota = quota_take_start(u);
         if (quota) {
@@ -365,6 +393,11 @@ int session_create(User *u, Imsg *m)
                 return 0;
         }
         fill(s, body, &c->peer, m);
+        if (take_groups(s, body) < 0) {
+                session_fail(s, -EPERM, "groups",
+                             "the caller is not in a group that the session is to keep");
+                return 0;
+        }
         run_steps(s);
         return 0;
 }

@@ -30,6 +30,8 @@ struct Session {
         Peer caller;
         uint32_t uid; /* of the session: never 0 */
         uint32_t gid;
+        uint32_t n_kept_groups; /* ascending, each once, none of them gid */
+        uint32_t kept_groups[PRIV_GROUPS_MAX];
         int plan_fd;
         int policy_fd; /* kept for audit's and the dialer's successors */
         int cgroup_fd;

@@ -418,10 +418,20 @@ static void start_api(User *u)
         count_worker(u, true);
 }
 
+static bool group_names_are_sound(const PrivIdentity *i)
+{
+        for (size_t n = 0; n < ELEMENTSOF(i->group_names); n++) {
+                if (!PRIV_STRING_OK(i->group_names[n]))
+                        return false;
+        }
+        return true;
+}
+
 static bool identity_is_sound(const User *u, const PrivIdentity *i)
 {
-        return i->uid == u->uid && i->n_groups <= PRIV_GROUPS_MAX && PRIV_STRING_OK(i->user) &&
-               PRIV_STRING_OK(i->group) && PRIV_STRING_OK(i->home) && PRIV_STRING_OK(i->shell);
+        return i->uid == u->uid && i->n_groups <= PRIV_GROUPS_MAX && group_names_are_sound(i) &&
+               PRIV_STRING_OK(i->user) && PRIV_STRING_OK(i->group) && PRIV_STRING_OK(i->home) &&
+               PRIV_STRING_OK(i->shell);
 }
 
 /* Somebody may have waited for its turn. */

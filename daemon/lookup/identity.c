@@ -46,6 +46,19 @@ static int set_group_name(PrivIdentity *to, char *buffer)
         return str_printf(to->group, sizeof(to->group), "%u", to->gid);
 }
 
+/* Only for people and policies, which name groups: one without a name, or with one that is too long, cannot
+ * be named. */
+static void set_group_names(PrivIdentity *to, char *buffer)
+{
+        for (uint32_t i = 0; i < to->n_groups; i++) {
+                struct group gr, *found = NULL;
+
+                if (getgrgid_r((gid_t) to->groups[i], &gr, buffer, NSS_BUFFER_SIZE, &found) != 0 || !found ||
+                    str_copy(to->group_names[i], sizeof(to->group_names[i]), found->gr_name) < 0)
+                        to->group_names[i][0] = '\0';
+        }
+}
+
 /* More groups than a message carries: the session opens paths with fewer rights, never with more. */
 static int set_groups(const struct passwd *pw, PrivIdentity *to)
 {
@@ -91,6 +104,8 @@ int lookup_identity(uint32_t uid, PrivIdentity *ret)
                         r = set_groups(found, &to);
                 if (r >= 0)
                         r = set_group_name(&to, buffer);
+                if (r >= 0)
+                        set_group_names(&to, buffer);
         }
         if (r < 0)
                 return r;

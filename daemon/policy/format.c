@@ -73,6 +73,57 @@ static int format_paths(const Policy *p, Buf *b, PathAccess access, const char *
         return r < 0 ? r : buf_put_string(b, "]");
 }
 
+static int compare_sizes(const void *a, const void *b)
+{
+        const PathRule *const *x = a, *const *y = b;
+        int r = strcmp((*x)->pattern, (*y)->pattern);
+
+        return r ? r : ((*x)->size_bytes > (*y)->size_bytes) - ((*x)->size_bytes < (*y)->size_bytes);
+}
+
+/* Each path once, with the smallest size: which is what holds. */
+static int format_tmpfs_paths(const Policy *p, Buf *b, bool has_one)
+{
+        _cleanup_free_ const PathRule **found = NULL;
+        size_t n = 0;
+        int r = 0;
+
+        found = calloc(p->n_paths + 1, sizeof(*found));
+        if (!found)
+                return -ENOMEM;
+        for (size_t i = 0; i < p->n_paths; i++)
+                if (p->paths[i].access == PATH_TMPFS)
+                        found[n++] = &p->paths[i];
+        qsort(found, n, sizeof(const PathRule *), compare_sizes);
+        for (size_t i = 0; r >= 0 && i < n; i++) {
+                if (i > 0 && str_equal(found[i - 1]->pattern, found[i]->pattern))
+                        continue;
+                r = buf_put_string(b, has_one || i > 0 ? ", " : "");
+                if (r >= 0)
+                        r = format_string(b, found[i]->pattern);
+                if (r >= 0)
+                        r = buf_printf(b, ": \"%llu\"", (unsigned long long) found[i]->size_bytes);
+        }
+        return r;
+}
+
+static int format_tmpfs(const Policy *p, Buf *b)
+{
+        bool has_tmp = (p->has & HAS_TMP) != 0, has_any = has_tmp;
+        int r;
+
+        for (size_t i = 0; i < p->n_paths; i++)
+                has_any = has_any || p->paths[i].access == PATH_TMPFS;
+        if (!has_any)
+                return 0;
+        r = buf_put_string(b, ",\n    \"tmpfs\": { ");
+        if (r >= 0 && has_tmp)
+                r = buf_printf(b, "\"/tmp\": \"%llu\"", (unsigned long long) p->tmp_bytes);
+        if (r >= 0)
+                r = format_tmpfs_paths(p, b, has_tmp);
+        return r < 0 ? r : buf_put_string(b, " }");
+}
+
 static int format_filesystem(const Policy *p, Buf *b)
 {
         int r;
@@ -86,9 +137,10 @@ static int format_filesystem(const Policy *p, Buf *b)
                 r = format_paths(p, b, PATH_WRITE, "write");
         if (r >= 0)
                 r = format_paths(p, b, PATH_DENY, "deny");
-        if (r >= 0 && (p->has & HAS_TMP))
-                r = buf_printf(b, ",\n    \"tmpfs\": { \"/tmp\": \"%llu\" }",
-                               (unsigned long long) p->tmp_bytes);
+        if (r >= 0)
+                r = format_paths(p, b, PATH_SOCKET, "sockets");
+        if (r >= 0)
+                r = format_tmpfs(p, b);
         return r < 0 ? r : buf_put_string(b, "\n  }");
 }
 
@@ -267,6 +319,11 @@ static int format_policy(const Policy *p, Buf *b)
                 r = format_network(p, b);
         if (r >= 0 && !is_narrowing)
                 r = format_limits(p, b);
+        if (r >= 0 && p->groups.n > 0) {
+                r = buf_put_string(b, ",\n  ");
+                if (r >= 0)
+                        r = format_list(b, "groups", &p->groups, format_string);
+        }
         if (r >= 0 && !is_narrowing)
                 r = format_environment(p, b);
         if (r >= 0 && (p->has & HAS_ASK_TIMEOUT))

@@ -95,6 +95,7 @@ Policy *policy_free(Policy *p)
         string_list_done(&p->extends);
         string_list_done(&p->pass);
         string_list_done(&p->set);
+        string_list_done(&p->groups);
         free(p->rules);
         free(p->paths);
         free(p->name);
@@ -186,6 +187,26 @@ int policy_add_path(Policy *p, PathAccess access, const char *pattern, const cha
         return 0;
 }
 
+int policy_add_tmpfs(Policy *p, const char *pattern, uint64_t size_bytes, const char *layer, bool replaces)
+{
+        PathRule *found = NULL;
+        int r;
+
+        for (size_t i = 0; i < p->n_paths; i++)
+                if (p->paths[i].access == PATH_TMPFS && str_equal(p->paths[i].pattern, pattern) &&
+                    str_equal(p->paths[i].layer, layer))
+                        found = &p->paths[i];
+        if (found) {
+                if (replaces || size_bytes < found->size_bytes)
+                        found->size_bytes = size_bytes;
+                return 0;
+        }
+        r = policy_add_path(p, PATH_TMPFS, pattern, layer);
+        if (r >= 0)
+                p->paths[p->n_paths - 1].size_bytes = size_bytes;
+        return r;
+}
+
 const char *policy_name(const Policy *p)
 {
         return p->name ? p->name : "";
@@ -229,6 +250,16 @@ size_t policy_n_set(const Policy *p)
 const char *policy_set(const Policy *p, size_t i)
 {
         return p->set.items[i];
+}
+
+size_t policy_n_groups(const Policy *p)
+{
+        return p->groups.n;
+}
+
+const char *policy_group(const Policy *p, size_t i)
+{
+        return p->groups.items[i];
 }
 
 /* ---- diagnostics ---- */

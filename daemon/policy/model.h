@@ -72,6 +72,8 @@ typedef struct NetRule {
 
 typedef enum PathAccess {
         PATH_DENY = 0,
+        PATH_TMPFS, /* memory of the session's own lies over it */
+        PATH_SOCKET,
         PATH_READ,
         PATH_WRITE,
         _PATH_ACCESS_MAX,
@@ -79,8 +81,9 @@ typedef enum PathAccess {
 
 typedef struct PathRule {
         PathAccess access;
-        char *pattern;     /* with variables, else canonical */
-        const char *layer; /* static */
+        char *pattern;       /* with variables, else canonical */
+        const char *layer;   /* static */
+        uint64_t size_bytes; /* of PATH_TMPFS */
 } PathRule;
 
 enum PolicyHas {
@@ -121,6 +124,7 @@ struct Policy {
         PolicyLimits limits;
         StringList pass;
         StringList set;
+        StringList groups;
         PrivSettings settings;
         unsigned root_uid_line; /* of the settings; 0: they do not say */
         unsigned root_uid_column;
@@ -131,6 +135,10 @@ int policy_new(PolicyKind kind, const char *source, Policy **ret) _must_check_;
 /* Deep copies, with another layer's name. Rooms and limits are checked: -E2BIG. */
 int policy_add_rule(Policy *p, const NetRule *rule, const char *layer) _must_check_;
 int policy_add_path(Policy *p, PathAccess access, const char *pattern, const char *layer) _must_check_;
+/* Memory at that path: one word for each path and layer; of two the smaller holds, or with replaces the new.
+ */
+int policy_add_tmpfs(Policy *p, const char *pattern, uint64_t size_bytes, const char *layer,
+                     bool replaces) _must_check_;
 void net_rule_done(NetRule *r);
 
 int string_list_copy(const StringList *from, StringList *to) _must_check_;
@@ -203,6 +211,7 @@ int mode_format(const Policy *p, Buf *b) _must_check_;
 
 int schema_read_network(SchemaReader *x, const TextNode *n) _must_check_;
 int schema_read_filesystem(SchemaReader *x, const TextNode *n) _must_check_;
+int schema_read_groups(SchemaReader *x, const TextNode *n) _must_check_;
 int schema_read_limits(SchemaReader *x, const TextNode *n) _must_check_;
 int schema_read_environment(SchemaReader *x, const TextNode *n) _must_check_;
 int schema_read_settings(SchemaReader *x, const TextNode *root) _must_check_;

@@ -60,6 +60,7 @@ typedef struct Item {
         const char *layer;
         PathAccess access;
         uint32_t flags;
+        uint64_t size_bytes; /* of PATH_TMPFS */
         bool is_dropped;
 } Item;
 
@@ -126,7 +127,11 @@ static int add_tools(Items *x, const PolicyVariables *v)
 
 static int add_paths(Items *x, const Policy *p, const PolicyVariables *v, PolicyDiagnostics *d)
 {
-        static const char *const keys[] = { "filesystem.deny", "filesystem.read", "filesystem.write" };
+        static const char *const keys[] = { [PATH_DENY] = "filesystem.deny",
+                                            [PATH_TMPFS] = "filesystem.tmpfs",
+                                            [PATH_SOCKET] = "filesystem.sockets",
+                                            [PATH_READ] = "filesystem.read",
+                                            [PATH_WRITE] = "filesystem.write" };
         char path[PLAN_PATH_MAX];
         int r;
 
@@ -145,7 +150,8 @@ static int add_paths(Items *x, const Policy *p, const PolicyVariables *v, Policy
                              &(Item){ .pattern = rule->pattern,
                                       .layer = rule->layer,
                                       .access = rule->access,
-                                      .flags = rule->access == PATH_DENY ? 0 : PLAN_OPTIONAL },
+                                      .flags = rule->access == PATH_DENY ? 0 : PLAN_OPTIONAL,
+                                      .size_bytes = rule->size_bytes },
                              path);
                 if (r < 0)
                         return r;
@@ -167,6 +173,8 @@ static int compare_items(const void *a, const void *b)
         /* The narrower first: it is the one that stays. What a policy says comes before what is built in. */
         if (x->access != y->access)
                 return (int) x->access - (int) y->access;
+        if (x->size_bytes != y->size_bytes)
+                return x->size_bytes < y->size_bytes ? -1 : 1;
         return (int) (x->pattern[0] == '\0') - (int) (y->pattern[0] == '\0');
 }
 
@@ -222,17 +230,18 @@ static int drop_wider(Items *x, PolicyDiagnostics *d)
                         kept = item;
                         continue;
                 }
-                if (item->flags & PLAN_WORKSPACE && kept->access == PATH_DENY) {
+                if (item->flags & PLAN_WORKSPACE && kept->access < PATH_READ) {
                         r = note(d, SEVERITY_FAILURE, "filesystem.deny", item->path,
-                                 "the policy denies this workspace");
+                                 "the policy denies this workspace, or has something else there");
                         return r < 0 ? r : -EPERM;
                 }
                 kept->flags |= item->flags & PLAN_WORKSPACE;
                 item->is_dropped = true;
                 if (item->access != kept->access && !(item->flags & PLAN_WORKSPACE)) {
                         r = note(d, SEVERITY_WARNING, "filesystem", item->path,
-                                 kept->access == PATH_DENY
-                                                 ? "is denied as well: the denial holds"
+                                 kept->access == PATH_DENY ? "is denied as well: the denial holds"
+                                 : kept->access == PATH_TMPFS
+                                                 ? "is memory of the session's own as well: that holds"
                                                  : "is named for reading as well: it is shown read-only");
                         if (r < 0)
                                 return r;
@@ -250,12 +259,17 @@ static bool is_named(const Items *x, const char *path)
         return false;
 }
 
+static bool shows_host(const Item *item)
+{
+        return item->access == PATH_READ || item->access == PATH_WRITE;
+}
+
 static bool is_below_shown(const Items *x, size_t n, const char *path)
 {
         for (size_t i = 0; i < n; i++) {
                 const Item *item = &x->list[i];
 
-                if (!item->is_dropped && item->access != PATH_DENY && !str_equal(item->path, path) &&
+                if (!item->is_dropped && shows_host(item) && !str_equal(item->path, path) &&
                     path_is_below(path, item->path))
                         return true;
         }
@@ -361,6 +375,16 @@ static int put_items(const Items *x, const PolicyVariables *v, bool is_root_sess
                         continue;
                 if (item->access == PATH_DENY) {
                         r = put_denied(x, item, v, b);
+                        continue;
+                }
+                if (item->access == PATH_TMPFS) {
+                        r = plan_builder_mount(b, PLAN_TMPFS, flags, "", item->path, item->size_bytes);
+                        continue;
+                }
+                if (item->access == PATH_SOCKET) {
+                        if (is_root_session)
+                                flags |= PLAN_IDMAP;
+                        r = plan_builder_mount(b, PLAN_SOCKET, flags, item->path, item->path, 0);
                         continue;
                 }
                 if (flags & PLAN_WORKSPACE)
@@ -481,7 +505,8 @@ int policy_check_file(const Policy *p, const PolicyVariables *v, const char *pat
                 ret->verdict = builtin_verdict(v, canonical, for_writing, &ret->rule);
                 ret->layer = "builtin";
         } else {
-                bool is_open = item->access == PATH_WRITE || (item->access == PATH_READ && !for_writing);
+                bool is_open = item->access == PATH_WRITE || item->access == PATH_TMPFS ||
+                               item->access == PATH_SOCKET || (item->access == PATH_READ && !for_writing);
 
                 ret->verdict = is_open ? VERDICT_ALLOW : VERDICT_DENY;
                 ret->layer = item->layer;

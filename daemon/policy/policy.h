@@ -176,6 +176,10 @@ const char *policy_pass(const Policy *p, size_t i);
 size_t policy_n_set(const Policy *p);
 const char *policy_set(const Policy *p, size_t i);
 
+/* Names of supplementary groups that a session keeps, as far as the caller is in them; strings of p. */
+size_t policy_n_groups(const Policy *p);
+const char *policy_group(const Policy *p, size_t i);
+
 /* Settings (POLICY_SETTINGS): values or the defaults. */
 void policy_settings(const Policy *p, PrivSettings *ret);
 void policy_settings_default(PrivSettings *ret);

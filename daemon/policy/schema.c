@@ -231,7 +231,7 @@ static const KeyRule policy_rules[] = {
         { "ask", read_ask, NULL },
         { "git", NULL, "credentials of git are not brokered yet" },
         { "credentials", NULL, "no credential is injected yet" },
-        { "groups", NULL, "sessions keep no supplementary group" },
+        { "groups", schema_read_groups, NULL },
         { "open", NULL, "the catalogue's defaults cannot be opened yet" },
         { "devices", NULL, "sessions have the standard /dev only" },
 };
@@ -245,6 +245,7 @@ static const KeyRule narrowing_rules[] = {
         { "network", schema_read_network, NULL },
         { "filesystem", NULL, "in a project or ceiling only network is" },
         { "limits", NULL, "in a project or ceiling only network is" },
+        { "groups", NULL, "in a project or ceiling only network is" },
         { "environment", NULL, "in a project or ceiling only network is" },
 };
 static const KeyTable narrowing_table = { narrowing_rules, ELEMENTSOF(narrowing_rules) };

@@ -69,6 +69,16 @@ static int read_write(SchemaReader *x, const TextNode *n)
         return schema_read_strings(x, n, add_write);
 }
 
+static int add_socket(SchemaReader *x, const TextNode *n)
+{
+        return add_path(x, n, PATH_SOCKET);
+}
+
+static int read_sockets(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_strings(x, n, add_socket);
+}
+
 static int read_deny(SchemaReader *x, const TextNode *n)
 {
         return schema_read_strings(x, n, add_deny);
@@ -99,6 +109,40 @@ static int read_tmp(SchemaReader *x, const TextNode *n)
         return r < 0 ? r : 0;
 }
 
+/* What every session has of its own, or could not do without. */
+static bool is_place_for_tmpfs(const char *pattern)
+{
+        static const char *const taken[] = {
+                "/proc", "/sys",   "/etc",   "/usr",    "/bin", "/sbin",
+                "/lib",  "/lib32", "/lib64", "/libx32", "/dev", "/run/sandbox"
+        };
+
+        if (str_equal(pattern, "/dev/shm"))
+                return true;
+        for (size_t i = 0; i < ELEMENTSOF(taken); i++)
+                if (path_is_below(pattern, taken[i]) || path_is_below(taken[i], pattern))
+                        return false;
+        return !str_equal(pattern, "${workspace}");
+}
+
+static int read_tmpfs_at(SchemaReader *x, const TextNode *n)
+{
+        char pattern[PLAN_PATH_MAX];
+        const char *message;
+        uint64_t size;
+        int r;
+
+        message = path_pattern_check(n->key, pattern, sizeof(pattern));
+        if (!message && !is_place_for_tmpfs(pattern))
+                message = "nothing can lie over this path; name a folder below it";
+        if (message)
+                return schema_fail(x, n, "%s", message);
+        r = read_bytes(x, n, TMP_BYTES_MIN, &size);
+        if (r <= 0)
+                return r;
+        return policy_add_tmpfs(x->policy, pattern, size, layer_of(x->policy), /* replaces= */ false);
+}
+
 static int read_tmpfs(SchemaReader *x, const TextNode *n)
 {
         int r;
@@ -107,9 +151,9 @@ static int read_tmpfs(SchemaReader *x, const TextNode *n)
         if (r <= 0)
                 return r;
         for (const TextNode *c = n->first; c; c = c->next) {
-                r = str_equal(c->key, "/tmp")
-                                    ? read_tmp(x, c)
-                                    : schema_fail(x, c, "only \"/tmp\" is enforced; remove the key");
+                r = str_equal(c->key, "/tmp") ? read_tmp(x, c) : read_tmpfs_at(x, c);
+                if (r == -E2BIG)
+                        return schema_fail(x, c, "too many entries");
                 if (r < 0)
                         return r;
         }
@@ -126,13 +170,31 @@ static const KeyRule filesystem_rules[] = {
         { "tmpfs", read_tmpfs, NULL },
         { "protect", NULL, "name the paths under deny, or keep them out of the workspace" },
         { "ask", NULL, "name the paths under read or write, or leave them out" },
-        { "sockets", NULL, "no socket of the host is shown" },
+        { "sockets", read_sockets, NULL },
 };
 static const KeyTable filesystem_table = { filesystem_rules, ELEMENTSOF(filesystem_rules) };
 
 int schema_read_filesystem(SchemaReader *x, const TextNode *n)
 {
         return schema_read_object(x, n, &filesystem_table);
+}
+
+/* ---- groups ---- */
+
+static int add_group(SchemaReader *x, const TextNode *n)
+{
+        size_t size = strlen(n->string);
+
+        if (size == 0 || size >= PRIV_NAME_SIZE || strpbrk(n->string, ":,/ \t\n"))
+                return schema_fail(x, n, "expected the name of a group");
+        return string_list_holds(&x->policy->groups, n->string)
+                               ? 0
+                               : string_list_add(&x->policy->groups, n->string);
+}
+
+int schema_read_groups(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_strings(x, n, add_group);
 }
 
 /* ---- limits ---- */

@@ -94,7 +94,14 @@ static int merge_set(Policy *to, const char *pair)
         return string_list_add(&to->set, pair);
 }
 
-static int merge_lists(Policy *to, const Policy *from, const char *layer)
+static int merge_path(Policy *to, const PathRule *rule, const char *layer, MergeMode mode)
+{
+        if (rule->access == PATH_TMPFS)
+                return policy_add_tmpfs(to, rule->pattern, rule->size_bytes, layer, mode == MERGE_REPLACE);
+        return policy_add_path(to, rule->access, rule->pattern, layer);
+}
+
+static int merge_lists(Policy *to, const Policy *from, const char *layer, MergeMode mode)
 {
         int r;
 
@@ -104,8 +111,7 @@ static int merge_lists(Policy *to, const Policy *from, const char *layer)
                         return r;
         }
         for (size_t i = 0; i < from->n_paths; i++) {
-                r = policy_add_path(to, from->paths[i].access, from->paths[i].pattern,
-                                    layer ? layer : from->paths[i].layer);
+                r = merge_path(to, &from->paths[i], layer ? layer : from->paths[i].layer, mode);
                 if (r < 0)
                         return r;
         }
@@ -113,6 +119,13 @@ static int merge_lists(Policy *to, const Policy *from, const char *layer)
                 r = string_list_holds(&to->pass, from->pass.items[i])
                                     ? 0
                                     : string_list_add(&to->pass, from->pass.items[i]);
+                if (r < 0)
+                        return r;
+        }
+        for (size_t i = 0; i < from->groups.n; i++) {
+                r = string_list_holds(&to->groups, from->groups.items[i])
+                                    ? 0
+                                    : string_list_add(&to->groups, from->groups.items[i]);
                 if (r < 0)
                         return r;
         }
@@ -131,7 +144,7 @@ static int merge(Policy *to, const Policy *from, MergeMode mode, const char *lay
         merge_default(to, from, mode);
         merge_limits(to, from, mode);
         mode_merge(to, from, mode == MERGE_REPLACE, mode == MERGE_JOIN);
-        r = merge_lists(to, from, layer);
+        r = merge_lists(to, from, layer, mode);
         if (r != -E2BIG)
                 return r;
         r = diagnose(d, SEVERITY_FAILURE, &(DiagnosticPlace){ .source = from->source },

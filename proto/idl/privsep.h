@@ -288,6 +288,7 @@ typedef struct PrivIdentity {
         uint32_t gid;
         uint32_t n_groups;
         uint32_t groups[PRIV_GROUPS_MAX];
+        char group_names[PRIV_GROUPS_MAX][PRIV_NAME_SIZE]; /* "": it has none */
         char user[PRIV_NAME_SIZE];
         char group[PRIV_NAME_SIZE];
         char home[PRIV_PATH_SIZE];
@@ -560,6 +561,9 @@ typedef struct PrivSessionCreate {
         uint32_t has_no_network;
         uint32_t has_home; /* a persistent one, of this user and that key */
         uint8_t home_key[PRIV_HOME_KEY_SIZE];
+        uint32_t n_kept_groups; /* of the connection's; the launcher looks */
+        uint32_t kept_groups[PRIV_GROUPS_MAX];
+        uint32_t padding;
         PrivLimits limits; /* only what this machine has controllers for */
         PrivSessionClaims claims;
 } PrivSessionCreate;

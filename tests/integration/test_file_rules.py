@@ -1,9 +1,12 @@
 """What a policy says of files: homes that last, workspaces that are shown only, memory of its own."""
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -182,3 +185,161 @@ def test_a_user_layer_narrows_the_workspace_only(instance, alice):
         instance.ctl(alice, "terminate", session)
         instance.ctl(alice, "remove", session)
     assert os.listdir(work) == []
+
+
+# ---- memory of its own ----
+
+def test_tmpfs(instance, either):
+    """It hides what lies below it, ends with the session and has the size that it has."""
+    work = either.workspace()
+    either.write(work + "/build/old", "x\n")
+    own = profile(either, {"tmpfs": {"${workspace}/build": "2M", "~/cache": "1M", "/scratch": "1M", "${workspace}/none": "1M"}})
+    script = ("ls -A build; echo new >build/f; ls build; head -c 3M /dev/zero >build/big 2>/dev/null || echo full; "
+              "echo x >~/cache/f && echo x >/scratch/f && ls none; df -k --output=size build | tail -1")
+    done = instance.sh(either, script, workspace=work, options=["-p", own])
+    assert done.stdout.split() == ["f", "full", "2048"], done
+    assert os.listdir(work + "/build") == ["old"] and not os.path.exists(work + "/none")
+
+
+def test_tmpfs_over_a_denied_path_stays_denied(instance, alice):
+    work = alice.workspace()
+    alice.write(work + "/private/f", "secret\n")
+    own = profile(alice, {"tmpfs": {"${workspace}/private": "1M"}, "deny": ["${workspace}/private"]})
+    done = instance.sh(alice, "cat private/f; echo x >private/g && echo written", workspace=work, options=["-p", own])
+    assert done.stdout == "", done
+
+
+@pytest.mark.parametrize("place", ["/", "/proc", "/proc/sys", "/etc", "/usr/bin", "/dev", "/run/sandbox", "${workspace}", "rel",
+                                   "/a/../b", "/run"])
+def test_tmpfs_has_its_places(instance, alice, place):
+    own = profile(alice, {"tmpfs": {place: "1M"}})
+    done = instance.sh(alice, "echo runs", options=["-p", own])
+    assert done.returncode == 125 and done.stdout == "" and "filesystem.tmpfs" in done.stderr, done
+
+
+# ---- sockets ----
+
+@contextlib.contextmanager
+def greeter(user, path, mode=0o600):
+    """Somebody who says hello on a socket."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        os.chmod(path, mode)
+        os.chown(path, user.uid, user.gid)
+        listener.listen()
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.sendall(b"hello\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield path
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
+            os.unlink(path)
+
+
+GREET = ("python3 -c 'import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); "
+         "print(s.recv(9).decode(), end=\"\")' %s 2>/dev/null")
+
+
+def test_sockets(instance, either):
+    """The one that is named, and none beside it."""
+    folder = either.workspace()
+    with greeter(either, folder + "/named") as named, greeter(either, folder + "/other") as other:
+        own = profile(either, {"sockets": [named, folder + "/absent"]})
+        done = instance.sh(either, f"{GREET % named}; {GREET % other}; ls {folder}; "
+                                   f"echo x >{named} || echo closed; rm -f {named}; mv {named} x; true",
+                           options=["-p", own])
+        assert done.stdout.split() == ["hello", "named", "closed"], done
+        assert instance.sh(either, GREET % named).stdout == ""
+        assert sorted(os.listdir(folder)) == ["named", "other"]
+
+
+def test_sockets_of_others(instance, alice, bob):
+    """What the caller may not connect to outside is not shown inside."""
+    folder = bob.workspace()
+    for part in (bob.home, bob.base):
+        os.chmod(part, 0o755)
+    with greeter(bob, folder + "/s") as path:
+        own = profile(alice, {"sockets": [path]})
+        assert instance.sh(alice, f"{GREET % path}; ls {path}", options=["-p", own]).stdout == ""
+
+
+def test_sockets_are_sockets(instance, alice):
+    path = alice.write(os.path.join(alice.base, "no-socket"), "secret\n")
+    own = profile(alice, {"sockets": [path]})
+    done = instance.sh(alice, f"cat {path}", options=["-p", own])
+    assert done.returncode == 125 and done.stdout == "", done
+
+
+def test_the_daemons_socket_says_no(instance, alice):
+    """On a connection made inside every method is refused, also where a policy shows the socket."""
+    own = profile(alice, {"sockets": [instance.socket]})
+    code = ("import socket; s=socket.socket(socket.AF_UNIX); s.connect(%r); "
+            "s.sendall(b\'{\"method\":\"io.sandboxd.Session.List\"}\\0\'); print(s.recv(4096))" % instance.socket)
+    work = alice.workspace()
+    alice.write(work + "/c.py", code.replace("\\'", "'"))
+    done = instance.sh(alice, "python3 c.py", workspace=work, options=["-p", own])
+    assert "PermissionDenied" in done.stdout, done
+
+
+# ---- groups ----
+
+@pytest.fixture(scope="module")
+def member(alice):
+    """A user with a group of its own choice, and another one."""
+    names = [f"sbxtk{os.getpid()}", f"sbxtl{os.getpid()}"]
+    for name in names:
+        subprocess.run(["groupadd", name], check=True)
+        subprocess.run(["usermod", "-a", "-G", name, alice.name], check=True)
+    before, alice.groups = alice.groups, os.getgrouplist(alice.name, alice.gid)
+    yield alice, names
+    alice.groups = before
+    for name in names:
+        subprocess.run(["groupdel", "-f", name], check=True)
+
+
+def test_groups(member):
+    user, (kept, other) = member
+    import machine
+    with machine.Instance() as instance:
+        work = user.workspace()
+        for name in (kept, other):
+            user.write(f"{work}/{name}", name + "\n")
+            shutil.chown(f"{work}/{name}", 0, name)
+            os.chmod(f"{work}/{name}", 0o640)
+        own = profile(user, {}, groups=[kept, "sbxt-nobody-has-it", "root"])
+        done = instance.sh(user, f"cat {kept} {other}; id -G; echo x >f; chgrp {os.stat(f'{work}/{kept}').st_gid} f && echo given; "
+                                 f"chgrp {os.stat(f'{work}/{other}').st_gid} f", workspace=work, options=["-p", own])
+        gid = os.stat(f"{work}/{kept}").st_gid
+        assert done.stdout == f"{kept}\n{user.gid} {gid}\ngiven\n", done
+        assert "sbxt-nobody-has-it" in done.stderr and "root: the caller" in done.stderr
+        assert instance.sh(user, f"cat {kept}; id -G", workspace=work).stdout == f"{user.gid}\n"
+
+
+def test_groups_of_root(instance, root):
+    """Root's own group is kept by nobody, and its sessions have one of their own."""
+    own = profile(root, {}, groups=["root"])
+    done = instance.sh(root, "id -G; id -u", options=["-p", own])
+    assert done.stdout == "1879048192\n1879048192\n" and "root: the caller" in done.stderr, done
+
+
+def test_groups_are_those_of_the_connection(member):
+    """Somebody whose processes are not in the group yet (or no longer) gets no session with it."""
+    user, (kept, _) = member
+    import machine
+    with machine.Instance() as instance:
+        own = profile(user, {}, groups=[kept])
+        with_groups, user.groups = user.groups, [user.gid]
+        try:
+            done = instance.sh(user, "echo runs", options=["-p", own])
+        finally:
+            user.groups = with_groups
+        assert done.returncode == 125 and done.stdout == "" and "group" in done.stderr, done
