@@ -61,7 +61,8 @@ typedef struct Egress {
         Audit *audit;
         PrivLink *channel;
         Session *session;
-        uint64_t number; /* never used twice: its requests are not those of its successor */
+        PrivEgressRef ref; /* what the launcher calls it */
+        uint64_t number;   /* never used twice: its requests are not those of its successor */
         unsigned n_undecided;
         unsigned n_held;
 } Egress;
@@ -158,7 +159,7 @@ DEFINE_CLEANUP(Session *, session_unref)
 void session_drop(Audit *a, Session *s);
 
 /* decide.c */
-int egress_attach(Audit *a, Session *s, int take_fd) _must_check_;
+int egress_attach(Audit *a, Session *s, const PrivEgressRef *ref, int take_fd) _must_check_;
 Egress *egress_free(Egress *e);
 int dialer_attach(Audit *a, int take_fd) _must_check_;
 void dialer_lose(Audit *a);

@@ -209,10 +209,13 @@ static void on_egress_closed(void *owner, _unused_ PrivLink *link, int reason)
         if (reason != -EPIPE)
                 (void) log_warning(reason, "The egress worker of session %s broke the protocol",
                                    e->session->id_text);
+        if (e->audit->launcher)
+                (void) priv_link_send(e->audit->launcher, PRIV_AUDIT_EGRESS_OVER, &e->ref, sizeof(e->ref),
+                                      NULL, 0);
         (void) egress_free(e);
 }
 
-int egress_attach(Audit *a, Session *s, int take_fd)
+int egress_attach(Audit *a, Session *s, const PrivEgressRef *ref, int take_fd)
 {
         Egress *e = calloc(1, sizeof(*e));
         int r;
@@ -227,6 +230,7 @@ int egress_attach(Audit *a, Session *s, int take_fd)
                 return r;
         }
         e->audit = a;
+        e->ref = *ref;
         e->number = ++a->n_egresses;
         list_init(&e->link);
         list_append(&a->egresses, &e->link);

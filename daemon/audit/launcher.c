@@ -171,7 +171,7 @@ static int on_session_frozen(Audit *a, const PrivSessionFreeze *f)
 
 static int on_egress_attach(Audit *a, Imsg *m)
 {
-        const PrivSessionRef *ref = m->body;
+        const PrivEgressRef *ref = m->body;
         Session *s = session_find(a, &ref->session);
         int r;
 
@@ -179,7 +179,7 @@ static int on_egress_attach(Audit *a, Imsg *m)
                 log_info("An egress worker for a session that is not there");
                 return 0; /* its channel closes with the message */
         }
-        r = egress_attach(a, s, TAKE_FD(m->fds[0]));
+        r = egress_attach(a, s, ref, TAKE_FD(m->fds[0]));
         if (r < 0)
                 (void) log_warning(r, "An egress worker cannot be attached");
         return 0;

@@ -86,50 +86,6 @@ static CloseReason reason_of(int error)
 
 /* ---- connecting ---- */
 
-static void start_next(Dial *d);
-
-static void on_stands(Dial *d, Attempt *a)
-{
-        int fd = TAKE_FD(a->fd), r;
-
-        a->io = loop_io_free(a->io);
-        r = connection_new(d->session, d, fd, &a->address);
-        if (r < 0) {
-                if (r != -ETIME)
-                        (void) log_warning(r, "cannot hand over a connection");
-                dial_cancel(d, r == -ETIME ? CLOSE_EXPIRED : CLOSE_ERROR);
-                return;
-        }
-        dial_free(d);
-}
-
-static void on_attempt_failed(Dial *d, Attempt *a, int error)
-{
-        a->io = loop_io_free(a->io);
-        if (a->fd >= 0)
-                a->fd = fd_close(a->fd);
-        d->n_failed++;
-        d->last_failure = reason_of(error);
-        if (d->n_started < d->n_addresses)
-                start_next(d);
-        else if (d->n_failed == d->n_addresses)
-                dial_cancel(d, d->last_failure);
-}
-
-static void on_attempt_io(void *userdata, int fd, _unused_ unsigned events)
-{
-        Attempt *a = userdata;
-        socklen_t size = sizeof(int);
-        int error = 0;
-
-        if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
-                error = EIO;
-        if (error == 0)
-                on_stands(a->dial, a);
-        else
-                on_attempt_failed(a->dial, a, error);
-}
-
 static int connect_to(int fd, const PrivAddress *a, uint32_t port)
 {
         struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons((uint16_t) port) };
@@ -144,6 +100,58 @@ static int connect_to(int fd, const PrivAddress *a, uint32_t port)
                 r = connect(fd, (struct sockaddr *) &v6, sizeof(v6));
         }
         return r < 0 && errno != EINPROGRESS ? neg_errno() : 0;
+}
+
+static void start_next(Dial *d);
+
+static void on_attempt_failed(Dial *d, Attempt *a, int error)
+{
+        a->io = loop_io_free(a->io);
+        if (a->fd >= 0)
+                a->fd = fd_close(a->fd);
+        d->n_failed++;
+        d->last_failure = reason_of(error);
+        if (d->n_started < d->n_addresses)
+                start_next(d);
+        else if (d->n_failed == d->n_addresses)
+                dial_cancel(d, d->last_failure);
+}
+
+static void on_stands(Dial *d, Attempt *a)
+{
+        int fd = TAKE_FD(a->fd), r;
+
+        a->io = loop_io_free(a->io);
+        /* To the kernel a socket is still connecting until it is asked again: one whose connection then ends
+         * could be connected elsewhere by whoever holds it. */
+        r = connect_to(fd, &a->address, d->order.port);
+        if (r < 0) {
+                (void) fd_close(fd);
+                on_attempt_failed(d, a, -r);
+                return;
+        }
+        r = connection_new(d->session, d, fd, &a->address);
+        if (r < 0) {
+                if (r != -ETIME)
+                        (void) log_warning(r, "cannot hand over a connection");
+                dial_cancel(d, r == -ETIME ? CLOSE_EXPIRED : CLOSE_ERROR);
+                return;
+        }
+        dial_free(d);
+}
+
+static void on_attempt_io(void *userdata, int fd, _unused_ unsigned events)
+{
+        Attempt *a = userdata;
+        socklen_t size = sizeof(int);
+        int error = 0;
+
+        if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
+                error = EIO;
+        if (error == 0)
+                on_stands(a->dial, a);
+        else
+                on_attempt_failed(a->dial, a, error);
 }
 
 static int start_attempt(Attempt *a)

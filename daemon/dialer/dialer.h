@@ -35,6 +35,7 @@ typedef struct Session {
         Id id;
         const PolicyBlock *policy;
         PrivLink *egress;
+        uint64_t egress_number;
         ListLink dials;
         Map connections; /* sequence -> Connection */
         size_t n_dials;
@@ -99,7 +100,7 @@ struct Dialer {
 int session_open(Dialer *d, const Id *id, int policy_fd) _must_check_;
 void session_close(Session *s, CloseReason reason);
 Session *session_find(Dialer *d, const Id *id);
-int session_attach(Session *s, int take_fd) _must_check_;
+int session_attach(Session *s, uint64_t number, int take_fd) _must_check_;
 /* Ends all dials and connections. */
 void session_cut(Session *s, CloseReason reason);
 

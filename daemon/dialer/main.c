@@ -149,28 +149,37 @@ static int attach_audit(Dialer *d, int take_fd)
 
 /* ---- launcher ---- */
 
-static int on_session_message(Dialer *d, Imsg *m)
+static void on_egress_attach(Dialer *d, Imsg *m)
 {
-        PrivSessionRef ref;
+        PrivEgressRef ref;
         Session *s;
-        int r;
+        int r = -ENOENT;
 
         memcpy(&ref, m->body, sizeof(ref));
         s = session_find(d, &ref.session);
-        if (m->type == PRIV_DIALER_SESSION_OPEN) {
+        if (s)
+                r = session_attach(s, ref.number, TAKE_FD(m->fds[0]));
+        if (r < 0)
+                (void) log_warning(r, "cannot attach an egress worker");
+}
+
+static void on_session_message(Dialer *d, const Imsg *m)
+{
+        PrivSessionRef ref;
+        Session *s;
+        int r = 0;
+
+        memcpy(&ref, m->body, sizeof(ref));
+        s = session_find(d, &ref.session);
+        if (m->type == PRIV_DIALER_SESSION_OPEN)
                 r = session_open(d, &ref.session, m->fds[0]);
-                /* Without a session all its dials are refused; the others go on. */
-                if (r < 0)
-                        (void) log_warning(r, "cannot open a session");
-        } else if (!s)
-                (void) log_warning(-ENOENT, "message for a session that is not open, ignoring");
-        else if (m->type == PRIV_DIALER_EGRESS_ATTACH) {
-                r = session_attach(s, TAKE_FD(m->fds[0]));
-                if (r < 0)
-                        (void) log_warning(r, "cannot attach an egress worker");
-        } else
+        else if (s)
                 session_close(s, CLOSE_SESSION_ENDED);
-        return 0;
+        else
+                (void) log_warning(-ENOENT, "message for a session that is not open, ignoring");
+        /* Without a session all its dials are refused; the others go on. */
+        if (r < 0)
+                (void) log_warning(r, "cannot open a session");
 }
 
 static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
@@ -185,9 +194,14 @@ static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
         }
         if (m->type == PRIV_DIALER_AUDIT_ATTACH)
                 return attach_audit(d, TAKE_FD(m->fds[0]));
-        if (m->type == PRIV_DIALER_SESSION_OPEN || m->type == PRIV_DIALER_EGRESS_ATTACH ||
-            m->type == PRIV_DIALER_SESSION_CLOSE)
-                return on_session_message(d, m);
+        if (m->type == PRIV_DIALER_EGRESS_ATTACH) {
+                on_egress_attach(d, m);
+                return 0;
+        }
+        if (m->type == PRIV_DIALER_SESSION_OPEN || m->type == PRIV_DIALER_SESSION_CLOSE) {
+                on_session_message(d, m);
+                return 0;
+        }
         if (m->type != PRIV_DIALER_RESOLVER)
                 return -EPROTO;
         memcpy(&servers, m->body, sizeof(servers));

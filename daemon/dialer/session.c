@@ -48,19 +48,31 @@ static void detach(Session *s, CloseReason reason)
         forget_connections(s, reason);
 }
 
+/* It keeps what it was given for as long as it lives. */
+static void tell_launcher(const Session *s)
+{
+        PrivEgressRef over = { .session = s->id, .number = s->egress_number };
+
+        if (s->dialer->launcher)
+                (void) priv_link_send(s->dialer->launcher, PRIV_DIALER_EGRESS_OVER, &over, sizeof(over),
+                                      NULL, 0);
+}
+
 static void on_egress_closed(void *owner, _unused_ PrivLink *link, int reason)
 {
         if (reason != -EPIPE)
                 (void) log_warning(reason, "an egress worker broke the rules");
+        tell_launcher(owner);
         detach(owner, CLOSE_EGRESS_GONE);
 }
 
-int session_attach(Session *s, int take_fd)
+int session_attach(Session *s, uint64_t number, int take_fd)
 {
         int r;
 
         /* Before the new worker: what the old one had is not its. */
         detach(s, CLOSE_EGRESS_GONE);
+        s->egress_number = number;
         r = priv_link_new(s->dialer->loop, take_fd, CHANNEL_DIALER_EGRESS, ROLE_DIALER, &s->egress);
         if (r < 0)
                 return r;

@@ -1,12 +1,11 @@
 #include <errno.h>
-#include <seccomp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "daemon/egress/dns.h"
 #include "daemon/egress/egress.h"
 #include "daemon/egress/names.h"
-#include "daemon/isolate/worker.h"
+#include "daemon/egress/rights.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -21,30 +20,7 @@
 
 #define LAUNCHER_FD  3
 #define ACCEPT_BATCH 64U
-#define FILES_MAX    4096U
 #define IDLE_SECONDS 1800U
-
-static const int egress_syscalls[] = {
-        SCMP_SYS(accept4),         SCMP_SYS(brk),
-        SCMP_SYS(clock_gettime),   SCMP_SYS(close),
-        SCMP_SYS(epoll_create1),   SCMP_SYS(epoll_ctl),
-        SCMP_SYS(epoll_pwait),     SCMP_SYS(epoll_pwait2),
-        SCMP_SYS(epoll_wait),      SCMP_SYS(eventfd2),
-        SCMP_SYS(fcntl),           SCMP_SYS(futex),
-        SCMP_SYS(getpid),          SCMP_SYS(getrandom),
-        SCMP_SYS(getsockname),     SCMP_SYS(getsockopt),
-        SCMP_SYS(gettid),          SCMP_SYS(gettimeofday),
-        SCMP_SYS(madvise),         SCMP_SYS(mmap),
-        SCMP_SYS(mremap),          SCMP_SYS(munmap),
-        SCMP_SYS(pipe2),           SCMP_SYS(read),
-        SCMP_SYS(recvfrom),        SCMP_SYS(recvmsg),
-        SCMP_SYS(rt_sigaction),    SCMP_SYS(rt_sigprocmask),
-        SCMP_SYS(sendmsg),         SCMP_SYS(sendto),
-        SCMP_SYS(setsockopt),      SCMP_SYS(shutdown),
-        SCMP_SYS(tgkill),          SCMP_SYS(timerfd_create),
-        SCMP_SYS(timerfd_settime), SCMP_SYS(write),
-        SCMP_SYS(writev),
-};
 
 /* Whoever a program asks for names by TCP, it asks us. */
 static bool is_dns(int fd)
@@ -54,14 +30,23 @@ static bool is_dns(int fd)
         return transparent_address(fd, &a) >= 0 && a.port == DNS_PORT;
 }
 
+/* It listens no more: somebody before us shut it down, and it would be ready for ever. */
+static void give_up(Listener *l)
+{
+        (void) log_warning(-EINVAL, "a listener is over");
+        l->io = loop_io_free(l->io);
+}
+
 static void on_accept(void *userdata, int fd, _unused_ unsigned events)
 {
-        const Listener *l = userdata;
+        Listener *l = userdata;
         Egress *e = l->egress;
 
         for (unsigned i = 0; i < ACCEPT_BATCH && e->is_accepting; i++) {
                 int client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK), r;
 
+                if (client < 0 && errno == EINVAL)
+                        give_up(l);
                 if (client < 0)
                         return;
                 if (l->is_transparent && e->dns && is_dns(client))
@@ -82,8 +67,10 @@ void egress_update_listeners(Egress *e)
                 return;
         e->is_accepting = is_accepting;
         for (size_t i = 0; i < e->n_listeners; i++) {
-                int r = loop_io_set_events(e->listeners[i].io, is_accepting ? LOOP_READ : 0U);
+                int r = 0;
 
+                if (e->listeners[i].io)
+                        r = loop_io_set_events(e->listeners[i].io, is_accepting ? LOOP_READ : 0U);
                 if (r < 0)
                         (void) log_warning(r, "cannot change what a listener waits for, ignoring");
         }
@@ -243,9 +230,6 @@ static int serve(Egress *e)
         e->scratch = malloc(EGRESS_SCRATCH_SIZE);
         if (!e->scratch)
                 return -ENOMEM;
-        r = loop_new(&e->loop);
-        if (r < 0)
-                return r;
         loop_set_turn_end(e->loop, on_turn_end, e);
         r = priv_link_new(e->loop, LAUNCHER_FD, CHANNEL_LAUNCHER_EGRESS, ROLE_EGRESS, &e->launcher);
         if (r < 0)
@@ -304,16 +288,19 @@ static int parse_arguments(int argc, char *argv[], WorkerSpec *spec, Egress *e)
 int main(int argc, char *argv[])
 {
         Egress e = { .n_clients = 0 };
-        WorkerSpec spec = { .name = "sandboxd-egress",
-                            .syscalls = egress_syscalls,
-                            .n_syscalls = ELEMENTSOF(egress_syscalls),
-                            .files_max = FILES_MAX };
+        WorkerSpec spec = egress_rights();
         int r;
 
         log_open("sandboxd-egress");
         r = parse_arguments(argc, argv, &spec, &e);
         if (r < 0) {
                 (void) log_error(r, "usage: sandboxd-egress --uid N --gid N [--idle-seconds N]");
+                return EXIT_FAILURE;
+        }
+        /* Its descriptors can be made only now. Nothing is read yet. */
+        r = loop_new(&e.loop);
+        if (r < 0) {
+                (void) log_error(r, "cannot prepare");
                 return EXIT_FAILURE;
         }
         /* Only root has something to give up. */

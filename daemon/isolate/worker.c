@@ -256,13 +256,47 @@ static int drop_capabilities(void)
         return 0;
 }
 
+/* Anonymous memory that is shared is counted by no limit: files may be, or what is private. */
+static int allow_mmap(scmp_filter_ctx filter)
+{
+        int r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 2,
+                                 SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0),
+                                 SCMP_A3(SCMP_CMP_MASKED_EQ, MAP_SHARED, 0));
+
+        if (r >= 0)
+                r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 2,
+                                     SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0),
+                                     SCMP_A3(SCMP_CMP_MASKED_EQ, MAP_ANONYMOUS, 0));
+        return r;
+}
+
 static int allow(scmp_filter_ctx filter, int number)
 {
         /* No page becomes executable any more. */
-        if (number == SCMP_SYS(mmap) || number == SCMP_SYS(mprotect))
+        if (number == SCMP_SYS(mmap))
+                return allow_mmap(filter);
+        if (number == SCMP_SYS(mprotect))
                 return seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 1,
                                         SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
         return seccomp_rule_add(filter, SCMP_ACT_ALLOW, number, 0);
+}
+
+static int allow_call(scmp_filter_ctx filter, const WorkerCall *call)
+{
+        struct scmp_arg_cmp compare[ELEMENTSOF(call->arguments)];
+        unsigned n = 0;
+
+        /* The kernel reads 32 bits of what is an int: the others may be anything. */
+        for (size_t i = 0; i < ELEMENTSOF(compare); i++) {
+                const WorkerArgument *a = &call->arguments[i];
+
+                if (a->mask != 0)
+                        compare[n++] = (struct scmp_arg_cmp){ .arg = a->index,
+                                                              .op = SCMP_CMP_MASKED_EQ,
+                                                              .datum_a = a->mask,
+                                                              .datum_b = a->value };
+        }
+        return seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, call->number, n, compare);
 }
 
 static int fill_filter(scmp_filter_ctx filter, const WorkerSpec *spec)
@@ -276,6 +310,8 @@ static int fill_filter(scmp_filter_ctx filter, const WorkerSpec *spec)
                 r = allow(filter, worker_syscalls[i]);
         for (size_t i = 0; r >= 0 && i < spec->n_syscalls; i++)
                 r = allow(filter, spec->syscalls[i]);
+        for (size_t i = 0; r >= 0 && i < spec->n_calls; i++)
+                r = allow_call(filter, &spec->calls[i]);
 #if defined(__SANITIZE_ADDRESS__)
         for (size_t i = 0; r >= 0 && i < sanitizer_n_syscalls; i++)
                 r = allow(filter, sanitizer_syscalls[i]);

@@ -19,6 +19,19 @@ typedef struct WorkerDirectory {
         bool is_optional;
 } WorkerDirectory;
 
+/* A call that is allowed with some arguments only: of each, the bits of mask are those of value. Several
+ * lines of one call are alternatives. */
+typedef struct WorkerArgument {
+        unsigned index;
+        uint32_t mask; /* 0: none */
+        uint32_t value;
+} WorkerArgument;
+
+typedef struct WorkerCall {
+        int number;
+        WorkerArgument arguments[2];
+} WorkerCall;
+
 typedef struct WorkerSpec {
         const char *name; /* for messages */
         uint32_t uid;
@@ -27,6 +40,8 @@ typedef struct WorkerSpec {
         size_t n_directories;
         const int *syscalls; /* allowed; all others: EPERM */
         size_t n_syscalls;
+        const WorkerCall *calls; /* beside them */
+        size_t n_calls;
         bool may_open_inet_sockets; /* the dialer; the self-test proves the opposite for others */
         bool may_fork;              /* audit's readers */
         uint64_t files_max;         /* RLIMIT_NOFILE */

@@ -100,6 +100,7 @@ struct Launcher {
         RestartGuard dialer_guard;
         RestartGuard pool_guard;
         Worker *pool[LAUNCHER_POOL_SIZE];
+        uint64_t n_egresses; /* ever attached to a session: numbers them */
         Blank *blanks[LAUNCHER_BLANKS];
         LoopTimer *blank_timer;
         RestartGuard blank_guard;

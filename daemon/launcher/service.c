@@ -80,6 +80,10 @@ static int on_audit_message(void *owner, _unused_ Worker *w, Imsg *m)
 {
         if (m->type == PRIV_AUDIT_LOADED)
                 return reload_on_recorded(owner, m->body);
+        if (m->type == PRIV_AUDIT_EGRESS_OVER) {
+                sessions_on_egress_over(owner, m->body);
+                return 0;
+        }
         if (m->type != PRIV_AUDIT_SESSION_OPENED)
                 return -EPROTO;
         sessions_on_recorded(owner, m->body);
@@ -123,6 +127,14 @@ static void on_dialer_ready(void *owner, _unused_ Worker *w, _unused_ const Imsg
         connect_audit_dialer(l);
 }
 
+static int on_dialer_message(void *owner, _unused_ Worker *w, Imsg *m)
+{
+        if (m->type != PRIV_DIALER_EGRESS_OVER)
+                return -EPROTO;
+        sessions_on_egress_over(owner, m->body);
+        return 0;
+}
+
 static void on_dialer_gone(void *owner, _unused_ Worker *w)
 {
         Launcher *l = owner;
@@ -137,7 +149,7 @@ static void on_dialer_gone(void *owner, _unused_ Worker *w)
                 restart_later(l, "the dialer");
 }
 
-static const WorkerEvents dialer_events = { on_dialer_ready, NULL, on_dialer_gone };
+static const WorkerEvents dialer_events = { on_dialer_ready, on_dialer_message, on_dialer_gone };
 
 static void start_dialer(Launcher *l)
 {

@@ -56,6 +56,7 @@ struct Session {
         uint32_t frozen_by;
         LoopTimer *timer; /* of the start, of the wait for the group, of api's return */
         Worker *egress;
+        uint64_t egress_number; /* of it, or the last one */
         RestartGuard egress_guard;
         uint64_t egress_after_usec; /* monotonic: no egress worker before */
         LoopTimer *stop_timer; /* an administrator ends it: of the owner's worker, then the grace time */
@@ -106,6 +107,7 @@ void session_attach_egress(Session *s);
 void sessions_attach_egress(Launcher *l);
 bool sessions_wait_for_egress(const Launcher *l);
 void sessions_drop_egress(Launcher *l);
+void sessions_on_egress_over(Launcher *l, const PrivEgressRef *ref);
 void sessions_lose_audit(Launcher *l);
 void sessions_reopen_audit(Launcher *l);
 void sessions_reopen_dialer(Launcher *l);

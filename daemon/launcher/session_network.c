@@ -112,9 +112,10 @@ static int send_dns(Session *s, Worker *egress)
 static int connect_egress(Session *s, Worker *egress)
 {
         Launcher *l = s->launcher;
-        PrivSessionRef ref = { .session = s->id };
+        PrivEgressRef ref = { .session = s->id, .number = ++l->n_egresses };
         int audit_pair[2] = { -EBADF, -EBADF }, dialer_pair[2] = { -EBADF, -EBADF }, r;
 
+        s->egress_number = ref.number;
         r = imsg_pair(audit_pair);
         if (r >= 0)
                 r = imsg_pair(dialer_pair);
@@ -183,6 +184,15 @@ void sessions_drop_egress(Launcher *l)
                 worker_retire(TAKE_PTR(s->egress));
                 s->wants_egress = s->network.fd >= 0;
         }
+}
+
+/* What it still holds goes with it. */
+void sessions_on_egress_over(Launcher *l, const PrivEgressRef *ref)
+{
+        const Session *s = map_get(&l->sessions, &ref->session, sizeof(ref->session));
+
+        if (s && s->egress && s->egress_number == ref->number)
+                worker_kill(s->egress);
 }
 
 /* The row of a start is either committed or not: a new writer could not tell which. */

@@ -175,6 +175,12 @@ typedef struct PrivSessionRef {
         Id session;
 } PrivSessionRef;
 
+/* One of the workers that a session has had. */
+typedef struct PrivEgressRef {
+        Id session;
+        uint64_t number; /* the launcher's, never used twice */
+} PrivEgressRef;
+
 /* What api claims about a session that it asks for; kept in the audit as it is. */
 typedef struct PrivSessionClaims {
         char name[PRIV_NAME_SIZE];

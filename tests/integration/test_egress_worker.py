@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import select
+import signal
 import socket
 import ssl
 import struct
@@ -142,7 +143,7 @@ class Rig:
         self.port = self.listener.getsockname()[1]
         self.egress_audit, end = Channel.pair()
         dialer_end, egress_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.launcher_dialer.send("DIALER_EGRESS_ATTACH", self.session, fds=[dialer_end.fileno()])
+        self.launcher_dialer.send("DIALER_EGRESS_ATTACH", self.session, 1, fds=[dialer_end.fileno()])
         self.launcher_egress.send("EGRESS_START", 1, 0,
                                   fds=[end.fileno(), egress_end.fileno(), self.listener.fileno()])
         self.is_stopping = False
@@ -537,7 +538,7 @@ def hostile(dns, confined=False, files_max=None):
     assert rig.launcher_dialer.receive()[0] == "DIALER_READY"
     rig.start_dialer(dns)
     rig.egress_end, end = Channel.pair()
-    rig.launcher_dialer.send("DIALER_EGRESS_ATTACH", rig.session, fds=[end.fileno()])
+    rig.launcher_dialer.send("DIALER_EGRESS_ATTACH", rig.session, 2, fds=[end.fileno()])
     return rig
 
 
@@ -581,6 +582,30 @@ def test_done_ends_the_connection_for_everybody(dns, web):
     finally:
         rig.launcher_dialer.end.close()
         assert rig.dialer.wait(60) == 0
+
+
+def test_a_connection_that_is_over_begins_no_other(dns):
+    """To the kernel a socket that was connected without waiting is still connecting, until somebody asks."""
+    with socket.create_server(("127.0.0.1", 0)) as resets, socket.create_server(("127.0.0.1", 0)) as other:
+        rig = hostile(dns)
+        try:
+            rig.dial(7, 42, "allowed.test", resets.getsockname()[1], 1)
+            _, _, _, fds = rig.egress_end.receive()
+            # It would cut the connection before anybody could try.
+            rig.dialer.send_signal(signal.SIGSTOP)
+            peer, _ = resets.accept()
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+            with socket.socket(fileno=fds[0]) as s:
+                assert select.select([s], [], [], 10)[0]
+                for _ in range(6):
+                    with contextlib.suppress(OSError):
+                        s.sendto(b"x", socket.MSG_FASTOPEN, other.getsockname())
+            assert not select.select([other], [], [], 0.3)[0]
+        finally:
+            rig.dialer.send_signal(signal.SIGCONT)
+            rig.launcher_dialer.end.close()
+            assert rig.dialer.wait(60) == 0
 
 
 def test_audit_gone_cuts_everything(dns, web):

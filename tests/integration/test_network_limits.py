@@ -87,7 +87,7 @@ def test_connections_leave_room_for_sessions(names, sink):
         # Had the descriptor not fitted, this would have been its end.
         for _ in range(3):
             mine, end = Channel.pair()
-            rig.launcher_dialer.send("DIALER_EGRESS_ATTACH", rig.session, fds=[end.fileno()])
+            rig.launcher_dialer.send("DIALER_EGRESS_ATTACH", rig.session, 2, fds=[end.fileno()])
             end.close()
             mine.end.close()
         time.sleep(0.3)

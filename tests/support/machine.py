@@ -19,7 +19,8 @@ POLICIES = os.path.join(TOP, "policies")
 KINDS = ("", "session", "net", "dns", "file", "credential", "git", "approval", "policy", "limit", "admin")
 VERDICTS = ("deny", "ask", "allow")
 # Sanitized programs need so many times as long.
-PATIENCE = 4 if "SANDBOXD_TEST_LOG" in os.environ else 1
+IS_SANITIZED = "SANDBOXD_TEST_LOG" in os.environ
+PATIENCE = 4 if IS_SANITIZED else 1
 
 
 def eventually(condition, timeout=5.0, interval=0.02):

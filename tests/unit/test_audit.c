@@ -254,7 +254,7 @@ static int try_open(World *w, Verdict default_verdict, bool is_forged, uint32_t 
 static void attach(World *w, bool with_dialer)
 {
         PrivApiAttach api = { .uid = 1000 };
-        PrivSessionRef ref = { .session = w->session };
+        PrivEgressRef ref = { .session = w->session, .number = 1 };
         int theirs;
 
         if (with_dialer) {
@@ -436,7 +436,7 @@ static void test_refused_address(_unused_ void **state)
 static void test_forged_messages(_unused_ void **state)
 {
         PrivDecide d = request(1, "Allowed.Test");
-        PrivSessionRef ref;
+        PrivEgressRef ref, over;
         _cleanup_imsg_ Imsg m = { .n_fds = 0 };
         World w;
         int theirs;
@@ -450,8 +450,9 @@ static void test_forged_messages(_unused_ void **state)
         say(&w.egress, PRIV_DECIDE, &d, sizeof(d), -EBADF);
         ASSERT_EQ(receive(&w.egress, &m, WAIT_MSEC), -EPIPE);
         imsg_channel_done(&w.egress);
+        expect(&w.launcher, PRIV_AUDIT_EGRESS_OVER, &m);
         for (int i = 0; i < 4; i++) {
-                ref.session = w.session;
+                ref = (PrivEgressRef){ .session = w.session, .number = 2U + (unsigned) i };
                 pair(&w.egress, CHANNEL_EGRESS_AUDIT, ROLE_EGRESS, &theirs);
                 say(&w.launcher, PRIV_AUDIT_EGRESS_ATTACH, &ref, sizeof(ref), theirs);
                 d = request(1, "allowed.test");
@@ -466,6 +467,10 @@ static void test_forged_messages(_unused_ void **state)
                 say(&w.egress, PRIV_DECIDE, &d, sizeof(d), -EBADF);
                 ASSERT_EQ(receive(&w.egress, &m, WAIT_MSEC), -EPIPE);
                 imsg_channel_done(&w.egress);
+                /* The launcher hears which worker it was. */
+                expect(&w.launcher, PRIV_AUDIT_EGRESS_OVER, &m);
+                memcpy(&over, m.body, sizeof(over));
+                ASSERT_EQ(over.number, ref.number);
         }
         ASSERT_EQ(number_in(&w, "SELECT count(*) FROM decision WHERE kind=2"), 0);
         ASSERT_EQ(stop(&w), 0);
