@@ -83,7 +83,8 @@ static void decide(Pending *p, const PrivDecide *d)
         else
                 decision_match(p, d);
         /* Without a dialer nothing can come of it. */
-        if (p->row.verdict == VERDICT_ALLOW && d->wants_connection && !p->egress->audit->dialer) {
+        if (p->row.verdict == VERDICT_ALLOW && (p->wants_connection || p->wants_lookup) &&
+            !p->egress->audit->dialer) {
                 p->row.verdict = VERDICT_DENY;
                 p->reason = REASON_AUDIT;
         }
@@ -264,7 +265,8 @@ static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reaso
                           .reason = reason,
                           .is_looked_up = verdict == VERDICT_ALLOW && p->wants_lookup,
                           .allows_tls = verdict == VERDICT_ALLOW && p->allows_tls,
-                          .allows_tcp = verdict == VERDICT_ALLOW && p->allows_tcp };
+                          .allows_tcp = verdict == VERDICT_ALLOW && p->allows_tcp,
+                          .is_by_request = verdict == VERDICT_ALLOW && p->is_by_request };
 
         if (!p->egress)
                 return;

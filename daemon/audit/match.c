@@ -14,23 +14,50 @@ static const char *text_or_null(const char *s)
         return s && s[0] != '\0' ? s : NULL;
 }
 
-/* A tunnel is decided before anybody knows what for: a rule for http alone opens none for TLS, and one for
- * tcp opens it for anything. */
-static void match_tunnel(Pending *p, PolicyRequest *q, PolicyMatch *m)
+static bool is_allowed(const Pending *p, PolicyRequest q, Protocol protocol, PolicyMatch *ret)
 {
-        PolicyMatch tls = { .verdict = VERDICT_DENY }, tcp = tls;
+        q.protocol = protocol;
+        q.method = q.path = NULL;
+        q.n_path = 0;
+        policy_match_request(p->session->policy, &q, ret);
+        return ret->verdict == VERDICT_ALLOW;
+}
 
-        q->protocol = PROTOCOL_TLS;
-        policy_match_request(p->session->policy, q, &tls);
-        q->protocol = PROTOCOL_TCP;
-        policy_match_request(p->session->policy, q, &tcp);
-        p->allows_tls = tls.verdict == VERDICT_ALLOW;
-        p->allows_tcp = tcp.verdict == VERDICT_ALLOW;
-        if (m->verdict == VERDICT_ALLOW || !p->allows_tcp)
+/* A tunnel is decided before anybody knows what for: a rule for http alone opens none for TLS, one for tcp
+ * opens it for anything, and one for some requests leads nowhere until there is one. */
+static void match_tunnel(Pending *p, const PolicyRequest *q, PolicyMatch *m)
+{
+        PolicyMatch http, tls, tcp;
+        bool allows_http = is_allowed(p, *q, PROTOCOL_HTTP, &http);
+
+        p->allows_tls = is_allowed(p, *q, PROTOCOL_TLS, &tls);
+        p->allows_tcp = is_allowed(p, *q, PROTOCOL_TCP, &tcp);
+        if (p->allows_tcp && m->verdict != VERDICT_ALLOW) {
+                *m = tcp;
+                p->protocol = PROTOCOL_TCP;
+        } else if (allows_http && m->verdict != VERDICT_ALLOW) {
+                *m = http;
+                p->protocol = PROTOCOL_HTTP;
+                p->is_by_request = true;
+                p->wants_connection = false;
+                p->row.action = "request";
+        } else if (!allows_http && !p->allows_tls && !p->allows_tcp && m->verdict == VERDICT_ALLOW) {
+                *m = http.verdict < tls.verdict ? http : tls;
+        }
+        p->row.protocol = protocol_to_string(p->protocol);
+}
+
+/* A rule for whatever is spoken opens HTTP at each door. */
+static void match_http(Pending *p, PolicyRequest *q, PolicyMatch *m)
+{
+        PolicyMatch tcp;
+
+        if (m->verdict == VERDICT_ALLOW || !is_allowed(p, *q, PROTOCOL_TCP, &tcp))
                 return;
         *m = tcp;
         p->protocol = PROTOCOL_TCP;
-        p->row.protocol = protocol_to_string(PROTOCOL_TCP);
+        q->method = q->path = NULL;
+        q->n_path = 0;
 }
 
 /* What a request for HTTP does not say matches no rule; of others it is not known. */
@@ -110,7 +137,7 @@ static void allow(Pending *p, const PrivDecide *d, PolicyRequest *q, const Polic
                 choose_lookup(p, m);
         if (p->wants_connection || p->wants_lookup)
                 take_from_budget(p);
-        if (p->row.verdict == VERDICT_ALLOW && d->entry != ENTRY_DNS &&
+        if (p->row.verdict == VERDICT_ALLOW && d->entry != ENTRY_DNS && !p->is_by_request &&
             policy_block_has_terms(p->session->policy))
                 take_bounds(p, q, d->protocol == PROTOCOL_ANY);
 }
@@ -128,6 +155,8 @@ void decision_match(Pending *p, const PrivDecide *d)
                 policy_match_request(p->session->policy, &q, &m);
         if (d->protocol == PROTOCOL_ANY)
                 match_tunnel(p, &q, &m);
+        else if (d->protocol == PROTOCOL_HTTP)
+                match_http(p, &q, &m);
         p->row.verdict = m.verdict == VERDICT_ALLOW ? VERDICT_ALLOW : VERDICT_DENY;
         p->reason = m.verdict == VERDICT_ASK && m.reason != REASON_PATH ? REASON_NO_APPROVER : m.reason;
         p->rule_reason = m.rule_reason;

@@ -30,6 +30,7 @@ typedef struct Pending {
         uint32_t dns_type; /* PolicyDnsType; 0: addresses */
         bool allows_tls;
         bool allows_tcp;
+        bool is_by_request; /* of a tunnel: no connection yet, its requests are decided one by one */
         DecisionReason reason;
         struct Bounds *bounds;    /* owned; NULL: none */
         const PolicyCount *limit; /* of them: as many connections are open as it says; NULL: there is room */

@@ -118,7 +118,8 @@ typedef struct Client {
         bool allows_tls; /* of CONNECT and SOCKS: what the rules allow may be TLS */
         bool allows_tcp; /* likewise: anything */
         bool allows_any_tls;
-        Bounds bounds; /* of the request in hand, as audit said */
+        bool is_by_request; /* of a tunnel: it leads nowhere, each request in it asks for its connection */
+        Bounds bounds;      /* of the request in hand, as audit said */
         bool is_head_method;
         bool wants_connection; /* as audit was asked */
         bool is_undecided;     /* counts in Egress.n_undecided */

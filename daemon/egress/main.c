@@ -103,7 +103,8 @@ static int on_audit_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return -EPROTO;
         memcpy(&v, m->body, sizeof(v));
         if (v.verdict > VERDICT_ALLOW || v.reason >= _REASON_MAX || !PRIV_STRING_OK(v.rule) ||
-            !PRIV_STRING_OK(v.text) || v.allows_any_tls > 1 || v.has_methods > 1 || v.has_paths > 1)
+            !PRIV_STRING_OK(v.text) || v.allows_any_tls > 1 || v.has_methods > 1 || v.has_paths > 1 ||
+            v.is_by_request > 1)
                 return -EPROTO;
         if (!refused_on_verdict(e, v.request) && (!e->dns || !dns_on_verdict(e->dns, &v)))
                 request_on_verdict(e, &v);

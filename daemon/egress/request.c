@@ -246,7 +246,7 @@ int request_step_head(Client *c)
         size_t size = 0;
         int r;
 
-        if (c->is_tunneled && c->server.fd < 0)
+        if (c->is_tunneled && !c->is_by_request && c->server.fd < 0)
                 return -EPIPE;
         if (!c->has_begun && buf_size(&c->in) > 0) {
                 c->has_begun = true;
@@ -353,14 +353,14 @@ static int answer_failed(Client *c, uint32_t reason)
 static void on_allowed(Client *c)
 {
         if (!c->wants_connection) {
-                if (c->server.fd >= 0) {
+                if (c->server.fd >= 0 || (c->is_connect && c->is_by_request)) {
                         begin(c);
                         return;
                 }
                 /* The server went while audit was asked; nothing has been sent, so ask for a new connection.
                  */
                 request_drop(c);
-                finish(c, c->is_tunneled ? -EPIPE : ask(c));
+                finish(c, c->is_tunneled && !c->is_by_request ? -EPIPE : ask(c));
                 return;
         }
         if (c->server.fd >= 0)
@@ -400,6 +400,10 @@ void request_on_verdict(Egress *e, const PrivVerdict *v)
                 c->allows_tls = v->allows_tls != 0;
                 c->allows_tcp = v->allows_tcp != 0;
                 c->allows_any_tls = v->allows_any_tls != 0;
+                if (c->is_connect && v->is_by_request) {
+                        c->is_by_request = true;
+                        c->wants_connection = false;
+                }
                 c->bounds = (Bounds){ .max_upload_bytes = v->max_upload_bytes,
                                       .max_download_bytes = v->max_download_bytes,
                                       .idle_usec = v->idle_usec };

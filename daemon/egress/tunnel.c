@@ -60,7 +60,7 @@ static bool server_has_spoken(const Client *c)
 {
         char byte;
 
-        return recv(c->server.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
+        return c->server.fd >= 0 && recv(c->server.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
 }
 
 static int end_tunnel(Client *c)

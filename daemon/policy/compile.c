@@ -44,17 +44,34 @@ static int put_string(Compiler *c, const char *s, uint32_t *ret)
         return buf_put(&c->strings, s, strlen(s) + 1);
 }
 
-/* Where a tunnel is decided nobody knows yet which requests it will carry: what allows some opens none, and
- * what denies some leaves HTTP and TLS to be told apart, but nothing that is not looked at. */
-static uint32_t protocols_of_some_requests(const NetRule *r)
+/* Bytes that nobody looks at may be anything, so that each denial covers them. It leaves tunnels, where HTTP
+ * and TLS are told apart: unless it is about both. One that names no protocol means the host, whatever is
+ * spoken. */
+static uint32_t protocols_of_denial(const NetRule *r)
 {
-        return 1U << PROTOCOL_HTTP | (r->action == VERDICT_DENY ? 1U << PROTOCOL_TCP : 0U);
+        if (!r->has_protocol && !r->has_methods && !r->has_paths)
+                return (1U << _PROTOCOL_MAX) - 1;
+        switch (r->protocol) {
+        case RULE_HTTP:
+                return 1U << PROTOCOL_TCP | 1U << PROTOCOL_HTTP;
+        case RULE_TLS:
+                return 1U << PROTOCOL_TCP | 1U << PROTOCOL_TLS;
+        case RULE_TCP:
+                return 1U << PROTOCOL_TCP;
+        case RULE_ANY:
+        case _RULE_PROTOCOL_MAX:
+        default:
+                return 1U << PROTOCOL_TCP | 1U << PROTOCOL_ANY | 1U << PROTOCOL_HTTP | 1U << PROTOCOL_TLS;
+        }
 }
 
 static uint32_t protocols_of(const NetRule *r)
 {
+        if (r->action == VERDICT_DENY)
+                return protocols_of_denial(r);
+        /* Which requests a tunnel will carry is not known when it is decided. */
         if (r->has_methods || r->has_paths)
-                return protocols_of_some_requests(r);
+                return 1U << PROTOCOL_HTTP;
         switch (r->protocol) {
         case RULE_HTTP:
                 return 1U << PROTOCOL_ANY | 1U << PROTOCOL_HTTP;
@@ -65,12 +82,8 @@ static uint32_t protocols_of(const NetRule *r)
         case RULE_ANY:
         case _RULE_PROTOCOL_MAX:
         default:
-                break;
+                return 1U << PROTOCOL_ANY | 1U << PROTOCOL_HTTP | 1U << PROTOCOL_TLS;
         }
-        /* A denial that names no protocol means the host, whatever is spoken. */
-        if (r->action == VERDICT_DENY && !r->has_protocol)
-                return (1U << _PROTOCOL_MAX) - 1;
-        return 1U << PROTOCOL_ANY | 1U << PROTOCOL_HTTP | 1U << PROTOCOL_TLS;
 }
 
 static int put_ports(Compiler *c, const NetRule *r, BlockRule *to)

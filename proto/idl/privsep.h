@@ -911,6 +911,9 @@ typedef struct PrivVerdict {
         uint32_t has_methods;      /* rules look at the method: nothing may say another one */
         uint32_t has_paths;        /* likewise */
         uint32_t is_looked_up;     /* of DNS: the dialer was asked, and answers with RESOLVED */
+        uint32_t is_by_request; /* of CONNECT and SOCKS: no connection yet; each HTTP request in the tunnel
+                                   asks */
+        uint32_t padding;
         uint64_t max_upload_bytes; /* of the connection; 0: no limit, as below */
         uint64_t max_download_bytes;
         uint64_t idle_usec;

@@ -634,13 +634,31 @@ def test_such_headers_pass_where_no_rule_looks(instance, alice, profile, web):
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_no_tunnel_for_some_requests(instance, alice, api_profile, sink, web, door):
-    """A rule about requests opens no tunnel, where they would not be known when it is made."""
-    before, accepted = instance.head(), web.accepted
+def test_a_tunnel_for_some_requests(instance, alice, api_profile, web, door):
+    """Under a rule about requests it leads nowhere until there is one, and each is judged."""
+    before, accepted, seen = instance.head(), web.accepted, len(web.requests)
+    port = web.server_port
     with Inside(instance, alice, api_profile) as inside:
-        assert inside("open", "a", door, "allowed.test", web.server_port) != GRANTED[door]
-    assert [row["verdict"] for row in net_rows(instance, before)] == ["deny"]
-    assert web.accepted == accepted
+        for name, data in (("tls", hello("allowed.test")), ("ssh", b"SSH-2.0-x\r\n"), ("other", b"\0\1\2"),
+                           ("two", f"CONNECT allowed.test:{port} HTTP/1.1\r\nHost: allowed.test:{port}\r\n\r\n".encode())):
+            assert inside("open", name, door, "allowed.test", port) == GRANTED[door]
+            inside("send", name, b64(data))
+            if name == "tls":
+                assert inside("rest", name) == 7
+            else:
+                assert " 200 " not in inside("text", name)
+        assert web.accepted == accepted
+        inside("open", "a", door, "allowed.test", port)
+        lines = [("GET", "/v1/a", ""), ("GET", "/v2", ""), ("PUT", "/v1/a", ""), ("GET", "/v1/b", "Connection: close\r\n")]
+        inside("send", "a", b64("".join(f"{m} {p} HTTP/1.1\r\nHost: allowed.test:{port}\r\n{more}\r\n"
+                                        for m, p, more in lines).encode()))
+        text = inside("text", "a")
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("HTTP/1.")] == ["200", "403", "403", "200"]
+    assert [path for _, path, _ in web.requests[seen:]] == ["/v1/a", "/v1/b"]
+    rows = net_rows(instance, before)
+    assert [(r["action"], r["protocol"], r["verdict"]) for r in rows[:2]] == \
+        [("request", "http", "allow"), ("request", "tls", "deny")]
+    assert len([r for r in rows if r["action"] == "connect" and r["verdict"] == "allow"]) == web.accepted - accepted > 0
 
 
 def test_a_tunnel_is_no_way_past_what_denies_requests(instance, alice, make_profile, web):

@@ -76,7 +76,8 @@ def certificate(tmp_path_factory):
 
 NAMES = {"allowed.test": [V4, V6], "evil.test": [V4], "sub.wild.test": [V4], "a.b.wild.test": [V4], "wild.test": [V4],
          "evilwild.test": [V4], "private.test": ["10.77.0.2"], "metadata.test": ["169.254.169.254"],
-         "mixed.test": ["169.254.169.254", V4], "denied.wild.test": [V4], "six.test": [V6], "a_b.test": [V4]}
+         "mixed.test": ["169.254.169.254", V4], "denied.wild.test": [V4], "six.test": [V6], "a_b.test": [V4],
+         **{name: [V4] for name in ("some.test", "raw.test", "half.test", "but.test", "none.test")}}
 
 
 class World:
@@ -273,6 +274,26 @@ def test_tls_to_an_address_names_nobody(place, alice, some, world):
     assert len(world.tls[0].heard) == heard
     done = run(place, alice, some, "curl", "-sS", "-i", "--resolve", f"evil.test:80:{V4}", "http://evil.test/")
     assert done.stdout.startswith("HTTP/1.1 400"), done.stdout
+
+
+def test_rules_about_requests(place, alice, make_profile, world):
+    """HTTP is decided request by request: methods and paths hold for programs that know no proxy."""
+    path = make_profile([{**rule(V4 + "/32", 80, protocol="http"), "methods": ["GET"], "paths": ["/open/**"]}])
+    before, seen, accepted = place.head(), len(world.web[0].requests), world.web[0].accepted
+    script = f"""
+        curl -s -o /dev/null -w '%{{http_code}} ' http://{V4}/open/x
+        curl -s -o /dev/null -w '%{{http_code}} ' http://{V4}/shut
+        curl -s -o /dev/null -w '%{{http_code}} ' -d x http://{V4}/open/x
+        curl -s -w '%{{http_code}} ' http://{V4}/open/a http://{V4}/shut http://{V4}/open/b -o /dev/null -o /dev/null -o /dev/null
+        curl -sk https://{V4}:80/ || echo "$?"
+    """
+    done = run(place, alice, path, "sh", "-c", script)
+    assert done.stdout.split() == ["200", "403", "403", "200", "403", "200", "35"], done.stdout
+    assert [(method, url) for method, url, _ in world.web[0].requests[seen:]] == \
+        [("GET", "/open/x"), ("GET", "/open/a"), ("GET", "/open/b")]
+    rows = net_rows(place, before)
+    assert len([r for r in rows if r["action"] == "connect" and r["verdict"] == "allow"]) == world.web[0].accepted - accepted
+    assert python(place, alice, path, SPEAK.replace("22", "80").replace("f.readline()", "b''", 1), V4).split()[-1] == "reset"
 
 
 def test_unreachable(place, alice, make_profile):
@@ -524,8 +545,9 @@ def read(s):
     except OSError:
         pass
     return data
-def connect(host, port, door):
-    request = f"GET / HTTP/1.1\\r\\nHost: {host}:{port}\\r\\nConnection: close\\r\\n\\r\\n".encode()
+def connect(host, port, method, path, door):
+    rest = f"Host: {host}:{port}\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n"
+    request = f"{method} {path} HTTP/1.1\\r\\n{rest}".encode()
     if door == "transparent":
         try:
             s = socket.create_connection((host, port), 20)
@@ -537,14 +559,14 @@ def connect(host, port, door):
     if door == "connect":
         s.sendall(f"CONNECT {host}:{port} HTTP/1.1\\r\\nHost: {host}:{port}\\r\\n\\r\\n".encode() + request)
     elif door == "absolute":
-        s.sendall(request.replace(b"GET /", f"GET http://{host}:{port}/".encode()))
+        s.sendall(f"{method} http://{host}:{port}{path} HTTP/1.1\\r\\n{rest}".encode())
     elif door == "socks5":
         s.sendall(b"\\5\\1\\0\\5\\1\\0\\3" + bytes([len(host)]) + host.encode() + port.to_bytes(2, "big") + request)
     else:
         s.sendall(b"\\4\\1" + port.to_bytes(2, "big") + b"\\0\\0\\0\\1\\0" + host.encode() + b"\\0" + request)
     return read(s)
-for host, port, door in json.load(sys.stdin):
-    results.append(b"hello from" in connect(host, port, door))
+for target in json.load(sys.stdin):
+    results.append(b" 200 OK" in connect(*target))
 json.dump(results, sys.stdout)
 """
 
@@ -557,7 +579,15 @@ def test_every_door_gives_the_same_verdict_on_names(place, alice, make_profile):
                          named("denied.wild.test", 80, action="deny", name="no"), named("private.test", 80, name="private"),
                          named("metadata.test", 80, name="metadata"), named("six.test", 8080, name="six"),
                          named("nowhere.test", 80, name="nowhere"), named("a_b.test", 80, name="underscore"),
-                         rule("93.184.216.0/24", 81, name="literal")])
+                         rule("93.184.216.0/24", 81, name="literal"),
+                         named("some.test", 80, name="some", protocol="http", methods=["GET"], paths=["/open/**"]),
+                         named("raw.test", 80, name="raw", protocol="tcp"),
+                         named("half.test", 80, name="half", protocol="tcp"),
+                         named("half.test", 80, name="not-half", action="deny", protocol="http", methods=["PUT"]),
+                         named("but.test", 80, name="but"),
+                         named("but.test", 80, name="not-admin", action="deny", protocol="http", paths=["/admin/**"]),
+                         named("none.test", 80, name="none", protocol="http"),
+                         named("none.test", 80, name="not-none", action="deny", protocol="http")])
     targets = [("allowed.test", 80), ("ALLOWED.test", 80), ("allowed.test.", 80), ("allowed.test", 81), ("allowed.test", 8080),
                ("evil.test", 80), ("evil.test", 81), ("wild.test", 80), ("sub.wild.test", 80), ("SUB.Wild.TEST.", 80),
                ("a.b.wild.test", 80), ("denied.wild.test", 80), ("evilwild.test", 80), ("sub.wild.test.evil.test", 80),
@@ -568,18 +598,28 @@ def test_every_door_gives_the_same_verdict_on_names(place, alice, make_profile):
                ("x" * 63 + ".test", 80), ("x" * 64 + ".test", 80), ("a..test", 80), ("-", 80), ("allowed.test..", 80),
                ("al-lowed.test", 80), ("allowed.test.test", 80), ("0.test", 80)]
     assert len(set(targets)) == 40
-    reached = {}
+    targets = [(*target, "GET", "/") for target in targets]
+    targets += [("some.test", 80, "GET", "/open/x"), ("some.test", 80, "PUT", "/open/x"), ("some.test", 80, "GET", "/shut"),
+                ("some.test", 80, "GET", "/open/../shut"), ("some.test", 80, "GET", "/open/a%2fb"),
+                ("some.test", 81, "GET", "/open/x"), ("raw.test", 80, "GET", "/a%2fb"), ("raw.test", 80, "PUT", "/x"),
+                ("half.test", 80, "GET", "/x"), ("half.test", 80, "PUT", "/x"), ("but.test", 80, "GET", "/x"),
+                ("but.test", 80, "PUT", "/x"), ("but.test", 80, "GET", "/admin/x"), ("none.test", 80, "GET", "/")]
+    reached, accepted = {}, {}
     for door in ("connect", "absolute", "socks5", "socks4", "transparent"):
+        before = place.head()
         done = run(place, alice, path, "python3", "-c", NAMED, timeout=300,
                    input=json.dumps([[*target, door] for target in targets]))
         assert done.returncode == 0, done.stderr
+        accepted[door] = len(net_rows(place, before, action="connect", verdict="allow"))
         for target, has in zip(targets, json.loads(done.stdout)):
             reached.setdefault(target, {})[door] = has
     assert all(len(set(found.values())) == 1 for found in reached.values()), \
         {target: found for target, found in reached.items() if len(set(found.values())) > 1}
     assert {target for target, found in reached.items() if found["connect"]} == {
-        ("allowed.test", 80), ("ALLOWED.test", 80), ("allowed.test.", 80), ("sub.wild.test", 80), ("SUB.Wild.TEST.", 80),
-        ("a.b.wild.test", 80), ("mixed.test", 80), ("six.test", 8080), ("a_b.test", 80)}
+        *((name, 80, "GET", "/") for name in ("allowed.test", "ALLOWED.test", "allowed.test.", "sub.wild.test",
+                                              "SUB.Wild.TEST.", "a.b.wild.test", "mixed.test", "a_b.test")),
+        ("six.test", 8080, "GET", "/"), ("some.test", 80, "GET", "/open/x"), ("raw.test", 80, "GET", "/a%2fb"),
+        ("raw.test", 80, "PUT", "/x"), ("but.test", 80, "GET", "/x"), ("but.test", 80, "PUT", "/x")}
 
 
 def test_tls_by_name(place, alice, make_profile, world):
