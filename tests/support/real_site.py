@@ -147,7 +147,7 @@ class Site:
         subprocess.run(["chown", "-R", f"{self.user.uid}:{self.user.gid}", self.root], check=True)
 
     def start(self, *argv, user=None, **options):
-        inside = ["runuser", "-u", user.name, "--"] if user else []
+        inside = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups"] if user else []
         log = open(os.path.join(self.folder, "log"), "ab")
         with log:
             options.setdefault("stdout", log)
