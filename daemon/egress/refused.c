@@ -145,7 +145,9 @@ static void count_one(Refused *f, const Destination *to, uint32_t n_lost)
 
 static uint16_t port_at(const uint8_t *packet, size_t size, size_t at)
 {
-        return size >= at + 4 ? (uint16_t) (packet[at + 2] << 8 | packet[at + 3]) : 0;
+        if (size < at + 4)
+                return 0;
+        return (uint16_t) (packet[at + 2] << 8 | packet[at + 3]);
 }
 
 /* Extension headers are not walked: the destination is known, if not its port. */
