@@ -35,6 +35,7 @@ int verb_create(Common *common, int argc, char *argv[]);
 int verb_exec(Common *common, int argc, char *argv[]);
 int verb_shell(Common *common, int argc, char *argv[]);
 int verb_attach(Common *common, int argc, char *argv[]);
+int verb_forward(Common *common, int argc, char *argv[]);
 int verb_logs(Common *common, int argc, char *argv[]);
 int verb_list(Common *common, int argc, char *argv[]);
 int verb_describe(Common *common, int argc, char *argv[]);
@@ -95,6 +96,8 @@ int ctl_call(const Common *common, const char *method, Json *take_parameters, Sa
 
 /* KEY=VALUE into an object that is made when there is none yet; 0 or an exit status. */
 int label_add(Json **labels, const char *text);
+/* A port into context.publish; 0 or an exit status. */
+int publish_add(Json *context, const char *text);
 /* A parameters object with one string; 0 or an exit status. */
 int new_parameters(const char *key, const char *value, Json **ret);
 /* The common options and n_min to n_max words, from optind; 0 or an exit status. */

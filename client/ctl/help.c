@@ -16,6 +16,7 @@
         "  --deny-host H[:PORT]\n"                                                               \
         "  --no-network         deny every connection\n"                                         \
         "  --home HOW           empty, or persistent: kept for this workspace and profile\n"     \
+        "  --publish PORT       the host's loopback reaches PORT inside\n"                       \
         "  --env K[=V]          set K inside; without a value, yours\n"                          \
         "  --env-file F         lines NAME=VALUE\n"                                              \
         "  --workdir D          where the command starts (default: the workspace)\n"             \
@@ -36,6 +37,7 @@ const char help_overview[] = "usage: sandboxctl VERB [OPTION…] [ARG…]\n"
                              "                       run a command in a session\n"
                              "  shell [ID]           your shell, in a session of its own or in that one\n"
                              "  attach ID            the streams of a command that runs\n"
+                             "  forward ID PORT      a port of yours that leads to one of a session\n"
                              "  logs [-f] ID         what commands have written\n"
                              "  list (ps)            your sessions\n"
                              "  describe ID          one session in full\n"
@@ -71,6 +73,10 @@ static const struct {
           "126 not executable; 127 not found.\n" },
         { "create", "usage: sandboxctl create [OPTION…]\n\nMakes a session without a command and prints its "
                     "id.\n\n" SESSION_TEXT COMMON_TEXT },
+        { "forward",
+          "usage: sandboxctl forward [OPTION…] ID PORT\n\nListens on 127.0.0.1, and connects each of your programs that "
+          "comes there to PORT in the session,\nuntil the session ends.\n\n"
+          "  --local-port PORT    where to listen (default: the same port; 0: any)\n" COMMON_TEXT },
         { "exec",
           "usage: sandboxctl exec [OPTION…] ID [--] COMMAND [ARG…]\n\nRuns a command in a session, which "
           "stays.\n\n"

@@ -33,7 +33,7 @@ static const Verb verbs[] = {
         { "freeze", NULL, verb_freeze },
         { "thaw", NULL, verb_thaw },
         { "update", NULL, NULL },
-        { "forward", NULL, NULL },
+        { "forward", NULL, verb_forward },
         { "diff", NULL, NULL },
         { "commit", NULL, NULL },
         { "discard", NULL, NULL },

@@ -235,6 +235,8 @@ static const ErrorText error_texts[] = {
           EXIT_OURS },
         { SESSION "CommandNotFound", "command", "%s: command not found in the session", EXIT_NOT_FOUND },
         { SESSION "NotExecutable", "command", "%s: cannot be executed in the session", EXIT_NOT_EXECUTABLE },
+        { SESSION "DeniedByPolicy", "message", "%s", EXIT_OURS },
+        { SESSION "NotListening", NULL, "nothing inside listens on that port", EXIT_OURS },
         { SESSION "SetupFailed", "step", "the session could not be set up (%s)", EXIT_OURS },
         { SESSION "AuditUnavailable", NULL,
           "the audit log cannot be written, so nothing may run: see the daemon's log", EXIT_OURS },

@@ -18,7 +18,7 @@
 #define CANDIDATES_SIZE_MAX (64U * 1024U)
 #define CANDIDATE_SIZE_MAX  (4U * 1024U)
 
-static const int refused_options[] = { 'v', 'O', 'U', 'P', 'A' };
+static const int refused_options[] = { 'v', 'O', 'U', 'A' };
 
 int request_init(Request *q)
 {
@@ -283,8 +283,6 @@ static int refuse(const Request *q, int c, const char *value)
                             "workspace itself");
         case 'U':
                 return fail("--user is not available in this version");
-        case 'P':
-                return fail("--publish is not available in this version");
         default:
                 return str_equal(value, "deny")
                                        ? 0
@@ -322,6 +320,8 @@ static int apply_command(Request *q, int c, const char *value)
 static int apply_policy(Request *q, int c, const char *value)
 {
         switch (c) {
+        case 'P':
+                return publish_add(q->context, value);
         case 'r':
                 return no_memory(append_path(q->context, "read", value));
         case 'W':
@@ -394,7 +394,7 @@ int request_parse_session(Request *q, Common *common, int argc, char *argv[])
                         is_refused = is_refused || c == refused_options[i];
                 if (is_refused)
                         status = refuse(q, c, optarg ? optarg : "");
-                else if (is_one_of(c, "rWDabn"))
+                else if (is_one_of(c, "rWDabnP"))
                         status = apply_policy(q, c, optarg);
                 else if (c == 'd')
                         workdir = optarg;

@@ -87,6 +87,7 @@ typedef enum WaitKind {
         WAIT_EVENTS,
         WAIT_RELAY,     /* another worker answers */
         WAIT_ADMIN_END, /* the launcher does */
+        WAIT_FORWARD,   /* likewise */
 } WaitKind;
 
 struct Process {
@@ -147,6 +148,8 @@ struct Session {
         Json *warnings;    /* array */
         Json *environment; /* array: what policy sets and the context adds */
         PrivLimits limits;
+        uint32_t n_publish;
+        uint32_t publish[PRIV_PUBLISH_MAX];
         uint64_t runtime_usec;
         uint64_t idle_usec;
         uint64_t timeout_usec;     /* of commands that name none */
@@ -200,7 +203,7 @@ struct Client {
         bool wait_frozen; /* WAIT_FREEZE: what it is to become */
         Id *wait_ids;     /* WAIT_TERMINATE */
         size_t n_wait_ids;
-        uint64_t wait_token; /* WAIT_ADMIN_END */
+        uint64_t wait_token; /* WAIT_ADMIN_END, WAIT_FORWARD */
         AuditQuery *query;
         Relay *relay;
         LoopTimer *output_timer; /* until the answer is read */
@@ -321,6 +324,7 @@ int method_freeze(Client *c, const Json *parameters);
 int method_thaw(Client *c, const Json *parameters);
 int method_terminate(Client *c, const Json *parameters);
 int method_list(Client *c, const Json *parameters);
+int method_forward(Client *c, const Json *parameters);
 int method_describe(Client *c, const Json *parameters);
 int method_remove(Client *c, const Json *parameters);
 int method_prune(Client *c, const Json *parameters);
@@ -347,6 +351,10 @@ void verification_finish(Client *c, const AuditVerification *verdict);
 void audit_query_resume(AuditQuery *q);
 void audit_queries_fail(Api *api);
 
+/* ---- forward.c ---- */
+
+int on_session_forwarded(Api *api, Imsg *m) _must_check_;
+
 /* ---- relay.c: administrators, and others' sessions ---- */
 
 /* The call is an administrator's and names, by its id, a session that is none of ours. */
@@ -357,6 +365,8 @@ int relay_start(Client *c) _must_check_;
 /* Of others, behind our own. */
 int relay_list(Client *c, const Json *parameters) _must_check_;
 bool relay_permits(const char *method);
+/* Bytes between a client whose call was answered with an upgrade, and a socket, which is taken. */
+int relay_bytes(Client *c, int take_fd) _must_check_;
 Relay *relay_free(Relay *r);
 /* The client's output has drained: go on. */
 void relay_resume(Relay *r);

@@ -101,8 +101,8 @@ static int check_unsupported(Compilation *k)
                 return not_enforceable(k->client, "mounts",
                                        "not available in this version; use read and write");
         list = get_value(context, "publish");
-        if (list && json_n(list) > 0)
-                return not_enforceable(k->client, "publish", "not available in this version");
+        if (list && json_n(list) > 0 && get_boolean(context, "noNetwork"))
+                return invalid(k->client, "context.publish");
         if (get_string(context, "user")) {
                 if (k->api->start.identity.uid != 0) {
                         client_error(k->client, SERVICE_ERROR "PermissionDenied", NULL);
@@ -246,11 +246,31 @@ static int take_strings(const Json *context, const char *key, const char *const 
         return 0;
 }
 
+static int take_ports(const Json *context, PolicyFlags *f)
+{
+        const Json *list = get_value(context, "publish");
+        uint16_t *ports;
+
+        if (!list || json_n(list) == 0)
+                return 0;
+        ports = calloc(json_n(list), sizeof(*ports));
+        if (!ports)
+                return -ENOMEM;
+        for (size_t i = 0; i < json_n(list); i++)
+                ports[i] = (uint16_t) json_integer(json_at(list, i));
+        f->publish = ports;
+        f->n_publish = json_n(list);
+        return 0;
+}
+
 static int take_flags(const Json *context, PolicyFlags *f)
 {
         int r;
 
         f->has_no_network = get_boolean(context, "noNetwork");
+        r = take_ports(context, f);
+        if (r < 0)
+                return r;
         if ((r = take_strings(context, "allowHosts", &f->allow_hosts, &f->n_allow_hosts)) < 0 ||
             (r = take_strings(context, "denyHosts", &f->deny_hosts, &f->n_deny_hosts)) < 0 ||
             (r = take_strings(context, "read", &f->read, &f->n_read)) < 0 ||
@@ -265,6 +285,7 @@ static void flags_done(PolicyFlags *f)
 
         for (size_t i = 0; i < ELEMENTSOF(lists); i++)
                 free((void *) (uintptr_t) lists[i]);
+        free((void *) (uintptr_t) f->publish);
 }
 
 /* What Describe() returns must make the same session again: the text is in the context, whatever way it
@@ -544,6 +565,7 @@ static int compile(Compilation *k, PolicyDiagnostics *d, int *ret_plan_fd, int *
                            &policy_fd);
         if (r >= 0)
                 r = take_digest(k->session, policy_fd);
+        k->session->n_publish = policy_publish(k->policy, k->session->publish);
         if (r < 0)
                 return r;
         warn_diagnostics(k->session, d);

@@ -298,6 +298,8 @@ static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return on_admin_opened(api, m);
         if (m->type == PRIV_ADMIN_TERMINATED)
                 return on_admin_terminated(api, m->body);
+        if (m->type == PRIV_SESSION_FORWARDED)
+                return on_session_forwarded(api, m);
         if (m->type == PRIV_SESSION_STOP)
                 return on_session_stop(api, m->body);
         if (m->type == PRIV_SESSION_FROZEN)

@@ -70,6 +70,7 @@ static const struct {
         { "io.sandboxd.Session.Thaw", method_thaw },
         { "io.sandboxd.Session.Terminate", method_terminate },
         { "io.sandboxd.Session.List", method_list },
+        { "io.sandboxd.Session.Forward", method_forward },
         { "io.sandboxd.Session.Describe", method_describe },
         { "io.sandboxd.Session.Remove", method_remove },
         { "io.sandboxd.Session.Prune", method_prune },

@@ -145,6 +145,21 @@ bool relay_permits(const char *method)
         return true;
 }
 
+int relay_bytes(Client *c, int take_fd)
+{
+        Relay *r;
+        int e = relay_new(c, &r);
+
+        if (e < 0) {
+                (void) fd_close(take_fd);
+                return e;
+        }
+        e = conn_new(take_fd, /* is_server= */ false, &r->conn);
+        if (e >= 0)
+                e = conn_wants_write(c->conn) ? -EAGAIN : relay_stream_new(c, r->conn, &r->stream);
+        return e;
+}
+
 /* ---- the other worker ---- */
 
 static int send_call(Relay *r)

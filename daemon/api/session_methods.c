@@ -41,6 +41,7 @@ static int ask_launcher(Session *s, int plan_fd, int policy_fd)
                 .connection = s->connection,
                 .has_no_network = get_boolean(s->context, "noNetwork"),
                 .limits = s->limits,
+                .n_publish = s->n_publish,
         };
         const int fds[] = { plan_fd, policy_fd };
         int r;
@@ -49,6 +50,7 @@ static int ask_launcher(Session *s, int plan_fd, int policy_fd)
         memcpy(m.home_key, s->home_key, sizeof(m.home_key));
         m.n_kept_groups = s->n_kept_groups;
         memcpy(m.kept_groups, s->kept_groups, sizeof(m.kept_groups));
+        memcpy(m.publish, s->publish, sizeof(m.publish));
         r = fill_claims(s, &m);
         if (r < 0)
                 return r;

@@ -192,5 +192,10 @@ void state_answer(Api *api, const PrivAuditStateAsk *ask);
 int launcher_attach(Audit *a, int take_fd) _must_check_;
 void start_release(Audit *a, struct Pending *p, int error);
 void load_release(Audit *a, struct Pending *p, int error);
+
+/* inbound.c: connections into a session, of which the launcher tells. < 0: it broke the rules */
+int inbound_on_ask(Audit *a, const PrivAuditInbound *m) _must_check_;
+int inbound_on_over(Audit *a, const PrivInboundOver *m) _must_check_;
+void inbound_release(Audit *a, struct Pending *p, int error);
 int sweep_arm(Audit *a, uint64_t after_usec) _must_check_;
 int session_end(Audit *a, Session *s, uint32_t reason) _must_check_;

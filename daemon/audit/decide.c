@@ -41,7 +41,7 @@ static int check_decide(const PrivDecide *d, size_t size)
 {
         size_t n_tail = size - sizeof(*d);
 
-        if (d->entry == ENTRY_NONE || d->entry >= _ENTRY_MAX || d->protocol >= _PROTOCOL_MAX ||
+        if (d->entry == ENTRY_NONE || d->entry >= ENTRY_FORWARD || d->protocol >= _PROTOCOL_MAX ||
             d->port > UINT16_MAX)
                 return -EPROTO;
         if (d->is_malformed > 1 || d->wants_connection > 1 || !is_address_ok(&d->address))
@@ -281,7 +281,7 @@ static void send_verdict(const Pending *p, Verdict verdict, DecisionReason reaso
         (void) priv_link_send(p->egress->channel, PRIV_VERDICT, &v, sizeof(v), NULL, 0);
 }
 
-static int connection_new(Audit *a, const Pending *p, Connection **ret)
+int connection_new(Audit *a, const Pending *p, Connection **ret)
 {
         size_t n_host = p->row.host ? strlen(p->row.host) + 1 : 0;
         Connection *c = calloc(1, sizeof(*c) + n_host);

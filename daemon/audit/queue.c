@@ -191,6 +191,9 @@ static void release(Audit *a, Pending *p, int error)
         case PENDING_LOAD:
                 load_release(a, p, error);
                 break;
+        case PENDING_INBOUND:
+                inbound_release(a, p, error);
+                break;
         case PENDING_EXEC:
                 record_release(p, error);
                 break;

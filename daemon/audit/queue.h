@@ -9,6 +9,7 @@ typedef enum PendingType {
         PENDING_REFUSE,     /* likewise, but egress hears of it afterwards */
         PENDING_START,      /* the launcher waits */
         PENDING_LOAD,       /* likewise; token in request, load */
+        PENDING_INBOUND,    /* likewise */
         PENDING_EXEC,       /* an api worker waits; token in request */
         PENDING_READ,       /* likewise; query */
         PENDING_DECISION,   /* an egress worker waits */
@@ -68,4 +69,6 @@ void queue_forget_egress(Audit *a, const Egress *e);
 /* One transaction for what is queued; then the answers. For the end of each turn. */
 void queue_commit(void *audit);
 
+/* Of a committed row that allows one. It lasts until queue_close(). */
+int connection_new(Audit *a, const Pending *p, Connection **ret) _must_check_;
 Connection *connection_free(Connection *c);

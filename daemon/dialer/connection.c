@@ -29,6 +29,13 @@ static void count_bytes(const Connection *c, PrivDialClosed *closed)
         if (info.tcpi_bytes_sent > info.tcpi_bytes_retrans)
                 closed->sent_bytes = info.tcpi_bytes_sent - info.tcpi_bytes_retrans;
         closed->received_bytes = info.tcpi_bytes_received;
+        /* Seen from the session: what our end sends, it receives. */
+        if (c->is_inbound) {
+                uint64_t sent = closed->received_bytes;
+
+                closed->received_bytes = closed->sent_bytes;
+                closed->sent_bytes = sent;
+        }
 }
 
 void connection_end(Connection *c, CloseReason reason)
@@ -82,22 +89,17 @@ static int watch(Dialer *d, Connection *c)
         return epoll_ctl(d->watch_fd, EPOLL_CTL_ADD, c->fd, &event) < 0 ? neg_errno() : 0;
 }
 
-int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress *address)
+int connection_add(Session *s, const Connection *what, int fd)
 {
-        PrivConnected message = { .request = dial->order.request, .sequence = dial->order.sequence };
-        _cleanup_close_ int fd = take_fd;
         Connection *c = calloc(1, sizeof(*c));
         int r;
 
         if (!c)
                 return -ENOMEM;
-        *c = (Connection){ .session = s,
-                           .sequence = dial->order.sequence,
-                           .fd = -EBADF,
-                           .started_usec = clock_monotonic_usec(),
-                           .expires_usec = dial->expires_usec,
-                           .address = *address,
-                           .port = dial->order.port };
+        *c = *what;
+        c->session = s;
+        c->fd = -EBADF;
+        c->started_usec = clock_monotonic_usec();
         list_init(&c->expiring);
         r = map_put(&s->connections, &c->sequence, sizeof(c->sequence), c);
         if (r < 0) {
@@ -114,8 +116,22 @@ int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress 
                 if (c->fd >= 0)
                         c->fd = fd_close(c->fd);
                 (void) connection_free(c);
-                return r;
         }
+        return r;
+}
+
+int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress *address)
+{
+        PrivConnected message = { .request = dial->order.request, .sequence = dial->order.sequence };
+        _cleanup_close_ int fd = take_fd;
+        Connection c = { .sequence = dial->order.sequence,
+                         .expires_usec = dial->expires_usec,
+                         .address = *address,
+                         .port = dial->order.port };
+        int r = connection_add(s, &c, fd);
+
+        if (r < 0)
+                return r;
         (void) priv_link_send(s->egress, PRIV_CONNECTED, &message, sizeof(message), &fd, 1);
         return 0;
 }

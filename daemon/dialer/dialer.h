@@ -76,6 +76,7 @@ typedef struct Connection {
         ListLink expiring;
         PrivAddress address;
         uint32_t port;
+        bool is_inbound; /* its socket is inside the session */
 } Connection;
 
 struct Dialer {
@@ -115,11 +116,16 @@ void questions_drop(Session *s);
 
 /* connection.c: takes the descriptor, also on error; -EMFILE: there are too many */
 int dialer_check_file(const Dialer *d, int take_fd, int *ret_fd) _must_check_;
+/* Lists and watches a duplicate of fd: number, address, port and expiry are taken from `what`. */
+int connection_add(Session *s, const Connection *what, int fd) _must_check_;
 int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress *address) _must_check_;
 /* Cuts it for everybody and reports it, unless that was done. It stays listed. */
 void connection_end(Connection *c, CloseReason reason);
 Connection *connection_free(Connection *c);
 int connection_watch_open(Dialer *d) _must_check_;
+
+/* inbound.c: into a session, connected by the launcher; s may be NULL. Takes the descriptors. */
+void inbound_take(Dialer *d, Session *s, const PrivDialerInbound *m, int take_fds[2]);
 
 /* expiry.c: connections end with the rule that allowed them. */
 int expiry_open(Dialer *d) _must_check_;

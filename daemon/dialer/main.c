@@ -194,6 +194,13 @@ static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
         }
         if (m->type == PRIV_DIALER_AUDIT_ATTACH)
                 return attach_audit(d, TAKE_FD(m->fds[0]));
+        if (m->type == PRIV_DIALER_INBOUND) {
+                const PrivDialerInbound *inbound = m->body;
+                int fds[2] = { TAKE_FD(m->fds[0]), TAKE_FD(m->fds[1]) };
+
+                inbound_take(d, session_find(d, &inbound->session), inbound, fds);
+                return 0;
+        }
         if (m->type == PRIV_DIALER_EGRESS_ATTACH) {
                 on_egress_attach(d, m);
                 return 0;

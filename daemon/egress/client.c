@@ -222,7 +222,7 @@ static int client_begin(Client *c, bool is_transparent)
         return is_transparent ? transparent_begin(c) : 0;
 }
 
-int client_new(Egress *e, int take_fd, bool is_transparent)
+int client_add(Egress *e, int take_fd, Client **ret)
 {
         _cleanup_close_ int fd = take_fd;
         Client *c = calloc(1, sizeof(*c));
@@ -251,6 +251,17 @@ int client_new(Egress *e, int take_fd, bool is_transparent)
         list_init(&c->link);
         list_append(&e->clients, &c->link);
         e->n_clients++;
+        *ret = c;
+        return 0;
+}
+
+int client_new(Egress *e, int take_fd, bool is_transparent)
+{
+        Client *c;
+        int r = client_add(e, take_fd, &c);
+
+        if (r < 0)
+                return r;
         r = client_begin(c, is_transparent);
         if (r < 0)
                 client_close(c, CLOSE_ERROR);

@@ -190,6 +190,8 @@ static inline size_t egress_read_max(const Egress *e)
 
 /* client.c */
 int client_new(Egress *e, int take_fd, bool is_transparent) _must_check_;
+/* Without a state yet. */
+int client_add(Egress *e, int take_fd, Client **ret) _must_check_;
 void client_close(Client *c, CloseReason reason);
 /* Does what can be done now, then waits for what it needs. May close the client. */
 void client_pump(Client *c);
@@ -212,6 +214,8 @@ int buf_receive(int fd, Buf *to, size_t n) _must_check_;
 int request_step_head(Client *c) _must_check_;
 void request_on_verdict(Egress *e, const PrivVerdict *v);
 int request_on_connected(Egress *e, const PrivConnected *m, int take_fd) _must_check_;
+/* Of the server's socket; userdata is the client. */
+void request_on_server_io(void *userdata, int fd, unsigned events);
 void request_on_failed(Egress *e, const PrivConnectFailed *m);
 void request_on_timeout(Client *c);
 /* Forgets the request: what still comes for it is nobody's. */
@@ -273,6 +277,9 @@ Refused *refused_free(Refused *f);
 void refused_finish(Refused *f);
 /* False: the verdict is somebody else's. */
 bool refused_on_verdict(Egress *e, uint64_t request);
+
+/* inbound.c: a connection into the session, both of whose ends (inside, outside) are there; takes them */
+int inbound_new(Egress *e, const PrivInbound *m, int take_fds[2]) _must_check_;
 
 /* exchange.c */
 int exchange_begin(Client *c) _must_check_;

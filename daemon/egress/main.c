@@ -139,6 +139,8 @@ static int on_dialer_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 request_on_failed(owner, &body);
                 return 0;
         }
+        if (m->type == PRIV_INBOUND)
+                return inbound_new(owner, m->body, &m->fds[0]);
         return m->type == PRIV_RESOLVED ? on_resolved(owner, m) : -EPROTO;
 }
 

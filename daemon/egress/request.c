@@ -421,7 +421,7 @@ static void refuse_descriptor(Egress *e, uint64_t sequence)
         (void) priv_link_send(e->dialer, PRIV_CONNECTION_DONE, &done, sizeof(done), NULL, 0);
 }
 
-static void on_server_io(void *userdata, _unused_ int fd, _unused_ unsigned events)
+void request_on_server_io(void *userdata, _unused_ int fd, _unused_ unsigned events)
 {
         client_pump(userdata);
 }
@@ -436,7 +436,7 @@ int request_on_connected(Egress *e, const PrivConnected *m, int take_fd)
                 refuse_descriptor(e, m->sequence);
                 return 0;
         }
-        r = loop_io_new(e->loop, fd, 0, on_server_io, c, &c->server.io);
+        r = loop_io_new(e->loop, fd, 0, request_on_server_io, c, &c->server.io);
         if (r < 0) {
                 refuse_descriptor(e, m->sequence);
                 client_close(c, CLOSE_ERROR);

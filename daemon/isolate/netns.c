@@ -334,6 +334,45 @@ void netns_done(NetworkNamespace *n)
         n->fd = fd_close(n->fd);
 }
 
+/* ---- a connection into it ---- */
+
+int netns_go_on_connecting(int fd, bool is_v6, uint16_t port)
+{
+        Address to = address_of(is_v6 ? EGRESS_PROXY6 : EGRESS_PROXY4);
+
+        if (is_v6)
+                to.v6.sin6_port = htons(port);
+        else
+                to.v4.sin_port = htons(port);
+        return connect(fd, &to.any, is_v6 ? sizeof(to.v6) : sizeof(to.v4)) < 0 ? neg_errno() : 0;
+}
+
+static int begin_connection(bool is_v6, uint16_t port, int *ret_fd)
+{
+        _cleanup_close_ int fd =
+                        socket(is_v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        int r;
+
+        if (fd < 0)
+                return neg_errno();
+        r = netns_go_on_connecting(fd, is_v6, port);
+        if (r < 0 && r != -EINPROGRESS)
+                return r;
+        *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
+int netns_connect(int home_fd, const NetworkNamespace *n, bool is_v6, uint16_t port, int *ret_fd)
+{
+        int r;
+
+        if (setns(n->fd, CLONE_NEWNET) < 0)
+                return neg_errno();
+        r = begin_connection(is_v6, port, ret_fd);
+        come_home(home_fd);
+        return r;
+}
+
 /* ---- the trial ---- */
 
 /* Documentation addresses (RFC 5737, RFC 3849): nobody's. */

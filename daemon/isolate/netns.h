@@ -33,6 +33,13 @@ int netns_open_home(int *ret_fd) _must_check_;
 /* The calling thread enters a new namespace and comes home: one that cannot come home aborts. The caller
  * owns the result (netns_done()). */
 int netns_new(int home_fd, const Steering *steering, NetworkNamespace *ret) _must_check_;
+/* Begins a connection to a port of the namespace's own loopback: *ret_fd is a socket inside that becomes
+ * writable when netns_go_on_connecting() can say how it went; the caller's. */
+int netns_connect(int home_fd, const NetworkNamespace *n, bool is_v6, uint16_t port,
+                  int *ret_fd) _must_check_;
+/* 0: it stands. To the kernel a socket is still connecting until it is asked again, and could be connected
+ * elsewhere. */
+int netns_go_on_connecting(int fd, bool is_v6, uint16_t port) _must_check_;
 void netns_done(NetworkNamespace *n);
 
 /* Does what is made with such a steering bring a connection to the door, with the address that it was for?

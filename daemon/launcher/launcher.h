@@ -60,6 +60,7 @@ typedef struct Kernel {
         int null_fd;
         int network_fd;  /* our own network namespace */
         int mount_fd;    /* our own mount namespace */
+        int diag_fd;     /* asks who connected to us; -EBADF: this kernel cannot say */
         int template_fd; /* mount namespace that sessions copy */
         int session_filter_fd;
         int command_filter_fd;
@@ -108,6 +109,8 @@ struct Launcher {
         LoopTimer *pool_timer;
         Map users;    /* by uid */
         Map sessions; /* by id */
+        Map inbounds; /* by token: connections into sessions that are being made */
+        uint64_t last_inbound;
         uint64_t last_connection;
         ListLink endings; /* administrators' calls that wait for the end of sessions */
         unsigned n_endings;

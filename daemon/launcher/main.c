@@ -168,6 +168,7 @@ int main(int argc, char **argv)
         struct sigaction ignore = { .sa_handler = SIG_IGN };
         Kernel kernel = { .null_fd = -EBADF,
                           .network_fd = -EBADF,
+                          .diag_fd = -EBADF,
                           .mount_fd = -EBADF,
                           .template_fd = -EBADF,
                           .session_filter_fd = -EBADF,

@@ -80,6 +80,10 @@ static int on_audit_message(void *owner, _unused_ Worker *w, Imsg *m)
 {
         if (m->type == PRIV_AUDIT_LOADED)
                 return reload_on_recorded(owner, m->body);
+        if (m->type == PRIV_AUDIT_INBOUND_ROW) {
+                inbounds_on_row(owner, m->body);
+                return 0;
+        }
         if (m->type == PRIV_AUDIT_EGRESS_OVER) {
                 sessions_on_egress_over(owner, m->body);
                 return 0;

@@ -51,6 +51,16 @@ static bool claims_are_sound(const PrivSessionClaims *c)
                SESSION_TEXT(c->agent_session) && SESSION_TEXT(c->workspace);
 }
 
+static bool ports_are_sound(const PrivSessionCreate *body)
+{
+        if (body->n_publish > PRIV_PUBLISH_MAX || (body->n_publish > 0 && body->has_no_network))
+                return false;
+        for (uint32_t i = 0; i < body->n_publish; i++)
+                if (body->publish[i] == 0 || body->publish[i] > UINT16_MAX)
+                        return false;
+        return true;
+}
+
 static int step_cgroup(Session *s)
 {
         const CgroupBase *base = s->launcher->kernel->cgroups;
@@ -202,6 +212,7 @@ static const struct {
 } steps[] = {
         { "audit", "the start cannot be recorded", step_audit },
         { "dialer", "the dialer is not there", step_dialer },
+        { "publish", "a port to publish is taken on this machine, or below 1024", publish_open },
         { "cgroup", "the control group cannot be made, or a limit needs a controller that is missing",
           step_cgroup },
         { "network", "the network namespace cannot be made", step_network },
@@ -277,6 +288,7 @@ static Session *session_new(User *u)
                         .names_fd = -EBADF,
                         .pool = u->launcher->settings.pool,
                         .created_usec = clock_realtime_usec() };
+        list_init(&s->inbounds);
         b = blank_take(u->launcher);
         if (enter(s, b) < 0) {
                 (void) blank_free(b);
@@ -297,6 +309,8 @@ static void fill(Session *s, const PrivSessionCreate *body, const Peer *caller, 
         s->has_no_network = body->has_no_network != 0;
         s->wants_home = body->has_home != 0;
         memcpy(s->home_key, body->home_key, sizeof(s->home_key));
+        s->n_publish = body->n_publish;
+        memcpy(s->publish, body->publish, sizeof(s->publish));
         s->limits = body->limits;
         s->claims = body->claims;
         s->caller = *caller;
@@ -369,8 +383,9 @@ int session_create(User *u, Imsg *m)
         Session *s;
         int error;
 
-        if (!claims_are_sound(&body->claims) || body->n_kept_groups > PRIV_GROUPS_MAX ||
-            !is_sealed_block(m->fds[0], PLAN_SIZE_MAX) || !is_sealed_block(m->fds[1], LAUNCHER_BLOCK_MAX))
+        if (!claims_are_sound(&body->claims) || !ports_are_sound(body) ||
+            body->n_kept_groups > PRIV_GROUPS_MAX || !is_sealed_block(m->fds[0], PLAN_SIZE_MAX) ||
+            !is_sealed_block(m->fds[1], LAUNCHER_BLOCK_MAX))
                 return -EPROTO;
         quota = quota_take_start(u);
         if (quota) {

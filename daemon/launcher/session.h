@@ -7,6 +7,8 @@
 #include "daemon/launcher/peer.h"
 #include "daemon/launcher/user.h"
 
+#define INBOUNDS_MAX 64U /* connections into one session that are being made */
+
 typedef enum SessionState {
         /* Objects are being made; api waits for its answer. May become RUNNING or STOPPING. */
         SESSION_STARTING = 0,
@@ -46,6 +48,11 @@ struct Session {
         NetworkNamespace network;
         int names_fd; /* addresses that stand for names: for the worker's successors */
         PrivPool pool;
+        ListLink inbounds; /* connections into it that are being made */
+        unsigned n_inbounds;
+        uint32_t n_publish;
+        uint32_t publish[PRIV_PUBLISH_MAX];
+        struct Publisher *publisher; /* NULL: no port is published */
         PrivLink *init_link;
         LoopIo *init_io;
         LoopTimer *freeze_timer; /* until the kernel has frozen or thawed all of it */
@@ -99,6 +106,25 @@ void sessions_lose_api(User *u);
 void sessions_stop_all(Launcher *l);
 /* When the loop has ended: those whose processes did not end in time are left to the next start. */
 void sessions_free(Launcher *l);
+
+/* inbound.c: connections into a session. From api; < 0: it broke a rule */
+int inbound_forward(User *u, const PrivSessionForward *body) _must_check_;
+/* Somebody whose uid is this has connected to a published port: takes the descriptor. */
+void inbound_publish(Session *s, uint32_t port, uint32_t uid, int take_fd);
+/* A row for one that is refused. */
+void inbound_refuse(Session *s, uint32_t port, uint32_t uid);
+void inbounds_on_row(Launcher *l, const PrivInboundRow *row);
+/* Those that are not handed over yet. */
+void inbounds_drop(Session *s);
+void inbounds_drop_all(Launcher *l);
+void inbounds_forget_api(User *u);
+
+/* publish.c: ports of the host's loopback. Opened before the session runs, heard when it does. -EADDRINUSE:
+ * somebody has one of them; -EACCES: it is for root's services; -EOPNOTSUPP: nobody could tell who connects
+ */
+int publish_open(Session *s) _must_check_;
+void publish_start(Session *s);
+void publish_close(Session *s);
 
 /* session_network.c: egress workers, and what audit and the dialer know of sessions */
 int session_open_audit(Session *s, bool is_known) _must_check_;

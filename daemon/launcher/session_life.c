@@ -43,6 +43,8 @@ static void session_free(Session *s)
         s->home_fd = fd_close(s->home_fd);
         s->api_fd = fd_close(s->api_fd);
         s->init_pidfd = fd_close(s->init_pidfd);
+        inbounds_drop(s);
+        publish_close(s);
         netns_done(&s->network);
         s->names_fd = fd_close(s->names_fd);
         free(s);
@@ -167,6 +169,8 @@ void session_stop(Session *s, EndReason reason)
                 s->state = SESSION_STOPPING;
                 s->reason = reason;
                 s->wants_egress = false;
+                publish_close(s);
+                inbounds_drop(s);
                 loop_timer_stop(s->timer);
                 if (s->stop_timer)
                         loop_timer_stop(s->stop_timer);
@@ -210,6 +214,7 @@ void session_maybe_answer(Session *s)
         s->answer.init_pid = (uint32_t) s->init_pid;
         user_send(s->user, PRIV_SESSION_CREATED, &s->answer, sizeof(s->answer), fds, 2);
         s->answer.token = 0;
+        publish_start(s);
 }
 
 void sessions_on_recorded(Launcher *l, const PrivSessionOpened *body)
@@ -257,6 +262,7 @@ void sessions_lose_api(User *u)
         Map *sessions = &u->launcher->sessions;
         size_t cursor = 0;
 
+        inbounds_forget_api(u);
         for (Session *s = map_next(sessions, &cursor); s; s = map_next(sessions, &cursor)) {
                 if (s->user != u)
                         continue;
@@ -282,4 +288,5 @@ void sessions_free(Launcher *l)
         for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor))
                 session_free(s);
         map_done(&l->sessions);
+        map_done(&l->inbounds);
 }

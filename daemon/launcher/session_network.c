@@ -178,6 +178,7 @@ void sessions_drop_egress(Launcher *l)
 {
         size_t cursor = 0;
 
+        inbounds_drop_all(l);
         for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor)) {
                 if (s->state == SESSION_STOPPING)
                         continue;

@@ -18,6 +18,7 @@
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 #include "proto/base/str.h"
+#include "proto/base/tcp_peer.h"
 
 static const char *const program_names[] = {
         [PROGRAM_API] = "sandboxd-api",       [PROGRAM_AUDIT] = "sandboxd-audit",
@@ -129,6 +130,8 @@ static int open_own(Kernel *k)
         k->mount_fd = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
         if (k->mount_fd < 0)
                 return log_error(neg_errno(), "cannot open the mount namespace");
+        if (tcp_peer_open(&k->diag_fd) < 0)
+                k->diag_fd = -EBADF;
         r = netns_open_home(&k->network_fd);
         return r < 0 ? log_error(r, "cannot open the network namespace") : 0;
 }
@@ -287,6 +290,7 @@ void kernel_done(Kernel *k)
         k->null_fd = fd_close(k->null_fd);
         k->network_fd = fd_close(k->network_fd);
         k->mount_fd = fd_close(k->mount_fd);
+        k->diag_fd = fd_close(k->diag_fd);
         k->template_fd = fd_close(k->template_fd);
         k->session_filter_fd = fd_close(k->session_filter_fd);
         k->command_filter_fd = fd_close(k->command_filter_fd);

@@ -35,7 +35,6 @@
 #define USER_LOOKUPS_MAX 16U
 
 static void user_advance(User *u);
-static void user_check_idle(User *u);
 
 static void connection_free(User *u, Connection *c)
 {
@@ -314,6 +313,8 @@ static int on_api_message(void *owner, _unused_ Worker *w, Imsg *m)
                 return session_freeze(u, m->body);
         case PRIV_SESSION_KILL_COMMAND:
                 return session_kill_command(u, m->body);
+        case PRIV_SESSION_FORWARD:
+                return inbound_forward(u, m->body);
         case PRIV_ADMIN_OPEN:
                 return admin_open(u, m->body);
         case PRIV_ADMIN_TERMINATE:

@@ -33,6 +33,10 @@ const char *policy_block_text(const PolicyBlock *b);
 const char *policy_block_name(const PolicyBlock *b);
 uint64_t policy_block_generation(const PolicyBlock *b);
 
+/* The name by which sessions reach the loopback of the machine that they run on: by a rule that has exactly
+ * this name, and needs no cidr then. It is never asked for outside. */
+#define POLICY_HOST_MACHINE "host.sandbox.internal"
+
 typedef struct PolicyRequest {
         const char *host; /* canonical (policy_host_canonical()), or "" where address is the destination */
         PrivAddress address; /* literal destination; family 0 where host is */

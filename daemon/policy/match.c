@@ -379,16 +379,23 @@ static bool opens_guard(const AddressView *v, const BlockRule *r)
         return !v->is_own || r->prefix_length == (v->address.family == 4 ? 32U : 128U);
 }
 
+/* A rule that names this machine means its loopback. */
+static bool names_machine(const Matcher *m, const AddressView *v, const BlockRule *r)
+{
+        return !(r->flags & BLOCK_RULE_WILDCARD) && address_is_loopback(&v->address) &&
+               str_equal(m->q->host, POLICY_HOST_MACHINE);
+}
+
 static void view_host_rule(const Matcher *m, const BlockRule *r, void *userdata)
 {
         AddressView *v = userdata;
 
-        (void) m;
         v->is_denied = v->is_denied || r->verdict == VERDICT_DENY;
         v->has_rule[r->verdict] = true;
         if (!(r->flags & BLOCK_RULE_CIDR) || address_in_prefix(&v->address, &r->network, r->prefix_length))
                 v->has_holding_rule[r->verdict] = true;
-        v->is_admitted = v->is_admitted || (r->verdict != VERDICT_DENY && opens_guard(v, r));
+        v->is_admitted = v->is_admitted ||
+                         (r->verdict != VERDICT_DENY && (opens_guard(v, r) || names_machine(m, v, r)));
 }
 
 static void view_cidr_rule(const Matcher *m, const BlockRule *r, void *userdata)

@@ -112,7 +112,9 @@ struct Policy {
         char *source;
         StringList extends;
         Verdict network_default;
-        const char *default_layer; /* static */
+        const char *default_layer;          /* static */
+        uint32_t publish[PRIV_PUBLISH_MAX]; /* in order, each once */
+        uint32_t n_publish;
         NetRule *rules;
         size_t n_rules;
         size_t n_rules_room;
@@ -140,6 +142,8 @@ int policy_add_path(Policy *p, PathAccess access, const char *pattern, const cha
 int policy_add_tmpfs(Policy *p, const char *pattern, uint64_t size_bytes, const char *layer,
                      bool replaces) _must_check_;
 void net_rule_done(NetRule *r);
+/* Keeps them in order. -E2BIG: there are too many. */
+int policy_add_publish(Policy *p, uint32_t port) _must_check_;
 
 int string_list_copy(const StringList *from, StringList *to) _must_check_;
 int string_list_add(StringList *l, const char *s) _must_check_;

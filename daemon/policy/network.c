@@ -277,12 +277,55 @@ static int read_default(SchemaReader *x, const TextNode *n)
         return 0;
 }
 
+int policy_add_publish(Policy *p, uint32_t port)
+{
+        uint32_t at = 0;
+
+        while (at < p->n_publish && p->publish[at] < port)
+                at++;
+        if (at < p->n_publish && p->publish[at] == port)
+                return 0;
+        if (p->n_publish >= PRIV_PUBLISH_MAX)
+                return -E2BIG;
+        memmove(&p->publish[at + 1], &p->publish[at], (p->n_publish - at) * sizeof(p->publish[0]));
+        p->publish[at] = port;
+        p->n_publish++;
+        return 0;
+}
+
+uint32_t policy_publish(const Policy *p, uint32_t ports[PRIV_PUBLISH_MAX])
+{
+        memcpy(ports, p->publish, p->n_publish * sizeof(ports[0]));
+        return p->n_publish;
+}
+
+/* It opens a door: what can only narrow has none to open. */
+static int read_publish(SchemaReader *x, const TextNode *n)
+{
+        int r;
+
+        r = schema_expect(x, n, TEXT_ARRAY);
+        if (r <= 0)
+                return r;
+        if (x->policy->kind == POLICY_PROJECT || x->policy->kind == POLICY_CEILING)
+                return schema_fail(x, n, "only a profile and the user's own layer can publish ports");
+        for (const TextNode *c = n->first; c; c = c->next) {
+                if (c->type != TEXT_INTEGER || c->integer < 1024 || c->integer > UINT16_MAX)
+                        r = schema_fail(x, c, "expected a port from 1024 to 65535");
+                else if (policy_add_publish(x->policy, (uint32_t) c->integer) < 0)
+                        return schema_fail(x, c, "too many ports (at most %u)", PRIV_PUBLISH_MAX);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
 static const KeyRule network_rules[] = {
         { "default", read_default, NULL },
         { "rules", read_rules, NULL },
         { "dns", NULL, "names have synthetic addresses inside" },
         { "pool", NULL, "the administrator chooses it, as dns.pool in sandboxd.json" },
-        { "publish", NULL, "no port of a session is published yet" },
+        { "publish", read_publish, NULL },
 };
 static const KeyTable network_table = { network_rules, ELEMENTSOF(network_rules) };
 

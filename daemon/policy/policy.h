@@ -90,10 +90,15 @@ typedef struct PolicyFlags {
         size_t n_write;
         const char *const *deny;
         size_t n_deny;
+        const uint16_t *publish;
+        size_t n_publish;
         bool has_no_network;
 } PolicyFlags;
 
 int policy_join_flags(Policy *p, const PolicyFlags *flags, PolicyDiagnostics *diagnostics) _must_check_;
+
+/* The ports that a session publishes, each once; returns how many. */
+uint32_t policy_publish(const Policy *p, uint32_t ports[PRIV_PUBLISH_MAX]);
 
 /* Canonical JSON of the effective policy; the caller frees. */
 int policy_format(const Policy *p, char **ret) _must_check_;

@@ -110,6 +110,11 @@ static int merge_lists(Policy *to, const Policy *from, const char *layer, MergeM
                 if (r < 0)
                         return r;
         }
+        for (uint32_t i = 0; i < from->n_publish; i++) {
+                r = policy_add_publish(to, from->publish[i]);
+                if (r < 0)
+                        return r;
+        }
         for (size_t i = 0; i < from->n_paths; i++) {
                 r = merge_path(to, &from->paths[i], layer ? layer : from->paths[i].layer, mode);
                 if (r < 0)
@@ -148,7 +153,7 @@ static int merge(Policy *to, const Policy *from, MergeMode mode, const char *lay
         if (r != -E2BIG)
                 return r;
         r = diagnose(d, SEVERITY_FAILURE, &(DiagnosticPlace){ .source = from->source },
-                     "together with what it is added to this makes too many rules, paths or variables");
+                     "together with what it is added to this makes too many rules, ports, paths or variables");
         return r < 0 ? r : -EINVAL;
 }
 
@@ -331,11 +336,22 @@ static int join_paths(Policy *p, PathAccess access, const char *flag, const char
         return 0;
 }
 
+static int join_port(Policy *p, uint16_t port, PolicyDiagnostics *d)
+{
+        char text[16];
+        int r = str_printf(text, sizeof(text), "%u", port);
+
+        if (r >= 0 && port < 1024)
+                return fail_flag(d, "--publish", text, "choose a port from 1024 on");
+        return r < 0 ? r : policy_add_publish(p, port);
+}
+
 static void drop_network(Policy *p)
 {
         for (size_t i = 0; i < p->n_rules; i++)
                 net_rule_done(&p->rules[i]);
         p->n_rules = 0;
+        p->n_publish = 0;
         p->network_default = VERDICT_DENY;
         p->default_layer = "flags";
         p->has |= HAS_DEFAULT;
@@ -355,6 +371,11 @@ static int join_flags(Policy *p, const PolicyFlags *f, PolicyDiagnostics *d)
                 if (r < 0)
                         return r;
         }
+        for (size_t i = 0; i < f->n_publish; i++) {
+                r = join_port(p, f->publish[i], d);
+                if (r < 0)
+                        return r;
+        }
         if (f->has_no_network)
                 drop_network(p);
         r = join_paths(p, PATH_READ, "--read", f->read, f->n_read, d);
@@ -369,5 +390,5 @@ int policy_join_flags(Policy *p, const PolicyFlags *flags, PolicyDiagnostics *di
 {
         int r = join_flags(p, flags, diagnostics);
 
-        return r == -E2BIG ? fail_flag(diagnostics, "", "", "too many rules or paths") : r;
+        return r == -E2BIG ? fail_flag(diagnostics, "", "", "too many rules, ports or paths") : r;
 }

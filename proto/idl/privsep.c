@@ -18,9 +18,10 @@ static const PrivRule rules[] = {
 ASSERT_TABLE(rules, _PRIV_MESSAGE_MAX);
 
 static const char *const entries[] = {
-        [ENTRY_NONE] = "none",     [ENTRY_CONNECT] = "connect", [ENTRY_ABSOLUTE] = "absolute",
-        [ENTRY_SOCKS4] = "socks4", [ENTRY_SOCKS5] = "socks5",   [ENTRY_TRANSPARENT] = "transparent",
-        [ENTRY_DNS] = "dns",       [ENTRY_UDP] = "udp",
+        [ENTRY_NONE] = "none",       [ENTRY_CONNECT] = "connect", [ENTRY_ABSOLUTE] = "absolute",
+        [ENTRY_SOCKS4] = "socks4",   [ENTRY_SOCKS5] = "socks5",   [ENTRY_TRANSPARENT] = "transparent",
+        [ENTRY_DNS] = "dns",         [ENTRY_UDP] = "udp",         [ENTRY_FORWARD] = "forward",
+        [ENTRY_PUBLISH] = "publish",
 };
 ASSERT_TABLE(entries, _ENTRY_MAX);
 
@@ -57,6 +58,7 @@ static const char *const decision_reasons[] = {
         [REASON_PATH] = "path",
         [REASON_MAX_CONNECTIONS] = "max-connections",
         [REASON_PROTOCOL] = "protocol",
+        [REASON_OWNER] = "owner",
 };
 ASSERT_TABLE(decision_reasons, _REASON_MAX);
 

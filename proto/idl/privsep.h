@@ -24,6 +24,7 @@
 #define PRIV_RECORD_EXEC_MAX  (64U * 1024U)
 #define PRIV_DECIDE_MAX       (sizeof(PrivDecide) + 16U * 1024U)
 #define PRIV_RESOLVERS_MAX    4U
+#define PRIV_PUBLISH_MAX      16U /* ports of one session */
 
 #define PRIV_STRING_OK(field) (memchr((field), '\0', sizeof(field)) != NULL)
 
@@ -45,6 +46,8 @@ typedef enum Entry {
         ENTRY_TRANSPARENT,
         ENTRY_DNS,
         ENTRY_UDP,
+        ENTRY_FORWARD, /* into the session, as is the next */
+        ENTRY_PUBLISH,
         _ENTRY_MAX,
 } Entry;
 
@@ -87,6 +90,7 @@ typedef enum DecisionReason {
         REASON_PATH,            /* rules look at paths, and this one is not clear */
         REASON_MAX_CONNECTIONS, /* the rule allows so many at a time */
         REASON_PROTOCOL,        /* no rule opens anything but TCP */
+        REASON_OWNER,           /* who connects to a port of the session is its owner, or not */
         _REASON_MAX,
 } DecisionReason;
 
@@ -569,8 +573,9 @@ typedef struct PrivSessionCreate {
         uint8_t home_key[PRIV_HOME_KEY_SIZE];
         uint32_t n_kept_groups; /* of the connection's; the launcher looks */
         uint32_t kept_groups[PRIV_GROUPS_MAX];
-        uint32_t padding;
-        PrivLimits limits; /* only what this machine has controllers for */
+        uint32_t n_publish;
+        uint32_t publish[PRIV_PUBLISH_MAX]; /* ports of the host's loopback and inside */
+        PrivLimits limits;                  /* only what this machine has controllers for */
         PrivSessionClaims claims;
 } PrivSessionCreate;
 
@@ -991,6 +996,60 @@ typedef struct PrivConnectFailed {
         uint32_t reason; /* CloseReason */
         uint32_t padding;
 } PrivConnectFailed;
+
+/* ---- connections into a session ---- */
+
+typedef struct PrivSessionForward {
+        uint64_t token;
+        Id session;
+        uint32_t port;
+        uint32_t padding;
+} PrivSessionForward;
+
+/* -ECONNREFUSED: nothing inside listens there; -EPERM: the session has no network. */
+typedef struct PrivSessionForwarded {
+        uint64_t token;
+        int32_t error;
+        uint32_t padding;
+} PrivSessionForwarded;
+
+/* Answered by AUDIT_INBOUND_ROW. One that is not denied has a close row, from the dialer or by
+ * AUDIT_INBOUND_OVER. */
+typedef struct PrivAuditInbound {
+        uint64_t token;
+        Id session;
+        uint32_t entry; /* ENTRY_FORWARD or ENTRY_PUBLISH */
+        uint32_t port;
+        uint32_t is_denied;
+        uint32_t uid; /* who connects, as the kernel says */
+} PrivAuditInbound;
+
+typedef struct PrivInboundRow {
+        uint64_t token;
+        uint64_t sequence; /* 0: there is no row */
+        Id session;
+        int32_t error; /* -EPERM: the row denies it */
+        uint32_t padding;
+} PrivInboundRow;
+
+/* It was not made, or there is nobody to give it to. */
+typedef struct PrivInboundOver {
+        Id session;
+        uint64_t sequence;
+        uint32_t reason; /* CloseReason */
+        uint32_t padding;
+} PrivInboundOver;
+
+typedef struct PrivDialerInbound {
+        Id session;
+        uint64_t sequence;
+        PrivAddress address; /* inside */
+        uint32_t port;
+} PrivDialerInbound;
+
+typedef struct PrivInbound {
+        uint64_t sequence;
+} PrivInbound;
 
 typedef struct PrivConnectionDone {
         uint64_t sequence;

@@ -319,6 +319,26 @@ static bool opens(const PolicyBlock *b, const char *host, const char *text, bool
         return policy_match_address(b, &q, &a, is_local);
 }
 
+/* Only a rule of exactly that name opens this machine's loopback, and nothing but that. */
+static void test_machine(void **state)
+{
+        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(
+                        RULES("allow", "{ \"action\": \"allow\", \"host\": \"host.sandbox.internal\" },"
+                                       "{ \"action\": \"allow\", \"host\": \"*.sandbox.internal\" },"
+                                       "{ \"action\": \"allow\", \"host\": \"other.internal\" }"));
+        _cleanup_(policy_block_closep) const PolicyBlock *wide = compile_text(
+                        RULES("allow", "{ \"action\": \"allow\", \"host\": \"*.sandbox.internal\" }"));
+
+        (void) state;
+        assert_true(opens(b, "host.sandbox.internal", "127.0.0.1", true));
+        assert_true(opens(b, "host.sandbox.internal", "::1", true));
+        assert_false(opens(b, "host.sandbox.internal", "10.0.0.1", true));
+        assert_false(opens(b, "host.sandbox.internal", "192.168.0.1", false));
+        assert_false(opens(b, "x.sandbox.internal", "127.0.0.1", true));
+        assert_false(opens(b, "other.internal", "127.0.0.1", true));
+        assert_false(opens(wide, "host.sandbox.internal", "127.0.0.1", true));
+}
+
 static void test_resolved(void **state)
 {
         _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(RULES(
@@ -550,10 +570,11 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_address_class),  cmocka_unit_test(test_address_parse),
                 cmocka_unit_test(test_host_canonical), cmocka_unit_test(test_hosts),
-                cmocka_unit_test(test_literals),       cmocka_unit_test(test_resolved),
-                cmocka_unit_test(test_damage),         cmocka_unit_test(test_unsealed),
-                cmocka_unit_test(test_many),           cmocka_unit_test(test_names),
-                cmocka_unit_test(test_names_default),  cmocka_unit_test(test_names_ceiling),
+                cmocka_unit_test(test_literals),       cmocka_unit_test(test_machine),
+                cmocka_unit_test(test_resolved),       cmocka_unit_test(test_damage),
+                cmocka_unit_test(test_unsealed),       cmocka_unit_test(test_many),
+                cmocka_unit_test(test_names),          cmocka_unit_test(test_names_default),
+                cmocka_unit_test(test_names_ceiling),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
