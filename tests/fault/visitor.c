@@ -4,13 +4,24 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define PROXY_PORT   3128
 #define WAIT_SECONDS 8
+
+/* Three digits behind "HTTP/1.1 ". */
+static int status_of(const char *text, size_t n)
+{
+        int status = 0;
+
+        for (size_t i = 9; i < 12; i++) {
+                if (i >= n || text[i] < '0' || text[i] > '9')
+                        return 0;
+                status = status * 10 + (text[i] - '0');
+        }
+        return status;
+}
 
 static int ask(const char *host, const char *port, const char *name)
 {
@@ -31,11 +42,9 @@ static int ask(const char *host, const char *port, const char *name)
                           port, name, host, port);
         n = send(fd, text, (size_t) length, MSG_NOSIGNAL);
         if (n == length)
-                n = recv(fd, text, sizeof(text) - 1, 0);
-        if (n > 12) {
-                text[n] = '\0';
-                status = atoi(text + 9);
-        }
+                n = recv(fd, text, sizeof(text), 0);
+        if (n > 0)
+                status = status_of(text, (size_t) n);
         (void) close(fd);
         return status;
 }

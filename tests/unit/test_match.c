@@ -49,80 +49,80 @@ static PrivAddress address(const char *s)
         return a;
 }
 
+static const struct {
+        const char *text;
+        AddressClass class;
+} address_rows[] = {
+        { "0.1.2.3", ADDRESS_GUARDED },
+        { "10.0.0.1", ADDRESS_GUARDED },
+        { "100.64.0.1", ADDRESS_GUARDED },
+        { "127.0.0.1", ADDRESS_GUARDED },
+        { "169.254.1.1", ADDRESS_GUARDED },
+        { "172.16.0.1", ADDRESS_GUARDED },
+        { "172.31.255.255", ADDRESS_GUARDED },
+        { "172.32.0.1", ADDRESS_GLOBAL },
+        { "192.0.0.1", ADDRESS_GUARDED },
+        { "192.0.2.1", ADDRESS_GUARDED },
+        { "192.88.99.1", ADDRESS_GUARDED },
+        { "192.168.1.1", ADDRESS_GUARDED },
+        { "198.18.0.1", ADDRESS_GUARDED },
+        { "198.19.255.1", ADDRESS_GUARDED },
+        { "198.51.100.1", ADDRESS_GUARDED },
+        { "203.0.113.1", ADDRESS_GUARDED },
+        { "224.0.0.1", ADDRESS_GUARDED },
+        { "240.0.0.1", ADDRESS_GUARDED },
+        { "255.255.255.255", ADDRESS_GUARDED },
+        { "8.8.8.8", ADDRESS_GLOBAL },
+        { "100.128.0.1", ADDRESS_GLOBAL },
+        { "93.184.216.34", ADDRESS_GLOBAL },
+        { "::", ADDRESS_GUARDED },
+        { "::1", ADDRESS_GUARDED },
+        { "fe80::1", ADDRESS_GUARDED },
+        { "fec0::1", ADDRESS_GUARDED },
+        { "fc00::1", ADDRESS_GUARDED },
+        { "fd12::1", ADDRESS_GUARDED },
+        { "ff02::1", ADDRESS_GUARDED },
+        { "2001:db8::1", ADDRESS_GUARDED },
+        { "100::1", ADDRESS_GUARDED },
+        { "3fff::1", ADDRESS_GUARDED },
+        { "5f00::1", ADDRESS_GUARDED },
+        { "2a00:1450::1", ADDRESS_GLOBAL },
+        { "2606:4700::1", ADDRESS_GLOBAL },
+        { "169.254.169.254", ADDRESS_METADATA },
+        { "169.254.170.2", ADDRESS_METADATA },
+        { "169.254.170.23", ADDRESS_METADATA },
+        { "fd00:ec2::254", ADDRESS_METADATA },
+        { "fd00:ec2::23", ADDRESS_METADATA },
+        { "fd20:ce::254", ADDRESS_METADATA },
+        { "fd00:c1::a9fe:a9fe", ADDRESS_METADATA },
+        { "100.100.100.200", ADDRESS_METADATA },
+        { "168.63.129.16", ADDRESS_METADATA },
+        { "192.0.0.192", ADDRESS_METADATA },
+        { "::ffff:8.8.8.8", ADDRESS_GLOBAL },
+        { "::ffff:10.0.0.1", ADDRESS_GUARDED },
+        { "::ffff:169.254.169.254", ADDRESS_METADATA },
+        { "64:ff9b::a9fe:a9fe", ADDRESS_METADATA },
+        { "64:ff9b::808:808", ADDRESS_GUARDED },
+        { "64:ff9b:1::a9fe:a9fe", ADDRESS_METADATA },
+        { "64:ff9b:1:a9fe:a9:fe00::", ADDRESS_METADATA },
+        { "2002:7f00:1::", ADDRESS_GUARDED },
+        { "2002:a9fe:a9fe::1", ADDRESS_METADATA },
+        { "2001:0:a9fe:a9fe::", ADDRESS_METADATA },
+        { "2001:0:1:1::5601:5601", ADDRESS_METADATA }, /* inverted 169.254.169.254 */
+        { "::169.254.169.254", ADDRESS_METADATA },
+        { "::ffff:0:169.254.169.254", ADDRESS_METADATA },
+        { "2a00::5efe:169.254.169.254", ADDRESS_METADATA },
+        { "2a00::200:5efe:10.0.0.1", ADDRESS_GUARDED },
+};
+
 static void test_address_class(void **state)
 {
-        static const struct {
-                const char *text;
-                AddressClass class;
-        } rows[] = {
-                { "0.1.2.3", ADDRESS_GUARDED },
-                { "10.0.0.1", ADDRESS_GUARDED },
-                { "100.64.0.1", ADDRESS_GUARDED },
-                { "127.0.0.1", ADDRESS_GUARDED },
-                { "169.254.1.1", ADDRESS_GUARDED },
-                { "172.16.0.1", ADDRESS_GUARDED },
-                { "172.31.255.255", ADDRESS_GUARDED },
-                { "172.32.0.1", ADDRESS_GLOBAL },
-                { "192.0.0.1", ADDRESS_GUARDED },
-                { "192.0.2.1", ADDRESS_GUARDED },
-                { "192.88.99.1", ADDRESS_GUARDED },
-                { "192.168.1.1", ADDRESS_GUARDED },
-                { "198.18.0.1", ADDRESS_GUARDED },
-                { "198.19.255.1", ADDRESS_GUARDED },
-                { "198.51.100.1", ADDRESS_GUARDED },
-                { "203.0.113.1", ADDRESS_GUARDED },
-                { "224.0.0.1", ADDRESS_GUARDED },
-                { "240.0.0.1", ADDRESS_GUARDED },
-                { "255.255.255.255", ADDRESS_GUARDED },
-                { "8.8.8.8", ADDRESS_GLOBAL },
-                { "100.128.0.1", ADDRESS_GLOBAL },
-                { "93.184.216.34", ADDRESS_GLOBAL },
-                { "::", ADDRESS_GUARDED },
-                { "::1", ADDRESS_GUARDED },
-                { "fe80::1", ADDRESS_GUARDED },
-                { "fec0::1", ADDRESS_GUARDED },
-                { "fc00::1", ADDRESS_GUARDED },
-                { "fd12::1", ADDRESS_GUARDED },
-                { "ff02::1", ADDRESS_GUARDED },
-                { "2001:db8::1", ADDRESS_GUARDED },
-                { "100::1", ADDRESS_GUARDED },
-                { "3fff::1", ADDRESS_GUARDED },
-                { "5f00::1", ADDRESS_GUARDED },
-                { "2a00:1450::1", ADDRESS_GLOBAL },
-                { "2606:4700::1", ADDRESS_GLOBAL },
-                { "169.254.169.254", ADDRESS_METADATA },
-                { "169.254.170.2", ADDRESS_METADATA },
-                { "169.254.170.23", ADDRESS_METADATA },
-                { "fd00:ec2::254", ADDRESS_METADATA },
-                { "fd00:ec2::23", ADDRESS_METADATA },
-                { "fd20:ce::254", ADDRESS_METADATA },
-                { "fd00:c1::a9fe:a9fe", ADDRESS_METADATA },
-                { "100.100.100.200", ADDRESS_METADATA },
-                { "168.63.129.16", ADDRESS_METADATA },
-                { "192.0.0.192", ADDRESS_METADATA },
-                { "::ffff:8.8.8.8", ADDRESS_GLOBAL },
-                { "::ffff:10.0.0.1", ADDRESS_GUARDED },
-                { "::ffff:169.254.169.254", ADDRESS_METADATA },
-                { "64:ff9b::a9fe:a9fe", ADDRESS_METADATA },
-                { "64:ff9b::808:808", ADDRESS_GUARDED },
-                { "64:ff9b:1::a9fe:a9fe", ADDRESS_METADATA },
-                { "64:ff9b:1:a9fe:a9:fe00::", ADDRESS_METADATA },
-                { "2002:7f00:1::", ADDRESS_GUARDED },
-                { "2002:a9fe:a9fe::1", ADDRESS_METADATA },
-                { "2001:0:a9fe:a9fe::", ADDRESS_METADATA },
-                { "2001:0:1:1::5601:5601", ADDRESS_METADATA }, /* inverted 169.254.169.254 */
-                { "::169.254.169.254", ADDRESS_METADATA },
-                { "::ffff:0:169.254.169.254", ADDRESS_METADATA },
-                { "2a00::5efe:169.254.169.254", ADDRESS_METADATA },
-                { "2a00::200:5efe:10.0.0.1", ADDRESS_GUARDED },
-        };
-
         (void) state;
-        for (size_t i = 0; i < ELEMENTSOF(rows); i++) {
-                PrivAddress a = address(rows[i].text);
+        for (size_t i = 0; i < ELEMENTSOF(address_rows); i++) {
+                PrivAddress a = address(address_rows[i].text);
 
-                if (address_class(&a) != rows[i].class)
-                        fail_msg("%s is class %d", rows[i].text, address_class(&a));
+                if (address_class(&a) != address_rows[i].class)
+                        fail_msg("%s is class %d", address_rows[i].text, address_class(&a));
         }
 }
 

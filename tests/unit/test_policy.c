@@ -29,110 +29,99 @@ static Policy *parse_ok(PolicyKind kind, const char *text)
         return p;
 }
 
-static void test_errors(void **state)
-{
-        static const struct {
-                const char *text;
-                unsigned line, column;
-                const char *key;
-        } rows[] = {
-                { "", 1, 1, "" },
-                { "[]", 1, 1, "" },
-                { "{ \"version\": 1, }", 1, 17, "" },
-                { "{ \"version\": 1 } x", 1, 18, "" },
-                { "{ \"version\": 1,\n  \"version\": 1 }", 2, 3, "" },
-                { "{ \"version\": 2 }", 1, 14, "version" },
-                { "{}", 1, 1, "" },
-                { "{ \"version\": 1, \"nonsense\": 1 }", 1, 29, "nonsense" },
-                { "{ \"version\": 1, \"git\": {} }", 1, 24, "git" },
-                { "{ \"version\": 1, /* c */\n // d\n \"limits\": { \"idle\": \"0m\" } }", 3, 22,
-                  "limits.idle" },
-                { "{ \"version\": 1, \"filesystem\": { \"root\": \"host\" } }", 1, 41, "filesystem.root" },
-                { "{ \"version\": 1, \"filesystem\": { \"read\": [\"/a\", \"b\"] } }", 1, 48,
-                  "filesystem.read[1]" },
-                { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/a/*.pem\"] } }", 1, 42,
-                  "filesystem.deny[0]" },
-                { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"${x}/a\"] } }", 1, 42,
-                  "filesystem.deny[0]" },
-                { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/a/../b\"] } }", 1, 42,
-                  "filesystem.deny[0]" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\" }] } }", 2, 1,
-                  "network.rules[0]" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"*.com\" }] } }",
-                  2, 30, "network.rules[0].host" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"*.github.io\" }] } }",
-                  2, 30, "network.rules[0].host" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"10.0.0.1\" }] } }",
-                  2, 30, "network.rules[0].host" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"A.test\" }] } }",
-                  2, 30, "network.rules[0].host" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"cidr\": \"10.0.0.1/8\" }] } }",
-                  2, 30, "network.rules[0].cidr" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
-                  "\"ports\": [1, 0] }] } }",
-                  2, 14, "network.rules[0].ports[1]" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
-                  "\"methods\": [] }] } }",
-                  2, 12, "network.rules[0].methods" },
+static const struct {
+        const char *text;
+        unsigned line, column;
+        const char *key;
+} error_rows[] = {
+        { "", 1, 1, "" },
+        { "[]", 1, 1, "" },
+        { "{ \"version\": 1, }", 1, 17, "" },
+        { "{ \"version\": 1 } x", 1, 18, "" },
+        { "{ \"version\": 1,\n  \"version\": 1 }", 2, 3, "" },
+        { "{ \"version\": 2 }", 1, 14, "version" },
+        { "{}", 1, 1, "" },
+        { "{ \"version\": 1, \"nonsense\": 1 }", 1, 29, "nonsense" },
+        { "{ \"version\": 1, \"git\": {} }", 1, 24, "git" },
+        { "{ \"version\": 1, /* c */\n // d\n \"limits\": { \"idle\": \"0m\" } }", 3, 22, "limits.idle" },
+        { "{ \"version\": 1, \"filesystem\": { \"root\": \"host\" } }", 1, 41, "filesystem.root" },
+        { "{ \"version\": 1, \"filesystem\": { \"read\": [\"/a\", \"b\"] } }", 1, 48, "filesystem.read[1]" },
+        { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/a/*.pem\"] } }", 1, 42, "filesystem.deny[0]" },
+        { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"${x}/a\"] } }", 1, 42, "filesystem.deny[0]" },
+        { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/a/../b\"] } }", 1, 42, "filesystem.deny[0]" },
+        { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\" }] } }", 2, 1,
+          "network.rules[0]" },
+        { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"*.com\" }] } }",
+          2, 30, "network.rules[0].host" },
+        { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"*.github.io\" }] } }",
+          2, 30, "network.rules[0].host" },
+        { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"10.0.0.1\" }] } }",
+          2, 30, "network.rules[0].host" },
+        { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"host\": \"A.test\" }] } }",
+          2, 30, "network.rules[0].host" },
+        { "{ \"version\": 1, \"network\": { \"rules\": [\n{ \"action\": \"allow\", \"cidr\": \"10.0.0.1/8\" }] } }",
+          2, 30, "network.rules[0].cidr" },
+        { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
+          "\"ports\": [1, 0] }] } }",
+          2, 14, "network.rules[0].ports[1]" },
+        { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
+          "\"methods\": [] }] } }",
+          2, 12, "network.rules[0].methods" },
 #define WITH(keys)                                                                                           \
         "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n" keys \
         " }] } }"
 #define DENIED_WITH(keys)                                                                                   \
         "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"deny\", \"host\": \"a.test\",\n" keys \
         " }] } }"
-                { WITH("\"paths\": [\"/a\"]"), 2, 10, "network.rules[0].paths" },
-                { WITH("\"protocol\": \"any\", \"paths\": [\"/a\"]"), 2, 29, "network.rules[0].paths" },
-                { WITH("\"protocol\": \"tls\", \"methods\": [\"GET\"]"), 2, 31, "network.rules[0].methods" },
-                { WITH("\"protocol\": \"http\", \"methods\": [\"get\"]"), 2, 33,
-                  "network.rules[0].methods[0]" },
-                { WITH("\"protocol\": \"http\", \"methods\": [\"CONNECT\"]"), 2, 33,
-                  "network.rules[0].methods[0]" },
-                { WITH("\"protocol\": \"http\", \"methods\": [\"\"]"), 2, 33,
-                  "network.rules[0].methods[0]" },
-                { WITH("\"protocol\": \"http\", \"paths\": [\"a\"]"), 2, 31, "network.rules[0].paths[0]" },
-                { WITH("\"protocol\": \"http\", \"paths\": [\"/a?b\"]"), 2, 31,
-                  "network.rules[0].paths[0]" },
-                { WITH("\"protocol\": \"http\", \"paths\": [\"/a/../b\"]"), 2, 31,
-                  "network.rules[0].paths[0]" },
-                { WITH("\"protocol\": \"http\", \"paths\": [\"/***\"]"), 2, 31,
-                  "network.rules[0].paths[0]" },
-                { WITH("\"tls\": \"inspect\""), 2, 8, "network.rules[0].tls" },
-                { WITH("\"tls\": true"), 2, 8, "network.rules[0].tls" },
-                { WITH("\"tls\": \"any\", \"protocol\": \"tcp\""), 2, 8, "network.rules[0].tls" },
-                { WITH("\"max_upload\": 10"), 2, 15, "network.rules[0].max_upload" },
-                { WITH("\"max_upload\": \"0\""), 2, 15, "network.rules[0].max_upload" },
-                { WITH("\"max_download\": \"1X\""), 2, 17, "network.rules[0].max_download" },
-                { WITH("\"max_connections\": 0"), 2, 20, "network.rules[0].max_connections" },
-                { WITH("\"max_connections\": \"3\""), 2, 20, "network.rules[0].max_connections" },
-                { WITH("\"idle\": \"0s\""), 2, 9, "network.rules[0].idle" },
-                { WITH("\"idle\": \"25h\""), 2, 9, "network.rules[0].idle" },
-                { WITH("\"dns_types\": [\"A\"]"), 2, 15, "network.rules[0].dns_types[0]" },
-                { WITH("\"dns_types\": \"TXT\""), 2, 14, "network.rules[0].dns_types" },
-                { DENIED_WITH("\"dns_types\": [\"TXT\"]"), 2, 14, "network.rules[0].dns_types" },
-                { DENIED_WITH("\"idle\": \"5s\""), 2, 9, "network.rules[0].idle" },
-                { DENIED_WITH("\"max_upload\": \"5\""), 2, 15, "network.rules[0].max_upload" },
-                { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
-                  "\"protocol\": \"udp\" }] } }",
-                  2, 13, "network.rules[0].protocol" },
-                { "{ \"version\": 1, \"name\": \"\303\274\", \"x\": 1 }", 1, 25, "name" },
-                { "{ \"version\": 1, \"description\": \"\303\274\303\274\", \"x\": 1 }", 1, 43, "x" },
-                { "{ \"version\": 1, \"description\": \"\377\" }", 1, 33, "" },
-                { "{ \"version\": 1, \"description\": \"\\u0000\" }", 1, 39, "" },
-                { "{ \"version\": 01 }", 1, 14, "" },
-                { "{ \"version\": 1 /* ", 1, 16, "" },
-        };
+        { WITH("\"paths\": [\"/a\"]"), 2, 10, "network.rules[0].paths" },
+        { WITH("\"protocol\": \"any\", \"paths\": [\"/a\"]"), 2, 29, "network.rules[0].paths" },
+        { WITH("\"protocol\": \"tls\", \"methods\": [\"GET\"]"), 2, 31, "network.rules[0].methods" },
+        { WITH("\"protocol\": \"http\", \"methods\": [\"get\"]"), 2, 33, "network.rules[0].methods[0]" },
+        { WITH("\"protocol\": \"http\", \"methods\": [\"CONNECT\"]"), 2, 33, "network.rules[0].methods[0]" },
+        { WITH("\"protocol\": \"http\", \"methods\": [\"\"]"), 2, 33, "network.rules[0].methods[0]" },
+        { WITH("\"protocol\": \"http\", \"paths\": [\"a\"]"), 2, 31, "network.rules[0].paths[0]" },
+        { WITH("\"protocol\": \"http\", \"paths\": [\"/a?b\"]"), 2, 31, "network.rules[0].paths[0]" },
+        { WITH("\"protocol\": \"http\", \"paths\": [\"/a/../b\"]"), 2, 31, "network.rules[0].paths[0]" },
+        { WITH("\"protocol\": \"http\", \"paths\": [\"/***\"]"), 2, 31, "network.rules[0].paths[0]" },
+        { WITH("\"tls\": \"inspect\""), 2, 8, "network.rules[0].tls" },
+        { WITH("\"tls\": true"), 2, 8, "network.rules[0].tls" },
+        { WITH("\"tls\": \"any\", \"protocol\": \"tcp\""), 2, 8, "network.rules[0].tls" },
+        { WITH("\"max_upload\": 10"), 2, 15, "network.rules[0].max_upload" },
+        { WITH("\"max_upload\": \"0\""), 2, 15, "network.rules[0].max_upload" },
+        { WITH("\"max_download\": \"1X\""), 2, 17, "network.rules[0].max_download" },
+        { WITH("\"max_connections\": 0"), 2, 20, "network.rules[0].max_connections" },
+        { WITH("\"max_connections\": \"3\""), 2, 20, "network.rules[0].max_connections" },
+        { WITH("\"idle\": \"0s\""), 2, 9, "network.rules[0].idle" },
+        { WITH("\"idle\": \"25h\""), 2, 9, "network.rules[0].idle" },
+        { WITH("\"dns_types\": [\"A\"]"), 2, 15, "network.rules[0].dns_types[0]" },
+        { WITH("\"dns_types\": \"TXT\""), 2, 14, "network.rules[0].dns_types" },
+        { DENIED_WITH("\"dns_types\": [\"TXT\"]"), 2, 14, "network.rules[0].dns_types" },
+        { DENIED_WITH("\"idle\": \"5s\""), 2, 9, "network.rules[0].idle" },
+        { DENIED_WITH("\"max_upload\": \"5\""), 2, 15, "network.rules[0].max_upload" },
+        { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
+          "\"protocol\": \"udp\" }] } }",
+          2, 13, "network.rules[0].protocol" },
+        { "{ \"version\": 1, \"name\": \"\303\274\", \"x\": 1 }", 1, 25, "name" },
+        { "{ \"version\": 1, \"description\": \"\303\274\303\274\", \"x\": 1 }", 1, 43, "x" },
+        { "{ \"version\": 1, \"description\": \"\377\" }", 1, 33, "" },
+        { "{ \"version\": 1, \"description\": \"\\u0000\" }", 1, 39, "" },
+        { "{ \"version\": 01 }", 1, 14, "" },
+        { "{ \"version\": 1 /* ", 1, 16, "" },
+};
 
+static void test_errors(void **state)
+{
         (void) state;
-        for (size_t i = 0; i < ELEMENTSOF(rows); i++) {
+        for (size_t i = 0; i < ELEMENTSOF(error_rows); i++) {
                 PolicyDiagnostics d;
                 Policy *p = NULL;
                 const PolicyDiagnostic *g;
 
-                ASSERT_ERROR(parse(POLICY_PROFILE, rows[i].text, &d, &p), EINVAL);
+                ASSERT_ERROR(parse(POLICY_PROFILE, error_rows[i].text, &d, &p), EINVAL);
                 g = list_entry(d.list.next, PolicyDiagnostic, link);
-                if (g->line != rows[i].line || g->column != rows[i].column ||
-                    !str_equal(g->key, rows[i].key))
-                        fail_msg("%s\n-> %u:%u %s: %s", rows[i].text, g->line, g->column, g->key,
+                if (g->line != error_rows[i].line || g->column != error_rows[i].column ||
+                    !str_equal(g->key, error_rows[i].key))
+                        fail_msg("%s\n-> %u:%u %s: %s", error_rows[i].text, g->line, g->column, g->key,
                                  g->message);
                 policy_diagnostics_done(&d);
         }
