@@ -1,23 +1,15 @@
 """The daemon as any varlink program sees it: bytes and descriptors on a socket."""
 
-import os
-
 import pytest
 
 import interfaces
 import machine
 import wire
+from fixtures import alice, need_root, own_instance, settings  # noqa: F401
 
 
 def pytest_configure(config):
-    if os.getuid() != 0:
-        raise pytest.UsageError("the conformance tests need root")
-
-
-@pytest.fixture(scope="session")
-def alice():
-    with machine.test_user("c") as user:
-        yield user
+    need_root("conformance")
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +26,9 @@ def daemon():
 
 
 @pytest.fixture
-def own_daemon():
+def own_daemon(own_instance):
     """For tests that hurt it."""
-    with machine.Instance() as running:
-        yield running
+    return own_instance
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import tempfile
 
 import pytest
 
-import machine
 import stubs
+from fixtures import alice, bob, instance, need_root, own_instance, root  # noqa: F401
 
 NAMES = {
     "allowed.test": ["127.0.0.1"],
@@ -23,26 +23,7 @@ NAMES = {
 
 
 def pytest_configure(config):
-    if os.getuid() != 0:
-        raise pytest.UsageError("the integration tests need root")
-
-
-@pytest.fixture(scope="session")
-def alice():
-    with machine.test_user("a") as user:
-        yield user
-
-
-@pytest.fixture(scope="session")
-def bob():
-    with machine.test_user("b") as user:
-        yield user
-
-
-@pytest.fixture(scope="session")
-def root():
-    with machine.root_user() as user:
-        yield user
+    need_root("integration")
 
 
 @pytest.fixture(scope="session", params=["alice", "bob", "root"])
@@ -97,20 +78,6 @@ def echo():
 @pytest.fixture(scope="session")
 def settings(dns):
     return {"resolver": {"servers": [f"127.0.0.1:{dns.port}"]}}
-
-
-@pytest.fixture(scope="session")
-def instance(settings):
-    with machine.Instance(settings=settings) as running:
-        yield running
-        assert running.process.poll() is None, "the daemon has died: " + running.log_text()[-4000:]
-
-
-@pytest.fixture
-def own_instance(settings):
-    """For tests that hurt it."""
-    with machine.Instance(settings=settings) as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

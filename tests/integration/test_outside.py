@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import uuid
 
 import machine
 
@@ -58,9 +59,10 @@ def uid_of(pid):
 
 def test_same_user_outside(own_instance, alice):
     session = own_instance.create(alice)
-    child = own_instance.ctl_start(alice, "exec", session, "--", "sleep", "61")
+    marker = f"61{uuid.uuid4().int % 10**8}"
+    child = own_instance.ctl_start(alice, "exec", session, "--", "sleep", marker)
     try:
-        assert machine.eventually(lambda: [p for p in machine.processes_with("61") if machine.comm_of(p) == "sleep"])
+        assert machine.eventually(lambda: [p for p in machine.processes_with(marker) if machine.comm_of(p) == "sleep"])
         inits = [p for p in machine.children_of(own_instance.process.pid) if machine.comm_of(p) == "sandbox-init" and
                  uid_of(p) == alice.uid]
         sleeper = next(p for p in machine.children_of(inits[0]) if machine.comm_of(p) == "sleep")

@@ -43,13 +43,6 @@ def test_workspace_that_is_exchanged_for_a_link(instance, alice, bob):
     assert counts["shown"] and counts["refused"], counts
 
 
-def groups_of(instance, user, session):
-    """The control groups of this daemon's sessions; what other daemons of the machine have beside them comes and goes."""
-    described = json.loads(instance.ctl(user, "describe", "--json", session).stdout)
-    base = os.path.dirname(machine.cgroup2_mount() + described["runtime"]["controlGroup"])
-    return {entry.name for entry in os.scandir(base) if entry.is_dir()}
-
-
 class Killer(threading.Thread):
     """Ends each init of a daemon some moment after it was born."""
 
@@ -87,16 +80,19 @@ def counts(instance):
     with open(f"/proc/{pid}/status", encoding="utf-8") as f:
         threads = next(line for line in f if line.startswith("Threads:"))
     return {"descriptors": len(os.listdir(f"/proc/{pid}/fd")), "processes": len(machine.children_of(pid)),
-            "threads": threads, "mounts": len(open("/proc/self/mountinfo", encoding="utf-8").readlines())}
+            "threads": threads, "mounts": machine.count_mounts(pid)}
 
 
 def test_starts_that_are_cut_off_leave_nothing(own_instance, alice, bob):
+    own_instance.stop()
+    own_instance.prefix = machine.OWN_MOUNTS
+    own_instance.start()
     kept = own_instance.create(bob)
     own_instance.create(alice, "--name", "keeps-the-worker")
     assert own_instance.sh(alice, "true").returncode == 0
     time.sleep(0.5)
-    before, groups = counts(own_instance), groups_of(own_instance, bob, kept)
-    assert len(groups) >= 2, groups
+    before, groups = counts(own_instance), own_instance.groups(bob, kept)
+    assert len(groups) >= 3, groups
     work = alice.workspace()
     killer = Killer(own_instance)
     killer.start()
@@ -110,5 +106,5 @@ def test_starts_that_are_cut_off_leave_nothing(own_instance, alice, bob):
     # What is prepared ahead ended too often: it is prepared again after ten seconds.
     assert own_instance.sh(alice, "echo runs").stdout == "runs\n"
     assert machine.eventually(lambda: counts(own_instance) == before, 60), (before, counts(own_instance), results)
-    assert machine.eventually(lambda: len(groups_of(own_instance, bob, kept)) == len(groups), 30), groups
+    assert machine.eventually(lambda: len(own_instance.groups(bob, kept)) == len(groups), 30), groups
     assert own_instance.ctl(bob, "exec", kept, "--", "echo", "lives").stdout == "lives\n"

@@ -14,7 +14,7 @@ import uuid
 
 import pytest
 
-from machine import CTL, count_cgroups, count_fds, count_mounts, eventually, processes_with
+from machine import CTL, OWN_MOUNTS, count_fds, count_mounts, eventually, processes_with
 
 
 @pytest.fixture(scope="module")
@@ -294,13 +294,18 @@ def test_second_exec_is_confined_alike(instance, alice, session):
     assert first == second and "NoNewPrivs:\t1" in first
 
 
-def test_hundred_sessions_leave_nothing(instance, alice):
+def test_hundred_sessions_leave_nothing(own_instance, alice):
+    instance = own_instance
+    instance.stop()
+    instance.prefix = OWN_MOUNTS
+    instance.start()
+    kept = instance.create(alice)
     instance.sh(alice, "true")
     pids = [instance.process.pid, *instance.workers("sandboxd-audit"), *instance.workers("sandboxd-dialer"),
             *instance.workers("sandboxd-api")]
 
     def counts():
-        return [count_fds(pid) for pid in pids] + [count_cgroups(), count_mounts(), count_mounts(instance.process.pid)]
+        return [count_fds(pid) for pid in pids] + [len(instance.groups(alice, kept)), count_mounts(instance.process.pid)]
 
     time.sleep(1)
     before = counts()

@@ -1,48 +1,14 @@
 """Users and daemons for the properties of the daemon itself."""
 
 import json
-import os
 
 import pytest
 
-import machine
+from fixtures import alice, bob, instance, need_root, own_instance, root, settings  # noqa: F401
 
 
 def pytest_configure(config):
-    if os.getuid() != 0:
-        raise pytest.UsageError("the properties need root")
-
-
-@pytest.fixture(scope="session")
-def alice():
-    with machine.test_user("p") as user:
-        yield user
-
-
-@pytest.fixture(scope="session")
-def bob():
-    with machine.test_user("q") as user:
-        yield user
-
-
-@pytest.fixture(scope="session")
-def root():
-    with machine.root_user() as user:
-        yield user
-
-
-@pytest.fixture(scope="session")
-def instance():
-    with machine.Instance() as running:
-        yield running
-        assert running.process.poll() is None, "the daemon has died: " + running.log_text()[-4000:]
-
-
-@pytest.fixture
-def own_instance():
-    """For tests that hurt it."""
-    with machine.Instance() as running:
-        yield running
+    need_root("properties")
 
 
 @pytest.fixture(scope="session")

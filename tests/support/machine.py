@@ -149,11 +149,21 @@ def children_of(pid):
     return found
 
 
+def group_of(pid):
+    """The folder of a process's control group."""
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8") as f:
+        return cgroup2_mount() + next(line[3:].strip() for line in f if line.startswith("0::"))
+
+
 def comm_of(pid):
     with contextlib.suppress(OSError):
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as f:
             return f.read().strip()
     return ""
+
+
+# Before the daemon's command: mounts of its own, so that those that others make meanwhile are not counted with them.
+OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 
 
 class Instance:
@@ -283,6 +293,12 @@ class Instance:
         assert made.returncode == 0, made.stderr
         return made.stdout.split()[-1]
 
+    def groups(self, user, session):
+        """The folders of this daemon's control groups, its own and those below it; told by any session of it."""
+        described = json.loads(self.ctl(user, "describe", "--json", session).stdout)
+        base = os.path.dirname(cgroup2_mount() + described["runtime"]["controlGroup"])
+        return {folder for folder, _, _ in os.walk(base)}
+
     def segments(self):
         folder = os.path.join(self.state, "audit")
         return [os.path.join(folder, f) for f in sorted(os.listdir(folder))
@@ -367,11 +383,7 @@ def cgroup2_mount():
     return None
 
 
-def count_cgroups():
-    return sum(len(folders) for _, folders, _ in os.walk(cgroup2_mount()))
-
-
-def count_mounts(pid="self"):
+def count_mounts(pid):
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as f:
         return sum(1 for _ in f)
 
