@@ -9,6 +9,8 @@ import pytest
 
 import machine
 
+pytestmark = pytest.mark.alone
+
 KINDS = ("connects", "messages", "creates", "queries", "big", "halves")
 
 # Runs as the other user. Each line of input is a number of rounds; the answer is the times of calls, each on a
