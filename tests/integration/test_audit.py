@@ -268,7 +268,7 @@ def fill(path, mode="wb"):
 
 
 def test_requests_in_flight_when_the_disk_is_full_are_denied(settings, alice, profile, web):
-    """A running session asks while no row can be written: 403 or an end, never an answer of the server."""
+    """E73: a running session asks while no row can be written: 403 or an end, never an answer of the server."""
     state = tempfile.mkdtemp(prefix="sbxt-state-", dir="/run")
     os.chmod(state, 0o755)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m,mode=755", "sbxt", state], check=True)

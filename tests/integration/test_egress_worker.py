@@ -361,6 +361,7 @@ def test_bad_chunk_never_completes_a_request(rig, web):
 
 
 def test_bad_response(rig, web):
+    """E44."""
     assert rig.ask(get(web, path="/split", more=CLOSING)).startswith(b"HTTP/1.1 502 ")
 
 

@@ -320,6 +320,7 @@ def test_listeners_inside_are_not_reachable(instance, alice, profile):
 
 
 def test_sessions_do_not_share_ports(instance, alice, profile):
+    """E69."""
     script = "import socket;s=socket.socket();s.bind(('127.0.0.1',4000));s.listen();print('ok')"
     first, second = instance.create(alice), instance.create(alice)
     for session in (first, second):

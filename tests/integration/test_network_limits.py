@@ -175,7 +175,7 @@ def test_an_early_answer_leaves_no_half_request(rig):
 
 
 def test_early_data_behind_the_hello(rig):
-    """A resumed session sends its first bytes with the hello; they belong to the verdict about its name."""
+    """E28: A resumed session sends its first bytes with the hello; they belong to the verdict about its name."""
     got, ready = [], threading.Event()
 
     def serve(s):
@@ -270,7 +270,7 @@ def test_idle_connections_end(names, sink):
 
 
 def test_what_nobody_reads_is_not_kept(rig):
-    """Full connections of one session: the worker's memory stays small."""
+    """E71: full connections of one session: the worker's memory stays small."""
     def serve(s):
         read_head(s)
         with contextlib.suppress(OSError):

@@ -454,7 +454,7 @@ def utc(seconds):
 
 @pytest.mark.parametrize("door", DOORS)
 def test_expires(instance, alice, make_profile, sink, door):
-    """Before: allowed. Then what is open is closed, with a row, and nothing new is allowed."""
+    """E72: before: allowed. Then what is open is closed, with a row, and nothing new is allowed."""
     for seconds in (8, 30, 90):
         profile = make_profile([rule("allowed.test", sink.port, protocol="tcp", expires=utc(seconds))],
                                network={"default": "deny"})

@@ -296,6 +296,17 @@ def test_rules_about_requests(place, alice, make_profile, world):
     assert python(place, alice, path, SPEAK.replace("22", "80").replace("f.readline()", "b''", 1), V4).split()[-1] == "reset"
 
 
+def test_e15_addresses_of_this_machine(place, alice, make_profile):
+    """E15, E70: not by a rule for their network; so nothing of the daemon's machine is reached through it."""
+    path = make_profile([rule("10.0.0.0/8", "1-65535"), rule("0.0.0.0/0", "1-65535", name="all"), rule("fd00::/8", "1-65535", name="six")])
+    before = place.head()
+    for host in ("10.77.0.2", "[fd77::2]", "10.77.0.2:3128", "127.0.0.1:3128"):
+        explicit = ["env", "http_proxy=http://127.0.0.1:3128"] if host.startswith("127") else []
+        done = run(place, alice, path, *explicit, "curl", "-sS", "-i", "--noproxy", "", f"http://{host}/")
+        assert done.stdout.startswith("HTTP/1.1 403"), (host, done.stdout)
+    assert {r["reason"] for r in net_rows(place, before) if r["verdict"] == "deny"} == {"address"}
+
+
 def test_unreachable(place, alice, make_profile):
     """An allowed address where nobody listens."""
     path = make_profile([rule(V4 + "/32", 81, 82)])
@@ -339,7 +350,7 @@ except ConnectionRefusedError:
 
 
 def test_nothing_stands_in_for_a_site(place, alice, some):
-    """A listener of the session on all addresses is not what a connection to another address reaches; not when it is bound
+    """E68: A listener of the session on all addresses is not what a connection to another address reaches; not when it is bound
     to that very address, nor when the worker does nothing."""
     script = """
 import socket, sys
@@ -430,7 +441,7 @@ time.sleep(1.5)
 
 
 def test_a_source_of_ones_own(place, alice, some):
-    """A program may call itself what it likes inside; the row names its session all the same."""
+    """E66: A program may call itself what it likes inside; the row names its session all the same."""
     script = """
 import socket, sys
 s = socket.socket()
@@ -446,7 +457,7 @@ print(s.makefile("rb").read().decode())
 
 
 def test_no_state_of_connections(place, alice, some, world):
-    """Nothing is tracked: not inside, and nothing at all is asked of the network around the daemon."""
+    """E71: nothing is tracked: not inside, and nothing at all is asked of the network around the daemon."""
     process = place.ctl_start(alice, "run", "-q", "-T", "-p", some, "--", *BARE, "sh", "-c",
                               f"curl -sS http://{V4}/; sleep 60", cwd=alice.workspace(), stdout=subprocess.PIPE)
     try:

@@ -11,7 +11,7 @@ import threading
 
 class DnsStub:
     """Answers A and AAAA questions from a table {name: [address, ...]} over UDP and TCP on one port; other names do
-    not exist, those of an empty list have no address. Other types from `records` {(name, type): [data, ...]}. Every question is noted in `questions`, as it came in `raw`;
+    not exist, those of an empty list have no address. `aliases` {name: name} are CNAMEs. Other types from `records` {(name, type): [data, ...]}. Every question is noted in `questions`, as it came in `raw`;
     on_question(name) is called before it is answered."""
 
     def __init__(self, names):
@@ -19,6 +19,7 @@ class DnsStub:
         self.questions = []
         self.raw = []
         self.records = {}
+        self.aliases = {}
         self.on_question = lambda name: None
         self.is_silent = False
         while True:
@@ -54,11 +55,16 @@ class DnsStub:
             return None
         records = b""
         count = 0
+        owner = b"\xc0\x0c"
+        if name in self.aliases:
+            target = b"".join(bytes([len(label)]) + label.encode() for label in self.aliases[name].split(".")) + b"\0"
+            records += owner + struct.pack("!HHIH", 5, 1, 1, len(target)) + target
+            name, owner, count = self.aliases[name], target, 1
         for address in self.names.get(name, ()):
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             if kind == (28 if family == socket.AF_INET6 else 1):
                 data = socket.inet_pton(family, address)
-                records += b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 1, len(data)) + data
+                records += owner + struct.pack("!HHIH", kind, 1, 1, len(data)) + data
                 count += 1
         for data in self.records.get((name, kind), ()):
             records += b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 1, len(data)) + data
