@@ -15,7 +15,7 @@
         "  --allow-host H[:PORT]\n"                                                              \
         "  --deny-host H[:PORT]\n"                                                               \
         "  --no-network         deny every connection\n"                                         \
-        "  --home HOW           empty, or persistent: kept for this workspace and profile\n"     \
+        "  --home HOW           empty, persistent (kept for workspace and profile) or masked\n"  \
         "  --publish PORT       the host's loopback reaches PORT inside\n"                       \
         "  --env K[=V]          set K inside; without a value, yours\n"                          \
         "  --env-file F         lines NAME=VALUE\n"                                              \

@@ -68,6 +68,8 @@ int home_attach(Setup *s)
                 return attach_given(s, path);
         if (h->home_kind == PLAN_HOME_GIVEN)
                 setup_missing(s, "a persistent home (this user has too many of them): the home is empty");
+        if (h->home_kind == PLAN_HOME_SHOWN)
+                return target_attach_sealed(s, path, "0700", h->home_size_bytes);
         return target_attach_tmpfs(s, path, "0700", h->home_size_bytes);
 }
 

@@ -302,6 +302,8 @@ static void setup_init(Setup *s)
                       .proc_fd = -EBADF,
                       .proof_fd = -EBADF,
                       .ruleset_fd = -EBADF };
+        for (size_t i = 0; i < SETUP_SEALED_MAX; i++)
+                s->sealed[i] = -EBADF;
         for (size_t i = 0; i < PLAN_MOUNTS_MAX; i++)
                 s->sources[i] = -EBADF;
 }

@@ -107,7 +107,16 @@ static bool mount_ok(const Plan *p, const PlanMount *m)
 {
         if (m->type >= _PLAN_MOUNT_TYPE_MAX || m->flags & ~(uint32_t) PLAN_FLAGS_ALL)
                 return false;
-        if (!target_ok(p, m->target) || !string_ok(p, m->source))
+        if (!string_ok(p, m->target) || !string_ok(p, m->source))
+                return false;
+        if (m->type == PLAN_COMPOSE)
+                return m->source == m->target && path_ok(plan_string(p, m->target)) &&
+                       !(m->flags & ~(uint32_t) PLAN_OPTIONAL) && m->size_bytes == 0;
+        if (!target_ok(p, m->target))
+                return false;
+        if (m->type == PLAN_HIDE)
+                return m->source == 0 && !(m->flags & ~(uint32_t) PLAN_FOLLOW) && m->size_bytes == 0;
+        if (m->flags & PLAN_FOLLOW)
                 return false;
         if (m->type == PLAN_SOCKET && m->flags & ~(uint32_t) (PLAN_OPTIONAL | PLAN_IDMAP))
                 return false;

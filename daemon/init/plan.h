@@ -17,13 +17,16 @@
 
 #define PLAN_MAGIC      UINT32_C(0x314c5053) /* "SPL1" */
 #define PLAN_SIZE_MAX   (1024U * 1024U)
-#define PLAN_MOUNTS_MAX 512U
+#define PLAN_MOUNTS_MAX 1024U
 #define PLAN_PATH_MAX   4096U
 
 typedef enum PlanMountType {
         PLAN_BIND = 0, /* source, opened as the caller, shown at target */
         PLAN_TMPFS,    /* size_bytes of private memory at target, mode 0700 of the session's user */
         PLAN_SOCKET,   /* source, a socket that the caller may connect to, shown at target */
+        PLAN_COMPOSE,  /* source, a directory, shown at the same target, read-only, but for what is hidden;
+                          "/" too */
+        PLAN_HIDE,     /* target is left out of what is put together */
         PLAN_MASK,     /* whatever lies at target is hidden: an empty unreadable file or directory */
         _PLAN_MOUNT_TYPE_MAX,
 } PlanMountType;
@@ -35,11 +38,13 @@ enum PlanMountFlags {
         PLAN_WORKSPACE = 1 << 3,  /* exactly one, or none where the workspace is an own empty directory */
         PLAN_EXEC_TOOLS = 1 << 4, /* a tool folder of the caller's home: source's directory may be absent
                                      silently */
-        PLAN_FLAGS_ALL = (1 << 5) - 1,
+        PLAN_FOLLOW = 1 << 5,     /* of what is hidden: where links lead from there is masked, too */
+        PLAN_FLAGS_ALL = (1 << 6) - 1,
 };
 
 typedef enum PlanHomeKind {
         PLAN_HOME_OWN = 0, /* a private tmpfs of home_size_bytes */
+        PLAN_HOME_SHOWN,   /* a private tmpfs that nobody writes, for a PLAN_COMPOSE */
         PLAN_HOME_GIVEN,   /* the directory that the launcher gives; where it gives none, as OWN, reported */
         _PLAN_HOME_KIND_MAX,
 } PlanHomeKind;

@@ -313,5 +313,11 @@ int root_seal(Setup *s)
                 return 0;
         if (kernel_mount_setattr(s->root_fd, 0, &attr) < 0)
                 return setup_fail(s, neg_errno(), "mount_setattr");
+        for (size_t i = 0; i < s->n_sealed; i++) {
+                if (kernel_mount_setattr(s->sealed[i], 0, &attr) < 0)
+                        return setup_fail(s, neg_errno(), "mount_setattr");
+                s->sealed[i] = fd_close(s->sealed[i]);
+        }
+        s->n_sealed = 0;
         return 0;
 }

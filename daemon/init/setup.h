@@ -21,6 +21,9 @@
 #include "proto/idl/privsep.h"
 
 #define SETUP_DEVICES_MAX (PLAN_MOUNTS_MAX + 8U)
+#define SETUP_SEALED_MAX  4U
+
+typedef struct Piece Piece; /* of what is put together; compose.c */
 
 typedef struct Setup {
         PrivInitStart start;
@@ -45,6 +48,10 @@ typedef struct Setup {
         int mask_fd;  /* directory of the empty files that masks are made of */
         int proc_fd;  /* a proc of our own, nowhere attached: for the knob of the user namespace */
         int proof_fd; /* a writable directory that no Landlock rule names: to see Landlock refuse */
+        Piece *pieces;
+        size_t n_pieces;
+        int sealed[SETUP_SEALED_MAX]; /* mounts that become read-only when all is made */
+        size_t n_sealed;
         int ruleset_fd;
         int home_mount_fd;      /* the given home, cloned */
         uint64_t home_mount_id; /* of it, once it is attached: directories may be made there; 0: none */
@@ -110,6 +117,20 @@ extern const char *const root_proc_read_only[];
 
 /* Opens and clones all sources of the plan; returns in our own mount namespace. */
 int source_open_all(Setup *s) _must_check_;
+/* Both as the caller. A file or directory, detached and read-only with all that is mounted below it. */
+int source_clone(Setup *s, const char *path, int *ret_fd, bool *ret_is_directory) _must_check_;
+int source_open_directory(Setup *s, const char *path, int *ret_fd) _must_check_;
+
+/* ---- compose.c ---- */
+
+/* What the caller sees of a directory, but for what the plan hides: kept until it is attached. */
+int compose_open(Setup *s, const char *path) _must_check_;
+/* Where links lead that are hidden; when all is composed. */
+int compose_resolve(Setup *s) _must_check_;
+int compose_attach(Setup *s) _must_check_;
+/* When all else is attached. */
+int compose_mask(Setup *s) _must_check_;
+void compose_done(Setup *s);
 
 /* ---- home.c ---- */
 
@@ -127,6 +148,13 @@ int home_clear(int directory_fd, const char *name) _must_check_;
 int target_attach_all(Setup *s) _must_check_;
 /* At path, which is made where that is ours to do. */
 int target_attach(Setup *s, int mount_fd, const char *path, bool is_directory) _must_check_;
+/* The same for what is no mount; -EEXIST: something is there. */
+int target_link(Setup *s, const char *link, const char *path) _must_check_;
+int target_make_directory(Setup *s, const char *path) _must_check_;
+bool target_exists(Setup *s, const char *path);
+int target_mask(Setup *s, const char *path) _must_check_;
+/* As target_attach_tmpfs(), but nobody may write once root_seal() has run. */
+int target_attach_sealed(Setup *s, const char *path, const char *mode, uint64_t size_bytes) _must_check_;
 /* A private file system, writable for the session. mode in octal; owned by the session's user. */
 int target_attach_tmpfs(Setup *s, const char *path, const char *mode, uint64_t size_bytes) _must_check_;
 

@@ -140,6 +140,44 @@ static int open_socket(const char *path, int *ret_fd)
         return 0;
 }
 
+int source_clone(Setup *s, const char *path, int *ret_fd, bool *ret_is_directory)
+{
+        _cleanup_close_ int fd = -EBADF;
+        bool is_directory;
+        int r;
+
+        if (path_refused(path))
+                return -EPERM;
+        r = identity_lower(s);
+        if (r == 0)
+                r = open_path(path, &fd, &is_directory);
+        if (r == 0)
+                r = check_type(fd);
+        if (r == 0)
+                r = identity_raise(s);
+        if (r == 0)
+                r = clone_tree(s, fd, 0, AT_RECURSIVE, ret_fd);
+        if (r == 0)
+                *ret_is_directory = is_directory;
+        return r;
+}
+
+int source_open_directory(Setup *s, const char *path, int *ret_fd)
+{
+        _cleanup_close_ int fd = -EBADF;
+        bool is_directory;
+        int r;
+
+        r = identity_lower(s);
+        if (r == 0)
+                r = open_path(path, &fd, &is_directory);
+        if (r == 0)
+                r = is_directory ? check_type(fd) : -ENOTDIR;
+        if (r == 0)
+                *ret_fd = TAKE_FD(fd);
+        return r;
+}
+
 static int open_and_clone(Setup *s, uint32_t i)
 {
         const PlanMount *m = &s->plan.mounts[i];
@@ -172,6 +210,15 @@ static int open_and_clone(Setup *s, uint32_t i)
         return r;
 }
 
+static int open_one(Setup *s, uint32_t i)
+{
+        const PlanMount *m = &s->plan.mounts[i];
+
+        if (m->type == PLAN_COMPOSE)
+                return compose_open(s, plan_string(&s->plan, m->source));
+        return m->type == PLAN_BIND || m->type == PLAN_SOCKET ? open_and_clone(s, i) : 0;
+}
+
 /* Whether the session may start without it. */
 static bool may_skip(Setup *s, const PlanMount *m, int r)
 {
@@ -194,13 +241,12 @@ static int open_sources(Setup *s)
                 const PlanMount *m = &s->plan.mounts[i];
                 int r;
 
-                if (m->type != PLAN_BIND && m->type != PLAN_SOCKET)
-                        continue;
-                r = open_and_clone(s, i);
+                r = open_one(s, i);
                 if (r < 0 && !may_skip(s, m, r))
                         return setup_fail(s, r, "%s", plan_string(&s->plan, m->source));
         }
-        return 0;
+        e = compose_resolve(s);
+        return e < 0 ? setup_fail(s, e, "what links hide") : 0;
 }
 
 int source_open_all(Setup *s)

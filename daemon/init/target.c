@@ -126,7 +126,7 @@ int target_attach(Setup *s, int mount_fd, const char *path, bool is_directory)
         return r;
 }
 
-int target_attach_tmpfs(Setup *s, const char *path, const char *mode, uint64_t size_bytes)
+static int attach_memory_at(Setup *s, const char *path, const char *mode, uint64_t size_bytes, int *ret_fd)
 {
         char size[32], uid[16], gid[16];
         const char *const options[] = { "source", "sandbox", "mode", mode, "size", size,
@@ -143,9 +143,91 @@ int target_attach_tmpfs(Setup *s, const char *path, const char *mode, uint64_t s
                 r = root_tmpfs_new(s, options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, &fd);
         if (r == 0)
                 r = target_attach(s, fd, path, /* is_directory= */ true);
-        if (r == 0)
-                r = layers_allow_write(s, fd, /* is_directory= */ true);
+        if (r < 0)
+                return setup_fail(s, r, "%s", path);
+        *ret_fd = TAKE_FD(fd);
+        return 0;
+}
+
+int target_attach_tmpfs(Setup *s, const char *path, const char *mode, uint64_t size_bytes)
+{
+        _cleanup_close_ int fd = -EBADF;
+        int r;
+
+        r = attach_memory_at(s, path, mode, size_bytes, &fd);
+        if (r < 0)
+                return r;
+        r = layers_allow_write(s, fd, /* is_directory= */ true);
         return r < 0 ? setup_fail(s, r, "%s", path) : 0;
+}
+
+int target_attach_sealed(Setup *s, const char *path, const char *mode, uint64_t size_bytes)
+{
+        int r;
+
+        if (s->n_sealed >= ELEMENTSOF(s->sealed))
+                return setup_fail(s, -E2BIG, "%s", path);
+        r = attach_memory_at(s, path, mode, size_bytes, &s->sealed[s->n_sealed]);
+        if (r == 0)
+                s->n_sealed++;
+        return r;
+}
+
+/* The directory that path lies in, and its name there. */
+static int walk_to_parent(Setup *s, const char *path, const char **ret_name, Walk *ret)
+{
+        char parent[PLAN_PATH_MAX];
+        const char *slash = strrchr(path, '/');
+
+        *ret_name = slash + 1;
+        if (slash == path) {
+                *ret = (Walk){ .fd = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), .device = s->root_device };
+                return ret->fd < 0 ? neg_errno() : 0;
+        }
+        memcpy(parent, path, (size_t) (slash - path));
+        parent[slash - path] = '\0';
+        return walk(s, parent, /* make= */ true, /* is_directory= */ true, ret);
+}
+
+int target_link(Setup *s, const char *link, const char *path)
+{
+        const char *name;
+        Walk w;
+        int r;
+
+        r = walk_to_parent(s, path, &name, &w);
+        if (r < 0)
+                return r;
+        r = w.device == s->root_device ? 0 : identity_walk_as_session(s);
+        if (r == 0 && !device_is_ours(s, w.device))
+                r = -EPERM;
+        if (r == 0 && symlinkat(link, w.fd, name) < 0)
+                r = neg_errno();
+        (void) fd_close(w.fd);
+        return identity_walk_as_root(s) < 0 ? -EPERM : r;
+}
+
+int target_make_directory(Setup *s, const char *path)
+{
+        Walk w;
+        int r;
+
+        r = walk(s, path, /* make= */ true, /* is_directory= */ true, &w);
+        if (r == 0)
+                (void) fd_close(w.fd);
+        return r;
+}
+
+bool target_exists(Setup *s, const char *path)
+{
+        Walk w;
+        int r;
+
+        r = walk(s, path, /* make= */ false, /* is_directory= */ false, &w);
+        if (r == 0)
+                (void) fd_close(w.fd);
+        /* A link ends the walk, and is there. */
+        return r == 0 || r == -ELOOP;
 }
 
 /* What earlier sessions made of a persistent home is no reason not to start: less is shown. */
@@ -188,7 +270,7 @@ static bool leads_through_proc(const char *path)
 
 /* What is hidden may be reached by a link in the user's own directory: the mask goes where it leads, within
  * the session's root. What is not there needs no mask. */
-static int attach_mask(Setup *s, const char *path)
+int target_mask(Setup *s, const char *path)
 {
         _cleanup_close_ int target = -EBADF, mask = -EBADF;
         struct stat st;
@@ -246,8 +328,11 @@ static int attach_mount(Setup *s, uint32_t i)
                 return attach_bind(s, i);
         case PLAN_TMPFS:
                 return attach_memory(s, m);
+        case PLAN_COMPOSE: /* all of them before everything else */
+        case PLAN_HIDE:
+                return 0;
         case PLAN_MASK:
-                return attach_mask(s, path);
+                return target_mask(s, path);
         case _PLAN_MOUNT_TYPE_MAX:
                 break;
         }
@@ -287,9 +372,14 @@ int target_attach_all(Setup *s)
                 r = target_attach_tmpfs(s, "/dev/shm", "1777", h->tmp_size_bytes);
         if (r == 0)
                 r = home_attach(s);
+        if (r == 0)
+                r = compose_attach(s);
         for (uint32_t i = 0; r == 0 && i < h->n_mounts; i++)
                 r = attach_mount(s, i);
         if (r == 0 && h->has_tmp_workspace)
                 r = make_workspace(s);
+        if (r == 0)
+                r = compose_mask(s);
+        compose_done(s);
         return r;
 }

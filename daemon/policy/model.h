@@ -231,6 +231,13 @@ int rule_time_parse(const char *s, uint64_t *ret_usec) _must_check_;
 const char *path_pattern_check(const char *s, char *ret, size_t size);
 /* Variables replaced. -ENOENT: it names a variable that this session has no value for. */
 int path_pattern_expand(const char *pattern, const PolicyVariables *v, char *ret, size_t size) _must_check_;
+/* What is put together of the host's root and the caller's home, and what is hidden there: credentials, and
+ * the paths that are denied. */
+int compose_plan(const Policy *p, const PolicyVariables *v, const char *const *denied, size_t n_denied,
+                 PlanBuilder *b) _must_check_;
+/* Would this path be among it? Denials aside. */
+bool compose_shows(const Policy *p, const PolicyVariables *v, const char *path);
+
 /* path equals above or lies below it. */
 bool path_is_below(const char *path, const char *above);
 

@@ -19,8 +19,8 @@ static const struct {
         const char *words[MODE_WORDS_MAX]; /* NULL-terminated */
         const char *unenforced;            /* part of the format; NULL: none */
 } modes[] = {
-        [MODE_ROOT] = { "root", HAS_ROOT, ROOT_MINIMAL, { "minimal" }, "host" },
-        [MODE_HOME] = { "home", HAS_HOME, HOME_EMPTY, { "empty", "persistent" }, "masked" },
+        [MODE_ROOT] = { "root", HAS_ROOT, ROOT_MINIMAL, { "minimal", "host" }, NULL },
+        [MODE_HOME] = { "home", HAS_HOME, HOME_EMPTY, { "empty", "persistent", "masked" }, NULL },
         [MODE_WORKSPACE] = { "workspace",
                              HAS_WORKSPACE,
                              WORKSPACE_DIRECT,

@@ -399,6 +399,33 @@ static int put_items(const Items *x, const PolicyVariables *v, bool is_root_sess
         return r;
 }
 
+static int put_composed(const Policy *p, const Items *x, const PolicyVariables *v, PlanBuilder *b)
+{
+        _cleanup_free_ const char **denied = NULL;
+        size_t n = 0;
+
+        denied = calloc(x->n + 1, sizeof(*denied));
+        if (!denied)
+                return -ENOMEM;
+        for (size_t i = 0; i < x->n; i++)
+                if (!x->list[i].is_dropped && x->list[i].access == PATH_DENY)
+                        denied[n++] = x->list[i].path;
+        return compose_plan(p, v, denied, n, b);
+}
+
+static PlanHomeKind home_kind(const Policy *p)
+{
+        switch ((PolicyHome) policy_mode(p, MODE_HOME)) {
+        case HOME_PERSISTENT:
+                return PLAN_HOME_GIVEN;
+        case HOME_MASKED:
+                return PLAN_HOME_SHOWN;
+        case HOME_EMPTY:
+                break;
+        }
+        return PLAN_HOME_OWN;
+}
+
 int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session, PlanBuilder *b,
                 PlanHeader *header, PolicyDiagnostics *diagnostics)
 {
@@ -407,13 +434,15 @@ int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session,
 
         r = collect(p, v, diagnostics, &items);
         if (r >= 0)
+                r = put_composed(p, &items, v, b);
+        if (r >= 0)
                 r = put_items(&items, v, is_root_session, b);
         items_done(&items);
         if (r < 0)
                 return r;
         header->tmp_size_bytes = p->has & HAS_TMP ? p->tmp_bytes : TMP_BYTES_DEFAULT;
         header->home_size_bytes = HOME_BYTES_DEFAULT;
-        header->home_kind = policy_mode(p, MODE_HOME) == HOME_PERSISTENT ? PLAN_HOME_GIVEN : PLAN_HOME_OWN;
+        header->home_kind = home_kind(p);
         header->files_max = p->has & HAS_FILES ? (uint32_t) p->limits.files : FILES_DEFAULT;
         return 0;
 }
@@ -456,10 +485,14 @@ static const Tree trees[] = {
         { "/dev/stderr", true, "" },
 };
 
-static Verdict builtin_verdict(const PolicyVariables *v, const char *path, bool for_writing,
+static Verdict builtin_verdict(const Policy *p, const PolicyVariables *v, const char *path, bool for_writing,
                                const char **ret_rule)
 {
         *ret_rule = "";
+        if (!for_writing && compose_shows(p, v, path))
+                return VERDICT_ALLOW;
+        if (path_is_below(path, v->home) && policy_mode(p, MODE_HOME) == HOME_MASKED)
+                return VERDICT_DENY;
         if (path_is_below(path, v->home)) {
                 *ret_rule = OWN;
                 return VERDICT_ALLOW;
@@ -502,7 +535,7 @@ int policy_check_file(const Policy *p, const PolicyVariables *v, const char *pat
         }
         item = covering(&items, canonical);
         if (!item) {
-                ret->verdict = builtin_verdict(v, canonical, for_writing, &ret->rule);
+                ret->verdict = builtin_verdict(p, v, canonical, for_writing, &ret->rule);
                 ret->layer = "builtin";
         } else {
                 bool is_open = item->access == PATH_WRITE || item->access == PATH_TMPFS ||

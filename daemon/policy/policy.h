@@ -127,8 +127,8 @@ typedef enum PolicyMode {
         _POLICY_MODE_MAX,
 } PolicyMode;
 
-typedef enum PolicyRoot { ROOT_MINIMAL = 0 } PolicyRoot;
-typedef enum PolicyHome { HOME_EMPTY = 0, HOME_PERSISTENT } PolicyHome;
+typedef enum PolicyRoot { ROOT_MINIMAL = 0, ROOT_HOST } PolicyRoot;
+typedef enum PolicyHome { HOME_EMPTY = 0, HOME_PERSISTENT, HOME_MASKED } PolicyHome;
 typedef enum PolicyWorkspace { WORKSPACE_READ_ONLY = 0, WORKSPACE_DIRECT } PolicyWorkspace;
 
 /* One of the enumeration of that mode. */

@@ -343,3 +343,203 @@ def test_groups_are_those_of_the_connection(member):
         finally:
             user.groups = with_groups
         assert done.returncode == 125 and done.stdout == "" and "group" in done.stderr, done
+
+
+# ---- the caller's home, masked ----
+
+SECRETS = (".ssh/id_sbxt", ".aws/credentials", ".netrc", ".config/gh/hosts.yml", ".npmrc", ".bash_history", ".docker/config.json")
+
+
+@contextlib.contextmanager
+def furnished(user):
+    """Secrets and ordinary files in the caller's home."""
+    made = []
+    for name in (*SECRETS, ".config/tool/settings", "sbxt-notes/deep/n.txt", ".sbxtrc"):
+        path = os.path.join(user.home, name)
+        if os.path.lexists(path):
+            continue
+        top = path
+        while not os.path.lexists(os.path.dirname(top)):
+            top = os.path.dirname(top)
+        made.append(top)
+        user.write(path, ("SECRETBYTES " if name in SECRETS else "ordinary ") + name + "\n", 0o644)
+    try:
+        yield
+    finally:
+        for path in made:
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            elif os.path.lexists(path):
+                os.unlink(path)
+
+
+LOOK = ("cat ~/.config/tool/settings ~/sbxt-notes/deep/n.txt ~/.sbxtrc; "
+        "for f in " + " ".join(SECRETS) + "; do cat ~/$f ~/./$f /proc/self/root/$HOME/$f; stat ~/$f; done; "
+        "find ~/.ssh ~/.aws ~/.config/gh -type f; cat ~/.config/*/* | grep SECRET; "
+        "touch ~/x ~/.config/x ~/.config/tool/x ~/sbxt-notes/x; echo x >>~/.sbxtrc; mv ~/.config ~/.c2; rm ~/.sbxtrc; true")
+
+
+def test_masked_home(instance, alice):
+    own = profile(alice, {"home": "masked"})
+    os.symlink(".ssh/id_sbxt", alice.home + "/sbxt-link")
+    try:
+        with furnished(alice):
+            done = instance.sh(alice, LOOK + "; cat ~/sbxt-link", options=["-p", own])
+            assert done.stdout.splitlines() == ["ordinary .config/tool/settings", "ordinary sbxt-notes/deep/n.txt",
+                                                "ordinary .sbxtrc"], done
+            assert not os.path.exists(alice.home + "/x") and not os.path.exists(alice.home + "/.config/tool/x")
+    finally:
+        os.unlink(alice.home + "/sbxt-link")
+
+
+def test_masked_home_of_root(instance, root):
+    """What everybody may read of it: its sessions have a uid of their own."""
+    own = profile(root, {"home": "masked"})
+    with furnished(root):
+        done = instance.sh(root, "cat ~/.sbxtrc; " + LOOK, options=["-p", own])
+        assert "ordinary .sbxtrc" in done.stdout and "SECRETBYTES" not in done.stdout, done
+
+
+def test_secrets_that_appear_later_do_not_show(instance, alice):
+    """New ones, and ones that are renamed over what was there: no mask could have stayed."""
+    own = profile(alice, {"home": "masked"})
+    with furnished(alice):
+        for name in (".aws/credentials", ".netrc"):
+            os.unlink(os.path.join(alice.home, name))
+        os.rmdir(alice.home + "/.aws")
+        session = instance.create(alice, "-p", own)
+        try:
+            for name in (".aws/credentials", ".netrc", ".ssh/new", ".config/gh/new"):
+                alice.write(os.path.join(alice.home, name), "SECRETBYTES\n")
+            for name in (".npmrc", ".ssh/id_sbxt"):
+                os.rename(alice.write(os.path.join(alice.home, "sbxt-new"), "SECRETBYTES\n"), os.path.join(alice.home, name))
+            alice.write(alice.home + "/sbxt-notes/new", "later\n")
+            done = instance.ctl(alice, "exec", session, "--", "sh", "-c",
+                                LOOK + "; cat ~/.ssh/new ~/.config/gh/new ~/sbxt-notes/new; true")
+            assert "SECRETBYTES" not in done.stdout and "later" in done.stdout, done
+        finally:
+            instance.ctl(alice, "terminate", session)
+            instance.ctl(alice, "remove", session)
+            shutil.rmtree(alice.home + "/.aws")
+            os.unlink(alice.home + "/.netrc")
+
+
+def test_denials_in_a_masked_home(instance, alice):
+    """Also of what does not exist; and a folder of it may be writable."""
+    own = profile(alice, {"home": "masked", "deny": ["~/sbxt-notes/deep", "~/.config/later", "~/.sbxtrc"], "write": ["~/.config/tool"]})
+    with furnished(alice):
+        session = instance.create(alice, "-p", own)
+        try:
+            alice.write(alice.home + "/.config/later", "DENIED\n")
+            done = instance.ctl(alice, "exec", session, "--", "sh", "-c",
+                                "cat ~/.sbxtrc ~/sbxt-notes/deep/n.txt ~/.config/later; ls ~/sbxt-notes; echo new >~/.config/tool/settings")
+            assert done.stdout == "", done
+            with open(alice.home + "/.config/tool/settings", encoding="utf-8") as f:
+                assert f.read() == "new\n"
+        finally:
+            instance.ctl(alice, "terminate", session)
+            instance.ctl(alice, "remove", session)
+            os.unlink(alice.home + "/.config/later")
+
+
+# ---- the host's root ----
+
+@pytest.fixture
+def on_host():
+    """A folder of the host that no session has of its own, and one of a daemon."""
+    folder = f"/sbxt-{os.getpid()}"
+    os.mkdir(folder)
+    with open(folder + "/f", "w", encoding="utf-8") as f:
+        f.write("of the host\n")
+    os.mkdir("/var/lib/sbxt-host")
+    with open("/var/lib/sbxt-host/f", "w", encoding="utf-8") as f:
+        f.write("of a daemon\n")
+    with open("/etc/sbxt-host.conf", "w", encoding="utf-8") as f:
+        f.write("of etc\n")
+    yield folder
+    shutil.rmtree(folder)
+    shutil.rmtree("/var/lib/sbxt-host")
+    os.unlink("/etc/sbxt-host.conf")
+
+
+def test_root_host(instance, either, bob, on_host):
+    bob.write(bob.home + "/readable", "of bob\n")
+    os.chmod(bob.home, 0o755)
+    path = f"/run/sbxt-{os.getpid()}.sock"
+    own = profile(either, {"root": "host"})
+    with greeter(either, path, 0o666), furnished(either):
+        done = instance.sh(either, f"cat {on_host}/f /var/lib/sbxt-host/f /etc/sbxt-host.conf; cat {bob.home}/readable; ls /home; "
+                                   f"cat /etc/shadow; find /var/log /boot /run/user /var/lib/sandboxd {instance.folder} -mindepth 1; {GREET % path}; "
+                                   "cat /etc/machine-id; "
+                                   f"touch {on_host}/x /var/lib/sbxt-host/x /etc/x /x /srv/x /var/x; echo x >{on_host}/f; "
+                                   "grep -c . /etc/resolv.conf >/dev/null; getent passwd $(id -u) >/dev/null && echo known; "
+                                   + LOOK + "; find /tmp /var/tmp -mindepth 1; echo x >/tmp/x && echo x >~/y && echo own",
+                           options=["-p", own])
+        expected = ["of the host", "of a daemon", "of etc"]
+        if either.uid:
+            expected += [either.name]
+        assert done.stdout.splitlines() == [*expected, "known", "own"], done
+        assert sorted(os.listdir(on_host)) == ["f"] and not os.path.exists("/var/lib/sbxt-host/x")
+
+
+def test_root_host_with_denials(instance, alice, on_host):
+    own = profile(alice, {"root": "host", "home": "masked", "deny": [on_host, "/var/lib/sbxt-host/f", "/etc/sbxt-host.conf", "/srv/later"]})
+    session = instance.create(alice, "-p", own)
+    os.mkdir("/srv/later")
+    try:
+        with furnished(alice):
+            done = instance.ctl(alice, "exec", session, "--", "sh", "-c",
+                                f"find {on_host} /srv/later /var/lib/sbxt-host -mindepth 1; ls -d {on_host} /srv/later; cat /etc/sbxt-host.conf {on_host}/f; true")
+            assert done.stdout == "", done
+            done = instance.sh(alice, LOOK, options=["-p", own])
+            assert "SECRETBYTES" not in done.stdout and "ordinary .sbxtrc" in done.stdout, done
+    finally:
+        os.rmdir("/srv/later")
+        instance.ctl(alice, "terminate", session)
+        instance.ctl(alice, "remove", session)
+
+
+def test_home_elsewhere_is_not_shown_by_the_host(instance, alice):
+    """With root: host and a home that is empty or masked, wherever the home lies."""
+    folder = f"/srv/sbxt-{os.getpid()}"
+    shutil.copytree(alice.home, folder, symlinks=True, ignore=shutil.ignore_patterns("work"))
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.lchown(os.path.join(parent, name), alice.uid, alice.gid)
+    os.chown(folder, alice.uid, alice.gid)
+    work = alice.workspace()
+    subprocess.run(["usermod", "-d", folder, alice.name], check=True)
+    before, alice.home = alice.home, folder
+    try:
+        import machine
+        with furnished(alice), machine.Instance() as other:
+            for home in ("empty", "masked", "persistent"):
+                own = profile(alice, {"root": "host", "home": home})
+                done = other.sh(alice, f"{LOOK}; cat {folder}/.ssh/id_sbxt; echo end", workspace=work, options=["-p", own])
+                assert "SECRETBYTES" not in done.stdout and done.stdout.endswith("end\n"), done
+                assert ("ordinary" in done.stdout) == (home == "masked"), done
+    finally:
+        alice.home = before
+        subprocess.run(["usermod", "-d", before, alice.name], check=True)
+        shutil.rmtree(folder)
+
+
+def test_where_a_secret_leads_is_hidden(instance, alice):
+    """The folder itself, or one above it, is a link to a place that the host's root shows."""
+    folder = f"/srv/sbxt-{os.getpid()}"
+    alice.write(folder + "/ssh/id_sbxt", "SECRETBYTES\n", 0o644)
+    alice.write(folder + "/config/gh/hosts.yml", "SECRETBYTES\n", 0o644)
+    alice.write(folder + "/config/tool", "ordinary\n", 0o644)
+    links = {".ssh": folder + "/ssh", ".config": folder + "/config"}
+    for name, target in links.items():
+        os.symlink(target, os.path.join(alice.home, name))
+    try:
+        for home in ("empty", "masked"):
+            own = profile(alice, {"root": "host", "home": home})
+            done = instance.sh(alice, f"cat {folder}/ssh/* {folder}/config/gh/* ~/.ssh/* ~/.config/gh/*; cat {folder}/config/tool",
+                               options=["-p", own])
+            assert done.stdout == "ordinary\n", done
+    finally:
+        for name in links:
+            os.unlink(os.path.join(alice.home, name))
+        shutil.rmtree(folder)

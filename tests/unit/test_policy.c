@@ -44,7 +44,7 @@ static const struct {
         { "{ \"version\": 1, \"nonsense\": 1 }", 1, 29, "nonsense" },
         { "{ \"version\": 1, \"git\": {} }", 1, 24, "git" },
         { "{ \"version\": 1, /* c */\n // d\n \"limits\": { \"idle\": \"0m\" } }", 3, 22, "limits.idle" },
-        { "{ \"version\": 1, \"filesystem\": { \"root\": \"host\" } }", 1, 41, "filesystem.root" },
+        { "{ \"version\": 1, \"filesystem\": { \"root\": \"all\" } }", 1, 41, "filesystem.root" },
         { "{ \"version\": 1, \"filesystem\": { \"read\": [\"/a\", \"b\"] } }", 1, 48, "filesystem.read[1]" },
         { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"/a/*.pem\"] } }", 1, 42, "filesystem.deny[0]" },
         { "{ \"version\": 1, \"filesystem\": { \"deny\": [\"${x}/a\"] } }", 1, 42, "filesystem.deny[0]" },
