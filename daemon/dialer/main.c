@@ -182,11 +182,24 @@ static void on_session_message(Dialer *d, const Imsg *m)
                 (void) log_warning(r, "cannot open a session");
 }
 
+/* The launcher says it once: without memory for it our successor has to hear it. */
+static int on_resolver(Dialer *d, const Imsg *m)
+{
+        PrivResolver servers;
+        int r;
+
+        memcpy(&servers, m->body, sizeof(servers));
+        r = resolver_configure(d->resolver, &servers, m->fds[0]);
+        if (r == -ENOMEM)
+                return r;
+        if (r < 0)
+                (void) log_warning(r, "cannot use the resolver settings, keeping the old ones");
+        return 0;
+}
+
 static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
         Dialer *d = owner;
-        PrivResolver servers;
-        int r;
 
         if (m->type == PRIV_DIALER_LOG_LEVEL) {
                 log_set_level((LogLevel) ((const PrivLogLevel *) m->body)->level);
@@ -209,13 +222,7 @@ static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 on_session_message(d, m);
                 return 0;
         }
-        if (m->type != PRIV_DIALER_RESOLVER)
-                return -EPROTO;
-        memcpy(&servers, m->body, sizeof(servers));
-        r = resolver_configure(d->resolver, &servers, m->fds[0]);
-        if (r < 0)
-                (void) log_warning(r, "cannot use the resolver settings, keeping the old ones");
-        return 0;
+        return m->type == PRIV_DIALER_RESOLVER ? on_resolver(d, m) : -EPROTO;
 }
 
 static void on_launcher_closed(void *owner, _unused_ PrivLink *link, int reason)

@@ -218,10 +218,12 @@ int resolver_configure(Resolver *r, const PrivResolver *servers, int hosts_fd)
         /* Servers cannot change under a query: what is asked now is asked again of the new ones. */
         ares_cancel(r->channel);
         r->has_servers = servers->n_servers > 0;
-        if (r->has_servers && ares_set_servers_ports(r->channel, nodes) != ARES_SUCCESS)
+        if (r->has_servers && ares_set_servers_ports(r->channel, nodes) != ARES_SUCCESS) {
                 r->has_servers = false;
+                e = -ENOMEM;
+        }
         update_timer(r);
-        return 0;
+        return e;
 }
 
 static void start_deferred(void *userdata);

@@ -31,7 +31,8 @@ int resolver_new(Resolver **ret) _must_check_;
 Resolver *resolver_free(Resolver *r);
 int resolver_start(Resolver *r, Loop *loop) _must_check_;
 
-/* Replaces servers and table; hosts_fd is borrowed. Lookups under way fail. */
+/* Replaces servers and table; hosts_fd is borrowed. Lookups under way are asked again. After -ENOMEM there
+ * may be no servers any more, after any other error the old ones are kept. */
 int resolver_configure(Resolver *r, const PrivResolver *servers, int hosts_fd) _must_check_;
 
 /* name is canonical, and copied. */
