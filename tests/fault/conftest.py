@@ -1,5 +1,6 @@
 """Runs the points of all tasks side by side, once for the session, and prints what each found."""
 
+import contextlib
 import json
 import os
 import queue
@@ -21,18 +22,27 @@ def pytest_configure(config):
 
 
 class Lanes:
-    """Processes that take one task after another."""
+    """Processes that take one task after another. A point waits more than it works: more of them than processors."""
 
     def __init__(self, todo):
         self.results = {}
         self.todo = queue.Queue()
         for task in todo:
             self.todo.put(task)
-        threads = [threading.Thread(target=self.work) for _ in range(min(4, (os.cpu_count() or 2) + 1))]
-        for thread in threads:
+        self.threads = [threading.Thread(target=self.work)
+                        for _ in range(min(6, 2 * (os.cpu_count() or 2), len(todo)))]
+        for thread in self.threads:
             thread.start()
-        for thread in threads:
+
+    def join(self):
+        for thread in self.threads:
             thread.join()
+        return self.results
+
+    def give_up(self):
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.todo.get_nowait()
 
     def work(self):
         with subprocess.Popen([sys.executable, os.path.join(HERE, "lane.py")], stdin=subprocess.PIPE,
@@ -54,15 +64,24 @@ class Lanes:
 RESULTS = {}
 
 
-@pytest.fixture(scope="session")
-def results(request):
+@pytest.fixture(scope="session", autouse=True)
+def lanes(request):
+    """They begin with the first test, whichever it is: what runs before theirs runs beside them."""
     wanted = {item.callspec.params["task_name"] for item in request.session.items if hasattr(item, "callspec")
               and "task_name" in item.callspec.params}
     is_matrix = any("matrix" in item.name for item in request.session.items)
     if not os.path.exists(os.path.join(machine.BUILD, "tests/fault/sandboxd")):
         pytest.skip("this build has no programs for fault tests")
-    RESULTS.update(Lanes([task for task in tasks.TASKS if tasks.name_of(task) in wanted or
-                          (is_matrix and task["action"] == "kill")]).results)
+    lanes = Lanes([task for task in tasks.TASKS if tasks.name_of(task) in wanted or
+                   (is_matrix and task["action"] == "kill")])
+    yield lanes
+    lanes.give_up()
+    lanes.join()
+
+
+@pytest.fixture(scope="session")
+def results(lanes):
+    RESULTS.update(lanes.join())
     return RESULTS
 
 
@@ -76,4 +95,4 @@ def pytest_terminal_summary(terminalreporter):
     for action in ("fail", "kill"):
         n = sum(result["points"] for result in RESULTS.values() if result["task"]["action"] == action)
         terminalreporter.write_line(f"{action}: {n} points")
-    terminalreporter.write_line(f"what takes turns: day {tasks.DAY}")
+    terminalreporter.write_line("each call" if tasks.IS_ALL else f"of some tasks a part: first call {tasks.FIRST}")

@@ -22,6 +22,7 @@
 #define EXPORT      __attribute__((visibility("default")))
 #define STOP_CYCLES (100ULL * 1000 * 1000 * 1000)
 #define PATH_SIZE   4096
+#define WAIT_MSEC   100
 
 enum {
         PROGRAM_LAUNCHER = 1,
@@ -54,6 +55,7 @@ enum {
         LINE_fcntl,
         LINE_epoll_ctl,
         LINE_recvmsg,
+        LINE_epoll_wait,
 #define CALL(name, class, failure, error) LINE_##name,
 #define GNU                               CALL
 #include "tests/fault/calls.def"
@@ -393,6 +395,26 @@ long fault_clock_gettime(SIX_NAMES)
                 t->tv_sec += page->clock_skew_nsec / 1000000000 + nsec / 1000000000;
                 t->tv_nsec = nsec % 1000000000;
         }
+        return r;
+}
+
+/* A clock that was moved ahead ends a wait: what was waited for may be over. */
+STAND_BEFORE(epoll_wait)
+long fault_epoll_wait(SIX_NAMES)
+{
+        int64_t skew = page ? page->clock_skew_nsec : 0;
+        int left = (int) d;
+        long r;
+
+        (void) HIT(FAULT_STEP, epoll_wait);
+        if (!page || program != PROGRAM_LAUNCHER)
+                return real_epoll_wait(a, b, c, d, e, f);
+        do {
+                int part = left < 0 || left > WAIT_MSEC ? WAIT_MSEC : left;
+
+                r = real_epoll_wait(a, b, c, part, e, f);
+                left -= left < 0 ? 0 : part;
+        } while ((int) r == 0 && left != 0 && page->clock_skew_nsec == skew);
         return r;
 }
 

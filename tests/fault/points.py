@@ -27,6 +27,8 @@ TRIES = 5
 # How long the counts may take to be back, from one session to the next; and to come to rest at first.
 BALANCE_SECONDS = (1, 2, 4, 8, 15, 30)
 STEADY_SECONDS = 60
+# What something has failed in takes less, or hangs.
+HANGING_SECONDS = 3
 # What the launcher says of a worker that was ended by SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGSEGV or SIGSYS.
 CRASH = re.compile(r"was killed by signal (4|6|7|8|11|31)\b")
 # Callers are told from the beginning of the program; libraries are far away from it.
@@ -46,7 +48,7 @@ class Page(ctypes.Structure):
 
 def call_names():
     """Names of the calls by their numbers."""
-    names = ["", "malloc", "calloc", "realloc", "aligned", "fork", "syscall", "fcntl", "epoll_ctl", "recvmsg"]
+    names = ["", "malloc", "calloc", "realloc", "aligned", "fork", "syscall", "fcntl", "epoll_ctl", "recvmsg", "epoll_wait"]
     with open(os.path.join(machine.TOP, "tests/fault/calls.def"), encoding="utf-8") as f:
         names += [line.split("(")[1].split(",")[0] for line in f if line.startswith(("CALL(", "GNU("))]
     return names
@@ -125,10 +127,43 @@ class FaultInstance(machine.Instance):
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             self.kill_stopped()
-            ready, _, _ = select.select([self.process.stdout], [], [], 0.0005)
-            if ready:
+            pause = 0.0005 if self.page.action == STOP and not self.is_killed else 0.1
+            if select.select([self.process.stdout], [], [], pause)[0]:
                 return os.read(self.process.stdout.fileno(), 64).startswith(b"ready")
+            self.pass_time(end - timeout)
         return None
+
+    def ctl_start(self, user, *arguments, **options):
+        options.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.Popen([os.path.join(FOLDER, "fault-as"), str(user.uid), str(user.gid), self.ctl_path, *arguments],
+                                env=user.environment(SANDBOXD_ADDRESS=self.address), **options)
+
+    def ctl(self, user, *arguments, timeout=60, **options):
+        child = self.ctl_start(user, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               errors="replace", **options)
+        try:
+            out, err = child.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            raise AssertionError(f"{arguments[0]} took more than {timeout} s") from None
+        return subprocess.CompletedProcess(arguments, child.returncode, out, err)
+
+    def workers(self, name=None):
+        """As machine.py finds them, which looks at every process of the machine."""
+        found = [(pid, machine.program_of(pid)) for pid in descendants(self.process.pid)]
+        return [pid for pid, program in found if program == name or (name is None and program.startswith("sandbox"))]
+
+    def log_size(self):
+        return os.path.getsize(self.log) if os.path.exists(self.log) else 0
+
+    def log_since(self, size):
+        """What the daemon has said since the log was so long."""
+        if not os.path.exists(self.log):
+            return ""
+        with open(self.log, "rb") as f:
+            f.seek(size)
+            return f.read().decode(errors="replace")
 
     def remains(self):
         """Processes that run a program of this instance."""
@@ -140,6 +175,26 @@ class FaultInstance(machine.Instance):
                     if target.startswith(self.libexec + "/") and not target.endswith("sandboxctl"):
                         found.append((int(entry), os.path.basename(target)))
         return found
+
+    def watch(self, child, timeout):
+        """Whether this client ends in time; who stops meanwhile is killed."""
+        pidfd = os.pidfd_open(child.pid)
+        try:
+            end = time.monotonic() + timeout
+            while time.monotonic() < end:
+                self.kill_stopped()
+                pause = 0.0005 if self.page.action == STOP and not self.is_killed else 0.1
+                if select.select([pidfd], [], [], pause)[0]:
+                    return True
+                self.pass_time(end - timeout)
+            return False
+        finally:
+            os.close(pidfd)
+
+    def pass_time(self, since):
+        """libseccomp loops where some of its allocations fail: the launcher's patience with it need not be sat out."""
+        if self.page.fired and self.page.action == FAIL and time.monotonic() > since + HANGING_SECONDS:
+            self.page.clock_skew_nsec += 10**9
 
     def kill_stopped(self):
         """Kills who has stopped; tells whether somebody had."""
@@ -193,21 +248,17 @@ class Point:
         self.lane, self.name = lane, name
         self.said = []
         self.id = None
+        self.log_size = lane.instance.log_size()
 
     def call(self, *arguments, timeout=60):
         """A client of the instance; whoever stops meanwhile is killed. The end in time is part of what is tested."""
         lane = self.lane
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             child = lane.instance.ctl_start(lane.user, *arguments, stdout=out, stderr=err, cwd=lane.work)
-            end = time.monotonic() + timeout
-            while child.poll() is None:
-                lane.instance.kill_stopped()
-                if time.monotonic() > end:
-                    child.kill()
-                    child.wait()
-                    lane.wrong(f"{arguments[0]} did not end")
-                    break
-                time.sleep(0.0005)
+            if not lane.instance.watch(child, timeout):
+                child.kill()
+                lane.wrong(f"{arguments[0]} did not end")
+            child.wait()
             out.seek(0)
             err.seek(0)
             done = subprocess.CompletedProcess(arguments, child.returncode, out.read().decode(errors="replace"),
@@ -267,9 +318,8 @@ class Lane:
     def start_flow(self, point):
         """The daemon comes up, or ends with a word; then nothing of it is left."""
         instance = self.instance
-        said = len(instance.log_text())
         is_ready = instance.start_watched()
-        point.said.append(f"start: {'ready' if is_ready else 'ended'} {instance.log_text()[said:][:400]!r}")
+        point.said.append(f"start: {'ready' if is_ready else 'ended'} {instance.log_since(point.log_size)[:400]!r}")
         if is_ready is None:
             self.wrong("the start did not end")
         if is_ready:
@@ -279,7 +329,7 @@ class Lane:
         status = instance.process.wait()
         instance.process.stdout.close()
         instance.process = None
-        if status != -signal.SIGKILL and (status == 0 or len(instance.log_text()) == said):
+        if status != -signal.SIGKILL and (status == 0 or instance.log_size() == point.log_size):
             self.wrong(f"the start failed without a word, status {status}")
         if not machine.eventually(lambda: not instance.remains(), 30):
             self.wrong(f"processes that are left: {instance.remains()}")
@@ -322,27 +372,31 @@ class Lane:
         if point.id and not [r for r in rows if r["action"] == "start" and r["session"] == point.id]:
             self.wrong("a session without a row")
 
-    def check_crashes(self, said, program):
+    def check_crashes(self, point):
         """No process ends by a fault of its own: but json-c and libseccomp do where their own calls fail."""
-        crashes = [line for line in self.instance.log_text()[said:].splitlines() if CRASH.search(line)]
-        is_of_library = program in ("sandboxd-api", "sandboxd-egress") and self.instance.page.caller >= LIBRARIES
+        crashes = [line for line in self.instance.log_since(point.log_size).splitlines() if CRASH.search(line)]
+        is_of_library = point.program in ("sandboxd-api", "sandboxd-egress") and self.instance.page.caller >= LIBRARIES
         if crashes and not is_of_library:
             self.wrong(f"crashed: {crashes}")
 
     def check_serves(self):
         """A client that comes now is served: at once, or after the pause that follows deaths."""
-        end = time.monotonic() + 60
+        end, pause = time.monotonic() + 60, 0.02
+        said = self.point.log_size if self.point else 0
         while True:
             done = self.instance.ctl(self.user, "run", "-q", "-T", "-p", self.profile, "--", self.visitor,
                                      "again", str(self.web.server_port), cwd=self.work, timeout=60)
             if done.returncode == 0 and done.stdout == "200 403\n":
                 return
             if time.monotonic() > end or self.instance.process.poll() is not None:
-                self.wrong(f"does not serve afterwards: {done.returncode} {done.stdout} {done.stderr}; {self.instance.log_text()[-1500:]}")
+                self.wrong(f"does not serve afterwards: {done.returncode} {done.stdout} {done.stderr}; "
+                           f"{self.instance.log_since(said)[-1500:]}")
                 return
-            # Pauses between attempts are part of the product; nobody has to sit them out here.
+            # Pauses between attempts are part of the product; nobody has to sit them out here. But a worker that a slow
+            # machine is about to start must not be late by the daemon's clock again and again.
             self.instance.page.clock_skew_nsec += 2 * 10**9
-            time.sleep(0.02)
+            time.sleep(pause)
+            pause = min(pause * 1.25, 2)
 
     def restore(self):
         """A helper of audit that was killed stays away until audit is started again."""
@@ -449,8 +503,8 @@ class Lane:
     # Point after point
 
     def run(self, task):
-        """All points of one task: {"flow", "program", "classes", "action", "first", "step"}. First the calls of undisturbed
-        flows are counted: each of them is to be hit. Then on, until a flow has twice ended without a call to hit."""
+        """All points of one task (tasks.py). First the calls of undisturbed flows are counted: each of them is to be hit.
+        Then on, until a flow has twice ended without a call to hit."""
         self.problems = []
         action = {"fail": FAIL, "kill": STOP}[task["action"]]
         at, missed, tries, fired, before = task["first"], 0, 0, 0, None
@@ -478,8 +532,12 @@ class Lane:
             elif not is_hit and not is_over:
                 self.wrong(f"without a call that was hit the flow did not succeed: {self.said}")
             missed = 0 if is_hit or at <= counted else missed + 1
-            at, tries = at + task.get("step", 1), 0
+            at, tries = max(at + 1, min(at + task["step"], counted - task["tail"])), 0
             if before and (fired % 16 == 0 or missed == 2):
+                if task["flow"] == "restart":
+                    # It may do without what it could not get, e.g. a timer's descriptor: one that has all is compared.
+                    self.end_workers(task["program"])
+                    self.check_serves()
                 self.check_balance(before)
         return {"task": task, "points": fired, "counted": counted, "seconds": round(time.monotonic() - began, 1),
                 "slow": slow, "problems": self.problems}
@@ -505,7 +563,6 @@ class Lane:
         if is_start and instance.process:
             instance.stop(signal.SIGKILL)
         head = 0 if is_start else instance.head()
-        said = len(instance.log_text())
         instance.arm(task["program"], task["classes"], at, action)
         self.was_success = getattr(self, task["flow"] + "_flow")(point)
         # Who is hit after the last client has ended is killed now.
@@ -525,17 +582,13 @@ class Lane:
             instance.start()
         if is_hit:
             self.check_serves()
-            if task["flow"] == "restart":
-                # It may do without what it could not get, e.g. a timer's descriptor; the others are compared with one
-                # that has all.
-                self.end_workers(task["program"])
-                self.check_serves()
-            self.tidy()
+            if not (self.was_success and task["flow"] == "session"):
+                self.tidy()
             self.restore()
         if not is_start:
             self.check_records(point, head)
         if task["flow"] in ("session", "rows"):
-            self.check_crashes(said, task["program"])
+            self.check_crashes(point)
         self.point, self.said = None, point.said
         return is_hit
 
