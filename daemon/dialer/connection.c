@@ -29,6 +29,8 @@ static void count_bytes(const Connection *c, PrivDialClosed *closed)
         if (info.tcpi_bytes_sent > info.tcpi_bytes_retrans)
                 closed->sent_bytes = info.tcpi_bytes_sent - info.tcpi_bytes_retrans;
         closed->received_bytes = info.tcpi_bytes_received;
+        closed->sent_bytes -= MIN_OF(closed->sent_bytes, c->proxy_sent);
+        closed->received_bytes -= MIN_OF(closed->received_bytes, c->proxy_received);
         /* Seen from the session: what our end sends, it receives. */
         if (c->is_inbound) {
                 uint64_t sent = closed->received_bytes;
@@ -127,7 +129,9 @@ int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress 
         Connection c = { .sequence = dial->order.sequence,
                          .expires_usec = dial->expires_usec,
                          .address = *address,
-                         .port = dial->order.port };
+                         .port = dial->port,
+                         .proxy_sent = dial->n_asked,
+                         .proxy_received = dial->n_peeked };
         int r = connection_add(s, &c, fd);
 
         if (r < 0)

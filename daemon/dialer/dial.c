@@ -117,19 +117,11 @@ static void on_attempt_failed(Dial *d, Attempt *a, int error)
                 dial_cancel(d, d->last_failure);
 }
 
-static void on_stands(Dial *d, Attempt *a)
+void dial_hand_over(Dial *d, Attempt *a)
 {
         int fd = TAKE_FD(a->fd), r;
 
         a->io = loop_io_free(a->io);
-        /* To the kernel a socket is still connecting until it is asked again: one whose connection then ends
-         * could be connected elsewhere by whoever holds it. */
-        r = connect_to(fd, &a->address, d->order.port);
-        if (r < 0) {
-                (void) fd_close(fd);
-                on_attempt_failed(d, a, -r);
-                return;
-        }
         r = connection_new(d->session, d, fd, &a->address);
         if (r < 0) {
                 if (r != -ETIME)
@@ -138,6 +130,37 @@ static void on_stands(Dial *d, Attempt *a)
                 return;
         }
         dial_free(d);
+}
+
+/* To a proxy one connection is enough: the others are given up before it is asked. */
+static void ask_proxy(Dial *d, Attempt *a)
+{
+        a->io = loop_io_free(a->io);
+        loop_timer_stop(d->stagger);
+        for (size_t i = 0; i < d->n_started; i++) {
+                Attempt *other = &d->attempts[i];
+
+                if (other == a || other->fd < 0)
+                        continue;
+                other->io = loop_io_free(other->io);
+                other->fd = fd_close(other->fd);
+        }
+        if (proxy_ask(a) < 0)
+                dial_cancel(d, CLOSE_PROXY);
+}
+
+static void on_stands(Dial *d, Attempt *a)
+{
+        /* To the kernel a socket is still connecting until it is asked again: one whose connection then ends
+         * could be connected elsewhere by whoever holds it. */
+        int r = connect_to(a->fd, &a->address, d->port);
+
+        if (r < 0)
+                on_attempt_failed(d, a, -r);
+        else if (d->is_proxied)
+                ask_proxy(d, a);
+        else
+                dial_hand_over(d, a);
 }
 
 static void on_attempt_io(void *userdata, int fd, _unused_ unsigned events)
@@ -167,7 +190,7 @@ static int start_attempt(Attempt *a)
                 return r;
         (void) setsockopt(a->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         (void) setsockopt(a->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
-        r = connect_to(a->fd, &a->address, d->order.port);
+        r = connect_to(a->fd, &a->address, d->port);
         if (r < 0)
                 return r;
         return loop_io_new(d->session->dialer->loop, a->fd, LOOP_WRITE, on_attempt_io, a, &a->io);
@@ -226,6 +249,13 @@ static void judge(Dial *d, const PrivAddress *addresses, size_t n)
         start_next(d);
 }
 
+void dial_addresses(Dial *d, const PrivAddress *addresses, size_t n)
+{
+        for (size_t i = 0; i < n && d->n_addresses < DIAL_ADDRESSES_MAX; i++)
+                d->addresses[d->n_addresses++] = addresses[i];
+        start_next(d);
+}
+
 static void on_resolved(void *userdata, const LookupResult *result)
 {
         Dial *d = userdata;
@@ -262,7 +292,7 @@ static int dial_new(Session *s, const PrivDial *order, Dial **ret)
 
         if (!d)
                 return -ENOMEM;
-        *d = (Dial){ .session = s, .order = *order };
+        *d = (Dial){ .session = s, .order = *order, .port = order->port };
         list_init(&d->link);
         list_append(&s->dials, &d->link);
         s->n_dials++;
@@ -297,6 +327,15 @@ static uint64_t expiry_of(const Session *s, const Dial *d)
         return MIN_OF(terms.expires_usec, ordered);
 }
 
+/* Where a name leads only the proxy knows. */
+static bool is_open(const Dial *d)
+{
+        const PrivAddress *a = &d->order.address;
+
+        return a->family == 0 ||
+               policy_match_address(d->session->policy, &d->request, a, /* is_local= */ false);
+}
+
 void dial_start(Session *s, const PrivDial *order)
 {
         PolicyMatch match = { .verdict = VERDICT_DENY };
@@ -322,7 +361,9 @@ void dial_start(Session *s, const PrivDial *order)
                 return;
         }
         d->expires_usec = expiry_of(s, d);
-        if (d->order.address.family != 0)
+        if (proxy_serves(s->dialer, s->policy, &d->request) && is_open(d))
+                proxy_start(d);
+        else if (d->order.address.family != 0)
                 judge(d, &d->order.address, 1);
         else if (resolver_lookup(s->dialer->resolver, d->order.host, on_resolved, d, &d->lookup) < 0)
                 dial_cancel(d, CLOSE_ERROR);

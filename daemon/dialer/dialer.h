@@ -64,6 +64,10 @@ typedef struct Dial {
         size_t n_started;
         size_t n_failed;
         CloseReason last_failure;
+        uint32_t port;   /* that is connected to: the order's, or the proxy's */
+        bool is_proxied; /* the addresses are the proxy's */
+        size_t n_asked;  /* bytes of the question */
+        size_t n_peeked; /* bytes of its answer, so far */
         Attempt attempts[DIAL_ADDRESSES_MAX];
 } Dial;
 
@@ -76,6 +80,8 @@ typedef struct Connection {
         ListLink expiring;
         PrivAddress address;
         uint32_t port;
+        uint64_t proxy_sent; /* what the proxy was told, and said */
+        uint64_t proxy_received;
         bool is_inbound; /* its socket is inside the session */
 } Connection;
 
@@ -86,6 +92,7 @@ struct Dialer {
         LoopTimer *orphan; /* set while there is no audit any more */
         Resolver *resolver;
         LocalAddresses *local;
+        PrivProxy proxy;
         Map sessions;  /* id -> Session */
         int files_max; /* descriptors of connections are below: the others are for the launcher's messages */
         int watch_fd;  /* an epoll set of its own: reports the end of connections that we do not read */
@@ -108,6 +115,20 @@ void session_cut(Session *s, CloseReason reason);
 /* dial.c */
 void dial_start(Session *s, const PrivDial *order);
 void dial_cancel(Dial *dial, CloseReason reason);
+
+/* dial.c, for proxy.c: the attempt has led to a connection. Frees the dial, as may the next. */
+void dial_hand_over(Dial *d, Attempt *a);
+/* Addresses to connect to, judged or the proxy's. */
+void dial_addresses(Dial *d, const PrivAddress *addresses, size_t n);
+
+/* proxy.c: connections by way of another proxy */
+/* -EINVAL: not sound. */
+int proxy_set(Dialer *d, const PrivProxy *p) _must_check_;
+/* Is it for the proxy to connect to this? Then it resolves the name, too. */
+bool proxy_serves(const Dialer *d, const PolicyBlock *policy, const PolicyRequest *q);
+void proxy_start(Dial *d);
+/* The connection to the proxy stands. */
+int proxy_ask(Attempt *a) _must_check_;
 
 /* question.c: whether a name exists. Answered always, but for a session without a worker. */
 void question_start(Session *s, const PrivResolve *order);

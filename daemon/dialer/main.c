@@ -207,6 +207,8 @@ static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
         }
         if (m->type == PRIV_DIALER_AUDIT_ATTACH)
                 return attach_audit(d, TAKE_FD(m->fds[0]));
+        if (m->type == PRIV_DIALER_PROXY)
+                return proxy_set(d, m->body);
         if (m->type == PRIV_DIALER_INBOUND) {
                 const PrivDialerInbound *inbound = m->body;
                 int fds[2] = { TAKE_FD(m->fds[0]), TAKE_FD(m->fds[1]) };

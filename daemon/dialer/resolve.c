@@ -358,6 +358,11 @@ static void answer_machine(Lookup *l)
         lookup_finish(l);
 }
 
+bool resolver_has_name(const Resolver *r, const char *name)
+{
+        return str_equal(name, POLICY_HOST_MACHINE) || hosts_table_find(r->hosts, name);
+}
+
 /* c-ares may call back at once, so it is asked only when no caller is on the stack. */
 static void start_deferred(void *userdata)
 {

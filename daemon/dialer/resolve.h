@@ -41,5 +41,7 @@ int resolver_lookup(Resolver *r, const char *name, LookupCallback callback, void
 /* dns_type: PolicyDnsType. The hosts table has nothing to say to it. */
 int resolver_lookup_records(Resolver *r, const char *name, uint32_t dns_type, LookupCallback callback,
                             void *userdata, Lookup **ret) _must_check_;
+/* Is it known without asking a name server? */
+bool resolver_has_name(const Resolver *r, const char *name);
 /* The callback will not be called. */
 void lookup_cancel(Lookup *l);

@@ -322,6 +322,8 @@ static const char *failure_text(uint32_t reason)
                 return "the server refused the connection";
         case CLOSE_UNREACHABLE:
                 return "the server cannot be reached";
+        case CLOSE_PROXY:
+                return "the proxy that this machine goes through does not connect there";
         default:
                 return "the connection could not be made";
         }

@@ -112,6 +112,7 @@ static void on_changed(Launcher *l, int error, const PrivResolver *resolver, int
 
 void launcher_send_resolver(Launcher *l)
 {
+        worker_send(l->dialer, PRIV_DIALER_PROXY, &l->settings.proxy, sizeof(l->settings.proxy), NULL, 0);
         if (l->hosts_fd >= 0)
                 worker_send(l->dialer, PRIV_DIALER_RESOLVER, &l->resolver, sizeof(l->resolver), &l->hosts_fd,
                             1);

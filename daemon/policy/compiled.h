@@ -132,6 +132,9 @@ size_t policy_name_chosen(const PolicyBlock *b, const char *host);
 bool policy_match_address(const PolicyBlock *b, const PolicyRequest *q, const PrivAddress *address,
                           bool is_local);
 
+/* Is there a rule for this very name that says where it may lead? Then nobody else may resolve it. */
+bool policy_match_pins(const PolicyBlock *b, const PolicyRequest *q);
+
 /* ---- addresses ---- */
 
 typedef enum AddressClass {

@@ -447,6 +447,29 @@ bool policy_match_address(const PolicyBlock *b, const PolicyRequest *q, const Pr
         return true;
 }
 
+static void view_pin(const Matcher *m, const BlockRule *r, void *userdata)
+{
+        bool *has_pin = userdata;
+
+        (void) m;
+        *has_pin = *has_pin || (r->flags & BLOCK_RULE_CIDR);
+}
+
+bool policy_match_pins(const PolicyBlock *b, const PolicyRequest *q)
+{
+        Matcher m = { .b = b, .set = block_table(b, b->sets), .q = q, .has_any_port = true };
+        bool has_pin = false;
+        BlockName name;
+
+        if (q->host[0] == '\0')
+                return false;
+        block_name_init(&name, b->seed, q->host);
+        m.name = &name;
+        for (uint32_t i = 0; i < b->n_sets; i++, m.set++)
+                visit_host_rules(&m, view_pin, &has_pin);
+        return has_pin;
+}
+
 /* ---- a name alone ---- */
 
 #define BORDERS_MAX 64U

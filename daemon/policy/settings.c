@@ -351,6 +351,63 @@ static int read_version(SchemaReader *x, const TextNode *n)
                                : schema_fail(x, n, "this version reads format 1 only; write \"version\": 1");
 }
 
+/* HOST:PORT, ADDRESS:PORT or [ADDRESS]:PORT. */
+static int read_proxy_server(SchemaReader *x, const TextNode *n)
+{
+        static const char expected[] = "expected a proxy such as \"proxy.example.org:3128\", with its port";
+        PrivProxy *p = &x->policy->settings.proxy;
+        const char *colon;
+        PrivServer server;
+        uint16_t port;
+        int r;
+
+        r = schema_expect(x, n, TEXT_STRING);
+        if (r <= 0)
+                return r;
+        colon = strrchr(n->string, ':');
+        if (!colon || parse_port(colon + 1, &port) < 0)
+                return schema_fail(x, n, "%s", expected);
+        if (server_parse(n->string, &server) >= 0)
+                p->address = server.address;
+        else if (policy_host_canonical(n->string, (size_t) (colon - n->string), p->host) < 0)
+                return schema_fail(x, n, "%s", expected);
+        p->port = port;
+        return 0;
+}
+
+static int add_bypass(SchemaReader *x, const TextNode *n)
+{
+        PrivProxy *p = &x->policy->settings.proxy;
+        const char *message = NULL;
+        char host[PRIV_HOST_SIZE];
+        bool is_wildcard;
+
+        if (p->n_bypass >= PRIV_PROXY_BYPASS_MAX)
+                return schema_fail(x, n, "at most %u names", PRIV_PROXY_BYPASS_MAX);
+        if (rule_host_parse(n->string, host, &is_wildcard, &message) < 0)
+                return schema_fail(x, n, "%s", message);
+        if (str_copy(p->bypass[p->n_bypass], PRIV_HOST_SIZE, n->string) < 0)
+                return schema_fail(x, n, "the name is too long");
+        p->n_bypass++;
+        return 0;
+}
+
+static int read_bypass(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_strings(x, n, add_bypass);
+}
+
+static const KeyRule proxy_rules[] = {
+        { "server", read_proxy_server, NULL },
+        { "bypass", read_bypass, NULL },
+};
+static const KeyTable proxy_table = { proxy_rules, ELEMENTSOF(proxy_rules) };
+
+static int read_proxy(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_object(x, n, &proxy_table);
+}
+
 static const KeyRule settings_rules[] = {
         { "version", read_version, NULL },
         { "resolver", read_resolver, NULL },
@@ -359,7 +416,7 @@ static const KeyRule settings_rules[] = {
         { "ask", read_ask, NULL },
         { "sessions", read_session_settings, NULL },
         { "audit", read_audit, NULL },
-        { "proxy", NULL, "connections are made directly" },
+        { "proxy", read_proxy, NULL },
         { "approvers", NULL, "questions are answered with deny for now" },
 };
 static const KeyTable settings_table = { settings_rules, ELEMENTSOF(settings_rules) };

@@ -80,6 +80,7 @@ static const char *const close_reasons[] = {
         [CLOSE_EXPIRED] = "expired",
         [CLOSE_MAX_UPLOAD] = "max-upload",
         [CLOSE_MAX_DOWNLOAD] = "max-download",
+        [CLOSE_PROXY] = "proxy",
 };
 ASSERT_TABLE(close_reasons, _CLOSE_REASON_MAX);
 

@@ -113,6 +113,7 @@ typedef enum CloseReason {
         CLOSE_EXPIRED,    /* the rule that allowed it is void */
         CLOSE_MAX_UPLOAD, /* of its rule */
         CLOSE_MAX_DOWNLOAD,
+        CLOSE_PROXY, /* the proxy of the daemon's settings does not connect */
         _CLOSE_REASON_MAX,
 } CloseReason;
 
@@ -265,6 +266,19 @@ typedef struct PrivResolver {
         PrivServer servers[PRIV_RESOLVERS_MAX];
 } PrivResolver;
 
+#define PRIV_PROXY_BYPASS_MAX 16U
+
+/* A proxy that connections to the outside go through, by CONNECT; port 0: there is none. bypass: names that
+ * are connected to directly, "name" or "*.name". */
+typedef struct PrivProxy {
+        uint32_t port;
+        uint32_t n_bypass;
+        PrivAddress address; /* family 0: host has it */
+        uint32_t padding;
+        char host[PRIV_HOST_SIZE];
+        char bypass[PRIV_PROXY_BYPASS_MAX][PRIV_HOST_SIZE];
+} PrivProxy;
+
 /* ---- launcher <-> egress ---- */
 
 /* Sockets inside the session's network namespace. */
@@ -327,6 +341,7 @@ typedef struct PrivSettings {
         uint64_t audit_segment_bytes_max;
         uint64_t audit_retention_bytes;
         PrivPool pool;
+        PrivProxy proxy;
 } PrivSettings;
 
 #define PRIV_DIGEST_SIZE     32U
