@@ -58,6 +58,7 @@ void connection_end(Connection *c, CloseReason reason)
         /* The socket is shared: this ends it for the egress worker too. What was sent still goes out. */
         (void) shutdown(c->fd, SHUT_RDWR);
         c->fd = fd_close(c->fd);
+        c->session->dialer->n_connections--;
         dialer_report_closed(c->session->dialer, &closed);
 }
 
@@ -119,6 +120,8 @@ int connection_add(Session *s, const Connection *what, int fd)
                         c->fd = fd_close(c->fd);
                 (void) connection_free(c);
         }
+        if (r >= 0)
+                s->dialer->n_connections++;
         return r;
 }
 

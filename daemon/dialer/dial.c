@@ -342,7 +342,7 @@ void dial_start(Session *s, const PrivDial *order)
         Dial *d;
 
         if (!s->egress || s->n_dials >= DIALER_DIALS_MAX ||
-            s->connections.n + s->n_dials >= DIALER_CONNECTIONS_MAX) {
+            s->connections.n + s->n_dials >= session_share(s)) {
                 report_failed(s, order, s->egress ? CLOSE_ERROR : CLOSE_EGRESS_GONE);
                 return;
         }

@@ -22,9 +22,11 @@
 #include "proto/base/hash.h"
 #include "proto/base/list.h"
 
-#define DIALER_CONNECTIONS_MAX 1024U /* of one session */
-#define DIALER_DIALS_MAX       256U  /* of one session */
-#define DIALER_QUESTIONS_MAX   256U  /* of one session, about names */
+#define DIALER_CONNECTIONS_MAX 16384U /* of one session */
+#define DIALER_CONNECTIONS_MIN 256U   /* of each, whatever others have */
+#define DIALER_INBOUND_MAX     1024U  /* in a session with so many, nobody more is let in */
+#define DIALER_DIALS_MAX       256U   /* of one session */
+#define DIALER_QUESTIONS_MAX   256U   /* of one session, about names */
 #define DIALER_SESSIONS_MAX    8192U
 #define DIAL_ADDRESSES_MAX     16U
 
@@ -95,7 +97,8 @@ struct Dialer {
         PrivProxy proxy;
         Map sessions;  /* id -> Session */
         int files_max; /* descriptors of connections are below: the others are for the launcher's messages */
-        int watch_fd;  /* an epoll set of its own: reports the end of connections that we do not read */
+        size_t n_connections; /* that stand, of all sessions */
+        int watch_fd; /* an epoll set of its own: reports the end of connections that we do not read */
         LoopIo *watch_io;
         int clock_fd; /* rings when the first of those in `expiring` is due */
         LoopIo *clock_io;
@@ -108,6 +111,8 @@ struct Dialer {
 int session_open(Dialer *d, const Id *id, int policy_fd) _must_check_;
 void session_close(Session *s, CloseReason reason);
 Session *session_find(Dialer *d, const Id *id);
+/* How many connections it may have just now: twice of what is left for all. */
+size_t session_share(const Session *s);
 int session_attach(Session *s, uint64_t number, int take_fd) _must_check_;
 /* Ends all dials and connections. */
 void session_cut(Session *s, CloseReason reason);

@@ -12,7 +12,7 @@
 #include "proto/base/str.h"
 
 #define LAUNCHER_FD 3
-#define FILES_MAX   65536U
+#define FILES_MAX   262144U
 
 /* The launcher brings a new audit within this time, or has not seen that the channel ended. */
 #define ORPHAN_USEC (10 * USEC_PER_SEC)

@@ -90,6 +90,15 @@ void session_cut(Session *s, CloseReason reason)
                 connection_end(c, reason);
 }
 
+/* However many sessions take all they can get, there is something for the next one. */
+size_t session_share(const Session *s)
+{
+        const Dialer *d = s->dialer;
+        size_t all = (size_t) d->files_max, left = all - MIN_OF(all, d->n_connections);
+
+        return MIN_OF(MAX_OF(2 * left, (size_t) DIALER_CONNECTIONS_MIN), (size_t) DIALER_CONNECTIONS_MAX);
+}
+
 Session *session_find(Dialer *d, const Id *id)
 {
         return map_get(&d->sessions, id, sizeof(*id));

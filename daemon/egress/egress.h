@@ -21,7 +21,7 @@
 #include "proto/base/list.h"
 
 #define DNS_PORT           53U
-#define EGRESS_CLIENTS_MAX 1024U
+#define EGRESS_CLIENTS_MAX 12288U /* each has two descriptors */
 #define EGRESS_UNDECIDED_MAX \
         64U /* further requests wait their turn: audit takes so many of a session at once */
 #define EGRESS_SCRATCH_SIZE (256U * 1024U)
@@ -171,6 +171,7 @@ struct Egress {
         ListLink dead;
         ListLink waiting;
         size_t n_clients;
+        size_t clients_max; /* as descriptors allow */
         size_t n_undecided;
         Map requests; /* id -> Client, until nothing more is to come for it */
         uint64_t last_request;

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -21,6 +22,8 @@
 #define LAUNCHER_FD  3
 #define ACCEPT_BATCH 64U
 #define IDLE_SECONDS 1800U
+/* For channels, listeners and DNS, and for connections in. */
+#define FILES_RESERVED 2560U
 
 /* Whoever a program asks for names by TCP, it asks us. */
 static bool is_dns(int fd)
@@ -61,7 +64,7 @@ static void on_accept(void *userdata, int fd, _unused_ unsigned events)
 
 void egress_update_listeners(Egress *e)
 {
-        bool is_accepting = e->n_clients < EGRESS_CLIENTS_MAX;
+        bool is_accepting = e->n_clients < e->clients_max;
 
         if (is_accepting == e->is_accepting)
                 return;
@@ -268,6 +271,18 @@ static void egress_done(Egress *e)
         free(e->scratch);
 }
 
+/* As many as have two descriptors each, beside what else there is. */
+static size_t clients_max(void)
+{
+        struct rlimit limit;
+        rlim_t n;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+                return 0;
+        n = MIN_OF(limit.rlim_cur, (rlim_t) EGRESS_FILES_MAX);
+        return (size_t) MIN_OF((n - MIN_OF(n, (rlim_t) FILES_RESERVED)) / 2, (rlim_t) EGRESS_CLIENTS_MAX);
+}
+
 static int parse_arguments(int argc, char *argv[], WorkerSpec *spec, Egress *e)
 {
         uint32_t idle_seconds = IDLE_SECONDS;
@@ -290,7 +305,7 @@ static int parse_arguments(int argc, char *argv[], WorkerSpec *spec, Egress *e)
 
 int main(int argc, char *argv[])
 {
-        Egress e = { .n_clients = 0 };
+        Egress e = { .clients_max = clients_max() };
         WorkerSpec spec = egress_rights();
         int r;
 

@@ -5,7 +5,7 @@
 
 #include "daemon/isolate/worker.h"
 
-#define EGRESS_FILES_MAX  4096U
+#define EGRESS_FILES_MAX  32768U
 #define EGRESS_MEMORY_MAX (UINT64_C(512) << 20)
 
 /* Without ids: the caller fills them in. */

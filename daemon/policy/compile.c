@@ -19,6 +19,7 @@ typedef struct Compiler {
         BlockSet sets[BLOCK_SETS_MAX];
         Buf rules;
         Buf ports;
+        uint32_t last_ports; /* where the list of the last rule begins */
         Buf buckets;
         Buf terms;
         Buf lists;
@@ -86,24 +87,39 @@ static uint32_t protocols_of(const NetRule *r)
         }
 }
 
+/* Rules with the same ports as the one before share them, as do all that name none: a decision finds them in
+ * the processor's cache. */
+static bool has_ports_at(Compiler *c, size_t first, const PortRange *ports, size_t n)
+{
+        const BlockPorts *all = (const BlockPorts *) (void *) buf_front(&c->ports);
+
+        if (first + n > buf_size(&c->ports) / sizeof(BlockPorts))
+                return false;
+        for (size_t i = 0; i < n; i++)
+                if (all[first + i].first != ports[i].first || all[first + i].last != ports[i].last)
+                        return false;
+        return true;
+}
+
 static int put_ports(Compiler *c, const NetRule *r, BlockRule *to)
 {
-        static const PortRange standard[] = { { 80, 80 }, { 443, 443 } };
+        static const PortRange standard[] = { { 80, 80 }, { 443, 443 } }, none[] = { { 1, 0 } };
         const PortRange *ports = r->ports;
         size_t n = r->n_ports;
 
-        to->first_port = (uint32_t) (buf_size(&c->ports) / sizeof(BlockPorts));
         if (r->is_empty_ports) {
-                to->n_ports = 1;
-                return buf_put(&c->ports, &(BlockPorts){ .first = 1, .last = 0 }, sizeof(BlockPorts));
-        }
-        if (n == 0 && r->action == VERDICT_DENY)
-                return 0;
-        if (n == 0) {
+                ports = none;
+                n = ELEMENTSOF(none);
+        } else if (n == 0 && r->action != VERDICT_DENY) {
                 ports = standard;
                 n = ELEMENTSOF(standard);
         }
         to->n_ports = (uint32_t) n;
+        if (has_ports_at(c, c->last_ports, ports, n)) {
+                to->first_port = (uint32_t) c->last_ports;
+                return 0;
+        }
+        c->last_ports = to->first_port = (uint32_t) (buf_size(&c->ports) / sizeof(BlockPorts));
         for (size_t i = 0; i < n; i++) {
                 int e = buf_put(&c->ports, &(BlockPorts){ ports[i].first, ports[i].last },
                                 sizeof(BlockPorts));

@@ -174,7 +174,7 @@ static Outcome match_set(const Matcher *m)
 
         if (m->name) {
                 visit_host_rules(m, take_better, &o);
-                o.is_guarded = is_local_name(m->q->host) && m->set->default_verdict != VERDICT_DENY;
+                o.is_guarded = m->set->default_verdict != VERDICT_DENY && is_local_name(m->q->host);
         } else {
                 PrivAddress a = address_unmap(&m->q->address);
 
@@ -215,7 +215,7 @@ static bool has_destination(const PolicyRequest *q)
 static void match_sets(const PolicyBlock *b, const PolicyRequest *q, PathView *path, PolicyMatch *ret)
 {
         Matcher m = { .b = b, .set = block_table(b, b->sets), .q = q, .path = path };
-        BlockName name;
+        _left_as_is_ BlockName name;
         bool is_decided = false;
 
         *ret = (PolicyMatch){ .verdict = VERDICT_DENY,
@@ -344,7 +344,7 @@ static void take_set_terms(const Matcher *m)
 void policy_match_terms(const PolicyBlock *b, const PolicyRequest *q, PolicyTerms *terms)
 {
         Matcher m = { .b = b, .set = block_table(b, b->sets), .q = q, .terms = terms };
-        BlockName name;
+        _left_as_is_ BlockName name;
         PathText text;
 
         if (!has_destination(q))
@@ -428,7 +428,7 @@ bool policy_match_address(const PolicyBlock *b, const PolicyRequest *q, const Pr
 {
         Matcher m = { .b = b, .set = block_table(b, b->sets), .q = q };
         AddressView template = { .address = address_unmap(address) };
-        BlockName name;
+        _left_as_is_ BlockName name;
 
         if (template.address.family != 4 && template.address.family != 6)
                 return false;
@@ -509,7 +509,7 @@ static void view_borders(const Matcher *m, const BlockRule *r, void *userdata)
 static void find_borders(const PolicyBlock *b, const PolicyRequest *q, Borders *ret)
 {
         Matcher m = { .b = b, .set = block_table(b, b->sets), .q = q, .has_any_port = true };
-        BlockName name;
+        _left_as_is_ BlockName name;
 
         /* The common ones first: a denial is described by what it says of them. */
         *ret = (Borders){ .ports = { 443, 80, 1 }, .n = 3 };
@@ -574,7 +574,7 @@ size_t policy_name_chosen(const PolicyBlock *b, const char *host)
         PolicyRequest q = { .host = host };
         Matcher m = { .b = b, .set = block_table(b, b->sets), .q = &q, .has_any_port = true };
         size_t n = SIZE_MAX;
-        BlockName name;
+        _left_as_is_ BlockName name;
 
         if (m.set->default_verdict == VERDICT_ALLOW)
                 return 0;

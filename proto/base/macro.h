@@ -12,7 +12,13 @@
 #define _noreturn_          __attribute__((noreturn))
 #define _public_            __attribute__((visibility("default")))
 #define _unused_            __attribute__((unused))
-#define _packed_            __attribute__((packed))
+/* Large, and written before it is read: not set to zero as all other variables are. */
+#if __has_attribute(uninitialized)
+#define _left_as_is_ __attribute__((uninitialized))
+#else
+#define _left_as_is_
+#endif
+#define _packed_ __attribute__((packed))
 
 #define ELEMENTSOF(a)                   (sizeof(a) / sizeof((a)[0]))
 #define MAX_OF(a, b)                    ((a) > (b) ? (a) : (b))

@@ -2,6 +2,7 @@
 """`./dev bench [ROUNDS]`: sessions beside bubblewrap and a floor program in one run; writes docs/performance.md."""
 
 import datetime
+import json
 import os
 import shutil
 import statistics
@@ -58,6 +59,38 @@ def verdict(ratio, bound):
     return f"{'reached' if ratio <= bound else 'missed'} (<= {bound})"
 
 
+NETWORK_TEXT = """
+
+Client, relay and server are a process each, in two namespaces of the bench's own with a pair of veth between them, and share
+the machine's processors; each path in turn within each round, medians. Proxies are Debian's, with one thread. Bytes go by
+`read` and `send`: the plain relay shows that `splice` is not faster here, and a pipe for each direction would cost memory that
+the kernel counts for all workers together. Each connection out of a session has its row, and its request's, committed to disk
+before it is made. Decisions and namespaces are counted in processor time, other lines by the clock.
+"""
+
+
+def network_table(rounds):
+    done = subprocess.run([sys.executable, os.path.join(HERE, "network.py"), str(rounds)], stdout=subprocess.PIPE, text=True,
+                          check=True)
+    rows = json.loads(done.stdout) + parts_rows()
+    return ["| what | measured | ratio | to reach |", "|---|---|---|---|"] + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def parts_rows():
+    texts = {"decision": ("one decision on 100,000 host rules", "a hash look-up of the name", 2),
+             "network": ("the whole network of a session", "a namespace with lo up", 3)}
+    done = subprocess.run([os.path.join(machine.BUILD, "tests/bench/bench-parts")], stdout=subprocess.PIPE, text=True, check=True)
+    rows = []
+    for line in done.stdout.splitlines():
+        name, ours, bare, n_allocations = line.split()
+        text, other, bound = texts[name]
+        more = f", {n_allocations} allocations" if name == "decision" else ""
+        unit = (1, "ns") if name == "decision" else (1000, "µs")
+        rows.append([text, f"{int(ours) / unit[0]:.0f} {unit[1]}{more}", f"{int(ours) / int(bare):.2f} x {other}",
+                     verdict(int(ours) / int(bare), bound)])
+    return rows
+
+
 def main():
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     load = os.getloadavg()[0]
@@ -95,7 +128,8 @@ def main():
         table.append(f"| {text} | {medians[name] / 1000:.0f} | {times[int(len(times) * 0.9)] / 1000:.0f} | {ratio:.2f} | "
                      f"{medians[name] / medians['floor']:.2f} | {verdict(ratio, bound)} | "
                      f"{without_pause[name] / without_pause['bwrap']:.2f} |")
-    print("\n".join(table))
+    network = network_table(max(3, count // 40))
+    print("\n".join(table + [""] + network))
     document = f"""# Performance
 
 What `./dev bench` printed, and nothing else: {count} rounds after {WARM} that do not count, the commands in turn within each
@@ -112,7 +146,10 @@ column is another {count} rounds without it: there `exec` comes while bubblewrap
 
 The floor program (tests/bench/floor.c) makes the namespaces, mounts and masks of a session and starts the command: no
 filter, no control group, no audit row. The bubblewrap line has no private home, masks, filter or record either.
-"""
+
+## The network
+
+""" + "\n".join(network) + NETWORK_TEXT
     with open(DOCUMENT, "w", encoding="utf-8") as f:
         f.write(document)
     missed = [name for name, _, _, bound in named if bound and medians[name] / medians["bwrap"] > bound]
