@@ -20,7 +20,7 @@ LAYOUTS = {name: struct.Struct("@" + layout) for name, layout in {
     "DIALER_EGRESS_OVER": "16sQ",
     "DIALER_SESSION_CLOSE": "16s",
     "DECIDE": "QIIIIIIIII16s256s32s0Q",
-    "VERDICT": "QQII64s256sIIIIIIQQQ",
+    "VERDICT": "QQII64s256sIIIIII8xQQQ",
     "DIAL": "16sQQQIII16sI256s0Q",
     "DIAL_REFUSED": "16sQQI16sI0Q",
     "DIAL_CLOSED": "16sQQQQI16sIII0Q",
