@@ -142,7 +142,20 @@ static void allow(Pending *p, const PrivDecide *d, PolicyRequest *q, const Polic
                 take_bounds(p, q, d->protocol == PROTOCOL_ANY);
 }
 
-/* Ask is deny: nobody may answer yet. */
+/* Ask is deny: nobody may answer yet. A name alone is answered all the same, by egress itself and without a
+ * word to anybody outside: what is asked about is the connection that follows. */
+static void take_verdict(Pending *p, const PrivDecide *d, const PolicyMatch *m)
+{
+        bool is_open = m->verdict == VERDICT_ALLOW || (m->verdict == VERDICT_ASK && d->entry == ENTRY_DNS);
+
+        p->row.verdict = is_open ? (int64_t) m->verdict : VERDICT_DENY;
+        p->reason = m->verdict == VERDICT_ASK && !is_open && m->reason != REASON_PATH ? REASON_NO_APPROVER
+                                                                                      : m->reason;
+        p->rule_reason = m->rule_reason;
+        if (text_or_null(m->rule))
+                name_rule(p, m->layer ? m->layer : "", m->rule, m->rule_text);
+}
+
 void decision_match(Pending *p, const PrivDecide *d)
 {
         PolicyMatch m = { .verdict = VERDICT_DENY, .reason = REASON_DEFAULT };
@@ -157,11 +170,7 @@ void decision_match(Pending *p, const PrivDecide *d)
                 match_tunnel(p, &q, &m);
         else if (d->protocol == PROTOCOL_HTTP)
                 match_http(p, &q, &m);
-        p->row.verdict = m.verdict == VERDICT_ALLOW ? VERDICT_ALLOW : VERDICT_DENY;
-        p->reason = m.verdict == VERDICT_ASK && m.reason != REASON_PATH ? REASON_NO_APPROVER : m.reason;
-        p->rule_reason = m.rule_reason;
-        if (text_or_null(m.rule))
-                name_rule(p, m.layer ? m.layer : "", m.rule, m.rule_text);
+        take_verdict(p, d, &m);
         if (p->row.verdict == VERDICT_ALLOW)
                 allow(p, d, &q, &m);
 }

@@ -54,7 +54,7 @@ static void answer_synthetic(const DnsAsker *a, const DnsLookup *l)
         PrivAddress address;
         int r;
 
-        if (!l->result.has_addresses || (family == 6 && !l->result.has_v6)) {
+        if (family == 6 && !l->result.has_v6) {
                 answer_plain(&a->path, &a->question, DNS_NO_ERROR, DNS_DETAIL_NONE);
                 return;
         }
@@ -101,12 +101,16 @@ static void answer_allowed(const DnsAsker *a, const DnsLookup *l)
 
         if (is_meta_type(q->type))
                 answer_plain(&a->path, q, DNS_NOT_IMPLEMENTED, DNS_DETAIL_NONE);
+        else if (l->is_askable && is_address_type(q->type))
+                answer_synthetic(a, l);
         else if (!l->is_looked_up)
                 answer_plain(&a->path, q, DNS_NO_ERROR, DNS_DETAIL_NONE);
         else if (l->result.status == RESOLVED_FAILED)
                 answer_plain(&a->path, q, DNS_SERVER_FAILURE, DNS_DETAIL_NETWORK);
         else if (l->result.status == RESOLVED_NO_NAME)
                 answer_plain(&a->path, q, DNS_NO_NAME, DNS_DETAIL_NONE);
+        else if (is_address_type(q->type) && !l->result.has_addresses)
+                answer_plain(&a->path, q, DNS_NO_ERROR, DNS_DETAIL_NONE);
         else if (is_address_type(q->type))
                 answer_synthetic(a, l);
         else
@@ -374,9 +378,10 @@ bool dns_on_verdict(Dns *d, const PrivVerdict *v)
         if (!l || !l->is_undecided)
                 return l != NULL;
         decided(l);
-        l->is_allowed = v->verdict == VERDICT_ALLOW && !l->decide.is_malformed && !d->egress->is_offline;
+        l->is_askable = v->verdict == VERDICT_ASK;
+        l->is_allowed = v->verdict != VERDICT_DENY && !l->decide.is_malformed && !d->egress->is_offline;
         l->is_looked_up = v->is_looked_up != 0 && l->decide.wants_connection;
-        if (v->verdict != VERDICT_ALLOW && v->reason == REASON_AUDIT)
+        if (v->verdict == VERDICT_DENY && v->reason == REASON_AUDIT)
                 finish(l, DNS_SERVER_FAILURE, DNS_DETAIL_NONE);
         else if (!l->is_allowed)
                 finish(l, DNS_NO_NAME, DNS_DETAIL_BLOCKED);

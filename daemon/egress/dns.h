@@ -51,6 +51,7 @@ typedef struct DnsLookup {
         char key[PRIV_HOST_SIZE + 8U];
         bool is_undecided;
         bool is_allowed;
+        bool is_askable;   /* allowed, in so far as a connection to it is asked about */
         bool is_looked_up; /* the dialer answers */
         bool has_result;   /* the dialer's answer came before the verdict */
         PrivResolved result;

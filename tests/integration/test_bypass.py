@@ -435,4 +435,4 @@ def test_e80_no_variables(instance, alice, profile, web):
               f"NO_PROXY='*' no_proxy='*' curl -s -m 9 -o /dev/null -w '%{{http_code}} ' http://evil.test:{port}/; "
               f"env -i /usr/bin/python3 -c 'import urllib.request as u; u.urlopen(\"http://evil.test:{port}/\")' 2>/dev/null || echo no")
     done = instance.ctl(alice, "run", "-T", "-p", profile, "--", "sh", "-c", script, cwd=alice.workspace(), timeout=120)
-    assert done.stdout.split() == ["000", "000", "no"] and len(web.requests) == seen
+    assert done.stdout.split() == ["403", "403", "no"] and len(web.requests) == seen

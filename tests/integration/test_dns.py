@@ -108,6 +108,13 @@ def ask(instance, user, profile, *questions, options=()):
     return ask_all(instance, user, profile, [("127.0.0.1", "udp", q) for q in questions], options)
 
 
+@pytest.fixture(scope="module")
+def profile(profile, make_profile):
+    """As elsewhere, but what no rule names is denied, not asked about."""
+    with open(profile, encoding="utf-8") as f:
+        return make_profile(json.load(f)["network"]["rules"], network={"default": "deny"})
+
+
 def dns_rows(instance, after, **equal):
     return instance.rows(after, kind="dns", **equal)
 
@@ -178,7 +185,7 @@ def test_types(instance, alice, profile, dns):
 def test_types_that_rules_name(instance, alice, make_profile, dns):
     """E47: what a rule's dns_types name is asked for upstream, of that rule's names and of these types alone."""
     path = make_profile([{"id": "t", "action": "allow", "host": "allowed.test", "dns_types": ["TXT", "SRV"]},
-                         {"id": "w", "action": "allow", "host": "*.wild.test"}])
+                         {"id": "w", "action": "allow", "host": "*.wild.test"}], network={"default": "deny"})
     questions = len(dns.questions)
     dns.records = {("allowed.test", TXT): [b"\5hello\0", b"\xff" + b"x" * 255 + b"\xff" + b"y" * 255] * 2,
                    ("allowed.test", SRV): [struct.pack("!3H", 1, 2, 443) + b"\3www\xc0\x0c"],
@@ -332,11 +339,30 @@ def test_no_network(instance, alice, profile, dns):
     assert (row["verdict"], row["reason"]) == ("deny", "no-network")
 
 
-def test_ask_is_denied_where_nobody_answers(instance, alice, make_profile, dns):
-    questions = len(dns.questions)
-    path = make_profile([{"id": "q", "action": "ask", "host": "allowed.test"}])
-    found, = ask(instance, alice, path, question("allowed.test"))
-    assert found.code == NO_NAME and len(dns.questions) == questions
+@pytest.mark.parametrize("way", ["rule", "default"])
+def test_askable_names_have_an_address(instance, alice, make_profile, dns, web, way):
+    """E48: and nobody outside hears of them; what is asked about is the connection, which nobody answers yet."""
+    before, questions, accepted = instance.head(), len(dns.questions), web.accepted
+    rules = [{"id": "q", "action": "ask", "host": "allowed.test", "ports": [80, web.server_port]}] if way == "rule" else []
+    path = make_profile([*rules, {"id": "d", "action": "deny", "host": "evil.test"}],
+                        network={"default": "deny" if way == "rule" else "ask"})
+    found = ask(instance, alice, path, *(question("allowed.test", kind) for kind in (A, AAAA, TXT, HTTPS, ANY)),
+                question("1.0.0.28.in-addr.arpa", PTR), question("evil.test"), question("printer.local"))
+    assert [(a.code, len(a.records)) for a in found] == \
+        [(NO_ERROR, 1), (NO_ERROR, 0), (NO_ERROR, 0), (NO_ERROR, 0), (NOT_IMPLEMENTED, 0), (NO_ERROR, 1), (NO_NAME, 0),
+         (NO_NAME, 0)]
+    assert found[0].addresses == ["28.0.0.1"]
+    assert {(r["verdict"], r["rule"]) for r in dns_rows(instance, before, host="allowed.test")} == {("ask", rules and "q" or None)}
+    before = instance.head()
+    script = """import socket
+s = socket.create_connection(("allowed.test", %d))
+s.sendall(b"GET / HTTP/1.1\\r\\nHost: allowed.test\\r\\n\\r\\n")
+print(s.recv(4096).split()[1].decode())""" % web.server_port
+    done = run(instance, alice, path, "python3", "-c", script)
+    assert done.stdout == "403\n", done.stderr
+    row, = instance.rows(before, kind="net")
+    assert (row["entry"], row["host"], row["verdict"], row["reason"]) == ("transparent", "allowed.test", "deny", "no-approver")
+    assert len(dns.questions) == questions and web.accepted == accepted
 
 
 # ---- where addresses lead ----

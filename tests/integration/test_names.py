@@ -80,7 +80,8 @@ def rule(host, *ports, protocol="any", name="t"):
 @pytest.fixture(scope="module")
 def some(make_profile):
     return make_profile([rule("web.test", 80, 443), rule("web.test", 22, protocol="tcp", name="ssh"), rule("six.test", 8080),
-                         rule("inner.test", 80), rule("partly.test", 80), rule("moving.test", 80)])
+                         rule("inner.test", 80), rule("partly.test", 80), rule("moving.test", 80)],
+                        network={"default": "deny"})
 
 
 def run(place, user, profile, *command, **more):

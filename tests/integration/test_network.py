@@ -233,7 +233,7 @@ def test_bodies_both_ways(instance, alice, profile, web):
 
 
 def test_without_proxy_there_is_no_way(instance, either, profile, web):
-    script = (f"curl -sS -m 5 --noproxy '*' http://evil.test:{web.server_port}/; echo $?;"
+    script = (f"curl -sSf -m 5 --noproxy '*' http://evil.test:{web.server_port}/; echo $?;"
               f"curl -sS -m 5 --noproxy '*' http://127.0.0.1:{web.server_port}/; echo $?;"
               f"unset HTTP_PROXY http_proxy ALL_PROXY all_proxy HTTPS_PROXY https_proxy;"
               f"curl -sSf -m 5 http://10.0.2.2:{web.server_port}/; echo $?;"
