@@ -81,6 +81,9 @@ static void on_client_timer(void *userdata)
         case CLIENT_PEEK:
                 r = tunnel_on_silence(c);
                 break;
+        case CLIENT_NAMING:
+                r = transparent_on_silence(c);
+                break;
         case CLIENT_SOCKS:
         case CLIENT_ENDING:
                 client_close(c, CLOSE_IDLE);
@@ -140,6 +143,7 @@ static uint64_t state_timeout(const Client *c)
                 return VERDICT_TIMEOUT_USEC;
         case CLIENT_CONNECTING:
                 return CONNECT_TIMEOUT_USEC;
+        case CLIENT_NAMING:
         case CLIENT_REFUSED:
                 return FIRST_TIMEOUT_USEC;
         case CLIENT_ENDING:
@@ -330,7 +334,8 @@ static int step(Client *c)
         int r;
 
         if (c->state == CLIENT_HEAD || c->state == CLIENT_SOCKS || c->state == CLIENT_DECIDING ||
-            c->state == CLIENT_CONNECTING || c->state == CLIENT_PEEK || c->state == CLIENT_REFUSED) {
+            c->state == CLIENT_CONNECTING || c->state == CLIENT_PEEK || c->state == CLIENT_REFUSED ||
+            c->state == CLIENT_NAMING) {
                 r = client_fill(c);
                 if (r < 0)
                         return r;
@@ -342,6 +347,8 @@ static int step(Client *c)
                 return r <= 0 ? r : request_step_head(c);
         case CLIENT_SOCKS:
                 return socks_step(c);
+        case CLIENT_NAMING:
+                return transparent_step_name(c);
         case CLIENT_DECIDING:
                 if (!c->wants_connection)
                         watch_idle_server(c);

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "daemon/egress/answered.h"
 #include "daemon/egress/names.h"
 #include "daemon/policy/compiled.h"
 #include "proto/base/clock.h"
@@ -67,26 +68,57 @@ static void answer_synthetic(const DnsAsker *a, const DnsLookup *l)
         answer_address(&a->path, &a->question, &address);
 }
 
-/* Records that were cut short are none. */
+/* What the dialer put behind its answer: the next record. Records that were cut short are none. */
+static bool next_record(Buf *records, const uint8_t **ret_data, size_t *ret_size)
+{
+        const uint8_t *at = (const uint8_t *) buf_front(records);
+        size_t left = buf_size(records), n;
+
+        if (left < 2)
+                return false;
+        n = (size_t) at[0] << 8 | at[1];
+        if (n > left - 2)
+                return false;
+        *ret_data = at + 2;
+        *ret_size = n;
+        buf_consume(records, 2 + n);
+        return true;
+}
+
+/* Of real addresses those of the family that was asked for. */
 static void answer_records(const DnsAsker *a, const DnsLookup *l)
 {
+        size_t wanted = a->question.type == DNS_A ? 4 : a->question.type == DNS_AAAA ? 16 : 0, n;
         Buf records = l->records;
-        const uint8_t *at = (const uint8_t *) buf_front(&records);
-        size_t left = buf_size(&records);
+        const uint8_t *data;
         DnsAnswer answer;
 
         dns_answer_begin(&answer, &a->question, dns_path_limit(&a->path, &a->question));
-        while (left >= 2) {
-                size_t n = (size_t) at[0] << 8 | at[1];
-
-                if (n > left - 2)
-                        break;
-                dns_answer_put(&answer, &a->question, at + 2, n);
-                at += 2 + n;
-                left -= 2 + n;
-        }
+        while (next_record(&records, &data, &n))
+                if (wanted == 0 || n == wanted)
+                        dns_answer_put(&answer, &a->question, data, n);
         dns_answer_end(&answer, &a->question, DNS_NO_ERROR, DNS_DETAIL_NONE);
         dns_send(&a->path, &answer);
+}
+
+/* Before any program hears of them. */
+static void remember_addresses(const DnsLookup *l)
+{
+        Buf records = l->records;
+        const uint8_t *data;
+        size_t n;
+
+        while (next_record(&records, &data, &n)) {
+                PrivAddress a = { .family = n == 4 ? 4 : 6 };
+                int r;
+
+                if (n != 4 && n != 16)
+                        continue;
+                memcpy(a.bytes, data, n);
+                r = answered_add(l->dns->egress->answered, &a, l->decide.host);
+                if (r < 0)
+                        (void) log_warning(r, "cannot remember a name's address, ignoring");
+        }
 }
 
 /* What programs may be told beside addresses, if a rule says so; audit knows. */
@@ -111,7 +143,7 @@ static void answer_allowed(const DnsAsker *a, const DnsLookup *l)
                 answer_plain(&a->path, q, DNS_NO_NAME, DNS_DETAIL_NONE);
         else if (is_address_type(q->type) && !l->result.has_addresses)
                 answer_plain(&a->path, q, DNS_NO_ERROR, DNS_DETAIL_NONE);
-        else if (is_address_type(q->type))
+        else if (is_address_type(q->type) && !l->result.is_real)
                 answer_synthetic(a, l);
         else
                 answer_records(a, l);
@@ -167,6 +199,8 @@ static void finish_allowed(DnsLookup *l)
 {
         Dns *d = l->dns;
 
+        if (l->result.is_real)
+                remember_addresses(l);
         LIST_FOREACH (a, &l->askers, DnsAsker, link)
                 answer_allowed(a, l);
         lookup_free(l);
@@ -343,10 +377,13 @@ static bool answer_own(Dns *d, const DnsPath *path, const DnsQuestion *q)
                         answer_plain(path, q, DNS_NO_ERROR, DNS_DETAIL_NONE);
                 return true;
         }
-        if (q->type != DNS_PTR || dns_reverse_parse(q->name, &reverse) < 0 ||
-            !names_hold(d->egress->names, &reverse))
+        if (q->type != DNS_PTR || dns_reverse_parse(q->name, &reverse) < 0)
                 return false;
-        name = names_find(d->egress->names, &reverse);
+        name = answered_find(d->egress->answered, &reverse);
+        if (!name && !names_hold(d->egress->names, &reverse))
+                return false;
+        if (!name)
+                name = names_find(d->egress->names, &reverse);
         dns_answer_begin(&a, q, dns_path_limit(path, q));
         if (name)
                 dns_answer_put_name(&a, q, name);

@@ -38,8 +38,9 @@
 typedef struct Egress Egress;
 
 typedef enum ClientState {
-        CLIENT_HEAD = 0,   /* a request head is awaited; an idle server connection may be kept */
-        CLIENT_SOCKS,      /* the rest of a SOCKS request is awaited */
+        CLIENT_HEAD = 0, /* a request head is awaited; an idle server connection may be kept */
+        CLIENT_SOCKS,    /* the rest of a SOCKS request is awaited */
+        CLIENT_NAMING, /* transparent: several names have the address, the first bytes say which is meant */
         CLIENT_DECIDING,   /* audit has been asked, or will be; nothing of the request has left */
         CLIENT_CONNECTING, /* allowed; the dialer's answer is awaited */
         CLIENT_EXCHANGE,   /* request to the server, response to the client */
@@ -175,9 +176,10 @@ struct Egress {
         size_t n_undecided;
         Map requests; /* id -> Client, until nothing more is to come for it */
         uint64_t last_request;
-        struct Dns *dns;     /* NULL: the session has none */
-        struct Names *names; /* likewise */
-        uint64_t idle_usec;  /* exchanges and tunnels without a byte for so long end */
+        struct Dns *dns;           /* NULL: the session has none */
+        struct Names *names;       /* likewise */
+        struct Answered *answered; /* likewise */
+        uint64_t idle_usec;        /* exchanges and tunnels without a byte for so long end */
         char *scratch;
 };
 
@@ -259,6 +261,10 @@ int bounds_refuse_download(Client *c) _must_check_;
 /* The address that a socket has on our side. */
 int transparent_address(int fd, Authority *ret) _must_check_;
 int transparent_begin(Client *c) _must_check_;
+/* A step of CLIENT_NAMING. */
+int transparent_step_name(Client *c) _must_check_;
+/* The client waits for the server to speak first. */
+int transparent_on_silence(Client *c) _must_check_;
 /* A step of CLIENT_REFUSED. */
 int transparent_refuse(Client *c) _must_check_;
 /* The client sees its connection refused, if late; negative, for the caller to return. */

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "daemon/egress/answered.h"
 #include "daemon/egress/dns.h"
 #include "daemon/egress/egress.h"
 #include "daemon/egress/names.h"
@@ -119,7 +120,7 @@ static int on_resolved(Egress *e, const Imsg *m)
         PrivResolved body;
 
         memcpy(&body, m->body, sizeof(body));
-        if (body.status >= _RESOLVED_MAX || !e->dns)
+        if (body.status >= _RESOLVED_MAX || body.is_real > 1 || !e->dns)
                 return -EPROTO;
         dns_on_resolved(e->dns, &body, (const uint8_t *) m->body + sizeof(body), m->size - sizeof(body));
         return 0;
@@ -212,6 +213,8 @@ static int on_dns(Egress *e, Imsg *m)
                 return -EPROTO;
         r = names_open(TAKE_FD(m->fds[0]), &body.pool, &e->names);
         if (r >= 0)
+                r = answered_new(&e->answered);
+        if (r >= 0)
                 r = dns_new(e, &e->dns);
         for (size_t i = 1; r >= 0 && i < m->n_fds; i++)
                 r = dns_take_datagrams(e->dns, TAKE_FD(m->fds[i]));
@@ -263,6 +266,7 @@ static void egress_done(Egress *e)
         e->dns = dns_free(e->dns);
         e->names = names_close(e->names);
         e->refused = refused_free(e->refused);
+        e->answered = answered_free(e->answered);
         map_done(&e->requests);
         e->audit = priv_link_free(e->audit);
         e->dialer = priv_link_free(e->dialer);

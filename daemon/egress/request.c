@@ -3,6 +3,7 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include "daemon/egress/answered.h"
 #include "daemon/egress/egress.h"
 #include "daemon/egress/names.h"
 #include "daemon/egress/socks.h"
@@ -142,12 +143,18 @@ static HttpSlice first_line(const char *data, size_t size)
 /* An address that stands for a name is that name, and nothing else. */
 static bool take_name(Client *c, Authority *a)
 {
-        const Names *names = c->egress->names;
+        const Egress *e = c->egress;
         const char *name;
 
-        if (!names || a->address.family == 0 || !names_hold(names, &a->address))
+        if (!e->names || a->address.family == 0)
                 return true;
-        name = names_find(names, &a->address);
+        name = answered_find(e->answered, &a->address);
+        if (name && !c->is_connect)
+                return true;
+        if (!name && !names_hold(e->names, &a->address))
+                return true;
+        if (!name)
+                name = names_find(e->names, &a->address);
         /* In absolute form the server is told what the client wrote: an address that only we know. */
         if (!name || !c->is_connect || str_copy(a->host, sizeof(a->host), name) < 0)
                 return false;

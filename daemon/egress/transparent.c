@@ -8,7 +8,9 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include "daemon/egress/answered.h"
 #include "daemon/egress/egress.h"
+#include "daemon/egress/sni.h"
 #include "daemon/policy/compiled.h"
 #include "proto/base/error.h"
 
@@ -67,6 +69,75 @@ int transparent_begin(Client *c)
         c->is_connect = true;
         if (is_never_passed_on(c, &c->authority))
                 return request_refuse(c, REFUSE_CLOSE, "", nothing);
+        if (c->egress->answered && answered_count(c->egress->answered, &c->authority.address) > 1) {
+                client_set_state(c, CLIENT_NAMING);
+                return 0;
+        }
+        return request_tunnel(c, &c->authority, nothing);
+}
+
+/* The Host field of the request whose head is there. 1: authority; 0: more is needed; -EBADMSG: there is
+ * none. */
+static int find_host(Client *c, Authority *ret)
+{
+        const char *data = buf_front(&c->in);
+        size_t size = 0;
+        HttpHead h;
+        int r = http_find_head(data, buf_size(&c->in), &c->scanned, &size);
+
+        if (r <= 0)
+                return r;
+        c->scanned = 0;
+        r = http_parse_request(&c->request_parser, data, size, &h);
+        for (size_t i = 0; r >= 0 && i < h.n_fields; i++)
+                if (http_slice_equal(h.fields[i].name, "host"))
+                        return authority_parse(h.fields[i].value.data, h.fields[i].value.size, 80, ret) < 0
+                                               ? -EBADMSG
+                                               : 1;
+        return -EBADMSG;
+}
+
+static int find_name(Client *c, Authority *ret)
+{
+        const char *data = buf_front(&c->in);
+        char name[SNI_NAME_SIZE];
+        size_t n = 0;
+        int r;
+
+        if (buf_size(&c->in) == 0)
+                return 0;
+        if (data[0] != RECORD_HANDSHAKE) {
+                r = http_look(data, buf_size(&c->in));
+                return r <= 0 ? r : find_host(c, ret);
+        }
+        r = sni_find(data, buf_size(&c->in), name, &n);
+        if (r > 0 && policy_host_canonical(name, n, ret->host) < 0)
+                return -EBADMSG;
+        return r;
+}
+
+/* A name that was not told this address is not taken from here: what does not fit the newest is refused when
+ * the first bytes are looked at again. */
+int transparent_step_name(Client *c)
+{
+        static const HttpSlice nothing = { "", 0 };
+        Authority named = { .port = 0 };
+        int r = find_name(c, &named);
+
+        if (r == 0 && !c->is_eof)
+                return 0;
+        if (r > 0 && answered_has(c->egress->answered, &c->authority.address, named.host)) {
+                memcpy(c->authority.host, named.host, sizeof(named.host));
+                c->authority.address = (PrivAddress){ .family = 0 };
+        }
+        r = request_tunnel(c, &c->authority, nothing);
+        return r < 0 ? r : 1;
+}
+
+int transparent_on_silence(Client *c)
+{
+        static const HttpSlice nothing = { "", 0 };
+
         return request_tunnel(c, &c->authority, nothing);
 }
 

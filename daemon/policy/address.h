@@ -8,6 +8,3 @@
  * around a, also those of an IPv4 address within; for a metadata service it is that very address. */
 bool address_guard_admits(const PrivAddress *a, const PrivAddress *network,
                           uint32_t prefix_length) _must_check_;
-
-/* 127.0.0.0/8 and ::1. */
-bool address_is_loopback(const PrivAddress *a);

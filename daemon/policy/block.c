@@ -48,7 +48,8 @@ static bool header_ok(const PolicyBlock *b, size_t size)
 {
         if (size < sizeof(*b) || size > POLICY_BLOCK_MAX || b->magic != BLOCK_MAGIC || b->size != size)
                 return false;
-        if (b->n_sets == 0 || b->n_sets > BLOCK_SETS_MAX || b->n_rules > BLOCK_RULES_MAX)
+        if (b->n_sets == 0 || b->n_sets > BLOCK_SETS_MAX || b->n_rules > BLOCK_RULES_MAX ||
+            b->is_dns_real > 1)
                 return false;
         if (!table_ok(b, b->sets, b->n_sets, sizeof(BlockSet)) ||
             !table_ok(b, b->rules, b->n_rules, sizeof(BlockRule)) ||
@@ -230,6 +231,11 @@ const char *policy_block_name(const PolicyBlock *b)
 bool policy_block_has_terms(const PolicyBlock *b)
 {
         return b->n_terms > 0;
+}
+
+bool policy_block_is_dns_real(const PolicyBlock *b)
+{
+        return b->is_dns_real != 0;
 }
 
 uint64_t policy_block_generation(const PolicyBlock *b)

@@ -17,7 +17,7 @@
 #include "daemon/policy/compiled.h"
 
 #define BLOCK_DIGEST_SIZE  32U
-#define BLOCK_MAGIC        UINT32_C(0x32425053) /* "SPB2" */
+#define BLOCK_MAGIC        UINT32_C(0x33425053) /* "SPB3" */
 #define BLOCK_SETS_MAX     8U
 #define BLOCK_RULES_MAX    500000U
 #define BLOCK_LINEAR_MAX   16384U /* per set */
@@ -52,6 +52,8 @@ struct PolicyBlock {
         uint32_t n_terms;
         uint32_t lists; /* offsets of strings */
         uint32_t n_lists;
+        uint32_t is_dns_real;
+        uint32_t padding;
 };
 
 typedef struct BlockSet {

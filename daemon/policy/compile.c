@@ -482,6 +482,17 @@ static int seal(Compiler *c, int *ret_fd)
         return r;
 }
 
+/* A project or a ceiling can only narrow it. */
+static bool is_dns_real(const Policy *p, const Policy *const layers[2])
+{
+        bool is_real = p->is_dns_real;
+
+        for (size_t i = 0; i < 2; i++)
+                if (layers[i] && layers[i]->has & HAS_DNS)
+                        is_real = is_real && layers[i]->is_dns_real;
+        return is_real;
+}
+
 int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling, uint64_t generation,
                    int *ret_fd)
 {
@@ -495,6 +506,7 @@ int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling
         int r;
 
         c.header.generation = generation;
+        c.header.is_dns_real = is_dns_real(p, layers);
         r = buf_put(&c.strings, "", 1);
         if (r >= 0)
                 r = put_string(&c, policy_name(p), &c.header.name);

@@ -70,6 +70,9 @@ typedef struct PolicyMatch {
  * denies. A path that is not clear is one that no rule allows and every rule denies. */
 void policy_match_request(const PolicyBlock *b, const PolicyRequest *q, PolicyMatch *ret);
 
+/* Programs are told the real addresses of allowed names. */
+bool policy_block_is_dns_real(const PolicyBlock *b);
+
 /* What holds for a request that is allowed: of all rules that allow it the narrowest. */
 #define POLICY_COUNTS_MAX 8U
 
@@ -158,6 +161,8 @@ int address_parse(const char *s, PrivAddress *ret) _must_check_;
 void address_format(const PrivAddress *a, char text[ADDRESS_TEXT_SIZE]);
 bool address_equal(const PrivAddress *a, const PrivAddress *b);
 bool address_in_prefix(const PrivAddress *a, const PrivAddress *network, uint32_t prefix_length);
+/* 127.0.0.0/8 and ::1. */
+bool address_is_loopback(const PrivAddress *a);
 
 /* ---- names ---- */
 

@@ -186,6 +186,8 @@ static int format_network(const Policy *p, Buf *b)
 
         r = buf_printf(b, ",\n  \"network\": {\n    \"default\": \"%s\"",
                        verdict_to_string(p->network_default));
+        if (r >= 0 && p->has & HAS_DNS)
+                r = buf_printf(b, ",\n    \"dns\": \"%s\"", p->is_dns_real ? "real" : "synthetic");
         for (uint32_t i = 0; r >= 0 && i < p->n_publish; i++)
                 r = buf_printf(b, i == 0 ? ",\n    \"publish\": [%u" : ", %u", p->publish[i]);
         if (r >= 0 && p->n_publish > 0)

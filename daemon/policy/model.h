@@ -102,6 +102,7 @@ enum PolicyHas {
         HAS_ASK_TIMEOUT = 1 << 12,
         HAS_IDLE = 1 << 13,
         HAS_OUTPUT = 1 << 14,
+        HAS_DNS = 1 << 15,
 };
 
 struct Policy {
@@ -115,6 +116,7 @@ struct Policy {
         const char *default_layer;          /* static */
         uint32_t publish[PRIV_PUBLISH_MAX]; /* in order, each once */
         uint32_t n_publish;
+        bool is_dns_real;
         NetRule *rules;
         size_t n_rules;
         size_t n_rules_room;

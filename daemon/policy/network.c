@@ -320,10 +320,24 @@ static int read_publish(SchemaReader *x, const TextNode *n)
         return 0;
 }
 
+static int read_dns(SchemaReader *x, const TextNode *n)
+{
+        int r;
+
+        r = schema_expect(x, n, TEXT_STRING);
+        if (r <= 0)
+                return r;
+        x->policy->is_dns_real = str_equal(n->string, "real");
+        if (!x->policy->is_dns_real && !str_equal(n->string, "synthetic"))
+                return schema_fail(x, n, "expected \"synthetic\" or \"real\"");
+        x->policy->has |= HAS_DNS;
+        return 0;
+}
+
 static const KeyRule network_rules[] = {
         { "default", read_default, NULL },
         { "rules", read_rules, NULL },
-        { "dns", NULL, "names have synthetic addresses inside" },
+        { "dns", read_dns, NULL },
         { "pool", NULL, "the administrator chooses it, as dns.pool in sandboxd.json" },
         { "publish", read_publish, NULL },
 };

@@ -76,6 +76,18 @@ static void merge_default(Policy *to, const Policy *from, MergeMode mode)
         to->has |= HAS_DEFAULT;
 }
 
+/* Synthetic is the narrower: nothing real is told. */
+static void merge_dns(Policy *to, const Policy *from, MergeMode mode)
+{
+        bool holds = mode == MERGE_REPLACE || !(to->has & HAS_DNS) || !from->is_dns_real;
+
+        if (!(from->has & HAS_DNS))
+                return;
+        if (holds)
+                to->is_dns_real = from->is_dns_real;
+        to->has |= HAS_DNS;
+}
+
 static int merge_set(Policy *to, const char *pair)
 {
         size_t n = strcspn(pair, "=") + 1;
@@ -147,6 +159,7 @@ static int merge(Policy *to, const Policy *from, MergeMode mode, const char *lay
         int r;
 
         merge_default(to, from, mode);
+        merge_dns(to, from, mode);
         merge_limits(to, from, mode);
         mode_merge(to, from, mode == MERGE_REPLACE, mode == MERGE_JOIN);
         r = merge_lists(to, from, layer, mode);

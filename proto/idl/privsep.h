@@ -969,14 +969,14 @@ typedef enum PrivResolvedStatus {
 
 #define PRIV_RESOLVED_MAX (sizeof(PrivResolved) + 3U * 1024U) /* fits into one answer */
 
-/* Behind it, of a type beside addresses: records without names and times, each as a length of two bytes in
- * network order and its data, in which no name is compressed. */
+/* Behind it, of a type beside addresses, and of real addresses: records without names and times, each as a
+ * length of two bytes in network order and its data, in which no name is compressed. */
 typedef struct PrivResolved {
         uint64_t request;
         uint32_t status; /* PrivResolvedStatus */
         uint32_t has_addresses;
-        uint32_t has_v6; /* one of them is IPv6, and this machine can reach such */
-        uint32_t padding;
+        uint32_t has_v6;  /* one of them is IPv6, and this machine can reach such */
+        uint32_t is_real; /* those behind it are told, in place of one that stands for the name */
 } PrivResolved;
 
 typedef struct PrivDialRefused {

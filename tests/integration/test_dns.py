@@ -340,12 +340,13 @@ def test_no_network(instance, alice, profile, dns):
 
 
 @pytest.mark.parametrize("way", ["rule", "default"])
-def test_askable_names_have_an_address(instance, alice, make_profile, dns, web, way):
+@pytest.mark.parametrize("addresses", ["synthetic", "real"])
+def test_askable_names_have_an_address(instance, alice, make_profile, dns, web, way, addresses):
     """E48: and nobody outside hears of them; what is asked about is the connection, which nobody answers yet."""
     before, questions, accepted = instance.head(), len(dns.questions), web.accepted
     rules = [{"id": "q", "action": "ask", "host": "allowed.test", "ports": [80, web.server_port]}] if way == "rule" else []
     path = make_profile([*rules, {"id": "d", "action": "deny", "host": "evil.test"}],
-                        network={"default": "deny" if way == "rule" else "ask"})
+                        network={"dns": addresses, "default": "deny" if way == "rule" else "ask"})
     found = ask(instance, alice, path, *(question("allowed.test", kind) for kind in (A, AAAA, TXT, HTTPS, ANY)),
                 question("1.0.0.28.in-addr.arpa", PTR), question("evil.test"), question("printer.local"))
     assert [(a.code, len(a.records)) for a in found] == \

@@ -13,7 +13,7 @@ import internet as internets
 import machine
 import stubs
 from internet import OTHER_V4, V4, V6
-from test_dns import AAAA, A, ask_all, question
+from test_dns import AAAA, PTR, A, ask_all, encode, question
 from test_transparent import BARE, SPEAK, Tcp, speaks_first, speaks_tls
 
 NAMES = {
@@ -143,7 +143,7 @@ def test_denied_ports(place, alice, some, world):
 
 def test_shared_addresses(place, alice, some, world):
     """E19, E21: twin.test is where web.test is, and no rule names it."""
-    before, heard = place.head(), world.heard()
+    before, heard, questions = place.head(), world.heard(), len(world.dns.questions)
     script = """getent ahostsv4 web.test >/dev/null
         curl -sSk --resolve twin.test:443:28.0.0.1 https://twin.test/
         curl -sS -o /dev/null -w '%{http_code} ' -H 'Host: twin.test' http://web.test/
@@ -155,7 +155,7 @@ def test_shared_addresses(place, alice, some, world):
     done = run(place, alice, some, "curl", "-sS", "-i", "--resolve", f"web.test:80:{V4}", "http://web.test/")
     assert done.stdout.startswith("HTTP/1.1 403")
     assert world.heard() == heard
-    assert "twin.test" not in {name for name, _ in world.dns.questions}
+    assert "twin.test" not in {name for name, _ in world.dns.questions[questions:]}
     assert ("twin.test", "deny") in {(r["host"], r["verdict"]) for r in place.rows(before, kind="dns")}
 
 
@@ -191,3 +191,105 @@ def test_names_that_move(place, alice, some, world):
     finally:
         del world.dns.names["moving.test"]
         place.ctl(alice, "remove", "--force", session)
+
+
+# ---- real addresses ----
+
+@pytest.fixture(scope="module")
+def real(make_profile):
+    return make_profile([rule("web.test", 80, 443), rule("web.test", 22, protocol="tcp", name="ssh"),
+                         rule("twin.test", 80, 443, name="twin"), rule("six.test", 8080), rule("inner.test", 80),
+                         rule("partly.test", 80), rule("moving.test", 80),
+                         {"id": "q", "action": "ask", "host": "ask.test"}], network={"default": "deny", "dns": "real"})
+
+
+def reverse(address):
+    return ".".join(reversed(address.split("."))) + ".in-addr.arpa"
+
+
+def test_real_addresses_are_told(place, alice, real, world):
+    """E17: those that a connection could be made to, in an order of our own; where there are none, one that stands for the
+    name, so that the connection says why."""
+    before, questions = place.head(), len(world.dns.questions)
+    names = ["web.test", "six.test", "twin.test", "partly.test", "inner.test", "ask.test", "evil.test"]
+    found = ask_all(place, alice, real, [("127.0.0.1", "udp", question(name, kind)) for name in names for kind in (A, AAAA)] +
+                    [("8.8.8.8", "tcp", question(reverse(V4), PTR)), ("127.0.0.1", "udp", question(reverse(OTHER_V4), PTR))])
+    assert [a.addresses for a in found[:-2]] == [[V4], [V6], [], [V6], [V4], [], [V4], [], ["28.0.0.1"], [], ["28.0.0.2"], [],
+                                                 [], []]
+    assert [found[-2].records[0][2], found[-1].code] == [encode("partly.test"), 3]
+    assert {name for name, _ in world.dns.questions[questions:]} == set(names) - {"ask.test", "evil.test"}
+    assert {(r["host"], r["verdict"]) for r in place.rows(before, kind="dns") if r["method"] == "A"} == \
+        {(name, {"ask.test": "ask", "evil.test": "deny"}.get(name, "allow")) for name in names}
+
+
+def test_programs_with_real_addresses(place, caller, real, world):
+    """The name decides, resolved anew, and is what the row says."""
+    before = place.head()
+    script = """curl -sS -w '%{remote_ip} ' http://web.test/; curl -sSk https://web.test/; curl -sS http://six.test:8080/
+        node -e "fetch('http://web.test/').then(r => r.text()).then(t => console.log('node', t))"
+        curl -sS -o /dev/null -w '%{http_code}' http://web.test:8080/"""
+    done = run(place, caller, real, "sh", "-c", script)
+    hello = "hello from the test server\n"
+    assert done.stdout.replace("::ffff:", "") in [f"{hello}{ip} tls\n{hello}node {hello}\n403" for ip in (V4, V6)], done.stderr
+    assert python(place, caller, real, SPEAK, "web.test").splitlines() == ["SSH-2.0-server", "you said SSH-2.0-client"]
+    rows = place.rows(before, kind="net", action="connect")
+    assert {(r["entry"], r["host"], r["verdict"]) for r in rows} == \
+        {("transparent", "web.test", "allow"), ("transparent", "six.test", "allow"), ("transparent", "web.test", "deny")}
+
+
+def test_real_addresses_that_names_share(place, alice, real, world):
+    """E19: the first bytes say which name is meant, whichever was asked for last; where they say none, it is the last."""
+    before = place.head()
+    script = """getent ahostsv4 web.test >/dev/null; getent ahostsv4 twin.test >/dev/null
+        curl -4sSk https://web.test/; curl -4sSk https://twin.test/; curl -4sS http://twin.test/; curl -4sS http://web.test/"""
+    session = place.create(alice, "-p", real)
+    done = place.ctl(alice, "exec", session, "--", *BARE, "sh", "-c", script)
+    assert done.stdout == "tls\ntls\n" + "hello from the test server\n" * 2, done.stderr
+    assert [r["host"] for r in place.rows(before, kind="net", action="connect")] == ["web.test", "twin.test", "twin.test", "web.test"]
+    for last, said in (("web.test", ["SSH-2.0-server", "you", "said", "SSH-2.0-client"]), ("twin.test", ["reset"])):
+        place.ctl(alice, "exec", session, "--", "getent", "ahostsv4", last)
+        done = place.ctl(alice, "exec", session, "--", *BARE, "python3", "-c", SPEAK, V4)
+        assert done.stdout.split() == said, done.stderr
+    place.ctl(alice, "remove", "--force", session)
+
+
+def test_real_addresses_open_nothing(place, alice, real, world):
+    """E19, E20, E21: an address is no more than a way to say a name: another name there is denied as before, and so is an
+    address that nobody was told."""
+    before, heard, questions = place.head(), world.heard(), len(world.dns.questions)
+    script = f"""curl -sS -o /dev/null -w '%{{http_code}} ' --resolve web.test:80:{V4} http://web.test/
+        getent ahostsv4 web.test >/dev/null
+        curl -sSk --resolve evil.test:443:{V4} https://evil.test/
+        curl -sS -o /dev/null -w '%{{http_code}} ' --resolve evil.test:80:{V4} http://evil.test/
+        curl -sS -o /dev/null -w '%{{http_code}} ' --resolve web.test:80:{OTHER_V4} http://web.test/
+        getent ahostsv4 twin.test >/dev/null
+        curl -sSk --resolve evil.test:443:{V4} https://evil.test/
+        curl -sS -o /dev/null -w '%{{http_code}} ' --resolve evil.test:80:{V4} http://evil.test/"""
+    done = run(place, alice, real, "sh", "-c", script)
+    assert done.stdout.split() == ["403", "400", "403", "400"], done.stdout + done.stderr
+    assert done.stderr.count("alert") == 2
+    assert world.heard() == heard and "evil.test" not in {name for name, _ in world.dns.questions[questions:]}
+    assert {r["verdict"] for r in place.rows(before, kind="net", action="request")} <= {"deny"}
+
+
+def test_real_addresses_that_move(place, alice, real, world):
+    """E16: where the name leads now, not where it led when the program was told; an inner address is none."""
+    session = place.create(alice, "-p", real)
+    before = place.head()
+
+    def get():
+        return place.ctl(alice, "exec", session, "--", *BARE, "curl", "-sS", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}",
+                         f"http://{V4}/", "-H", "Host: moving.test").stdout
+
+    world.dns.names["moving.test"] = [V4]
+    try:
+        assert place.ctl(alice, "exec", session, "--", "getent", "ahostsv4", "moving.test").stdout.startswith(V4)
+        world.dns.names["moving.test"] = [OTHER_V4]
+        assert get() == "200"
+        world.dns.names["moving.test"] = ["127.0.0.1"]
+        assert get() == "403"
+    finally:
+        del world.dns.names["moving.test"]
+        place.ctl(alice, "remove", "--force", session)
+    machine.eventually(lambda: [row for row in place.closes(before) if row["session"] == session])
+    assert [socket.inet_ntoa(row["ip"]) for row in place.closes(before) if row["session"] == session] == [OTHER_V4]

@@ -101,6 +101,7 @@ static const struct {
         { "{ \"version\": 1, \"network\": { \"rules\": [{ \"action\": \"allow\", \"host\": \"a.test\",\n"
           "\"protocol\": \"udp\" }] } }",
           2, 13, "network.rules[0].protocol" },
+        { "{ \"version\": 1, \"network\": {\n\"dns\": \"none\" } }", 2, 8, "network.dns" },
         { "{ \"version\": 1, \"name\": \"\303\274\", \"x\": 1 }", 1, 25, "name" },
         { "{ \"version\": 1, \"description\": \"\303\274\303\274\", \"x\": 1 }", 1, 43, "x" },
         { "{ \"version\": 1, \"description\": \"\377\" }", 1, 33, "" },
@@ -142,7 +143,7 @@ static void test_depth(void **state)
 #define FULL                                                                                                                                                                              \
         "{ \"version\": 1, \"name\": \"full\", \"description\": \"d \\\"q\\\"\", \"filesystem\": { \"root\": \"minimal\","                                                                \
         " \"read\": [\"/opt/b\", \"/opt/a\"], \"write\": [\"~/.cache/pip\"], \"deny\": [\"${workspace}/.env\"],"                                                                          \
-        " \"tmpfs\": { \"/tmp\": \"1G\" } }, \"network\": { \"default\": \"ask\", \"rules\": ["                                                                                           \
+        " \"tmpfs\": { \"/tmp\": \"1G\" } }, \"network\": { \"default\": \"ask\", \"dns\": \"real\", \"rules\": ["                                                                        \
         " { \"id\": \"p\", \"action\": \"allow\", \"host\": \"*.a.test\", \"ports\": [443, \"1-2\"], \"reason\": \"r\" },"                                                                \
         " { \"action\": \"deny\", \"cidr\": \"2001:db8::/32\", \"protocol\": \"http\","                                                                                                   \
         " \"expires\": \"2030-01-01T00:00:00Z\", \"methods\": [\"PUT\", \"M-SEARCH\"], \"paths\": [\"/\\\"/**\"] },"                                                                      \
@@ -458,6 +459,33 @@ static int find_mount(const Plan *plan, const char *target)
         return -1;
 }
 
+/* What joins can only narrow, and so can a project and a ceiling. */
+static void test_dns(void **state)
+{
+        static const char *const texts[] = { "{ \"version\": 1 }",
+                                             "{ \"version\": 1, \"network\": { \"dns\": \"synthetic\" } }",
+                                             "{ \"version\": 1, \"network\": { \"dns\": \"real\" } }" };
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(texts) * ELEMENTSOF(texts) * ELEMENTSOF(texts); i++) {
+                size_t own = i % 3, user = i / 3 % 3, above = i / 9;
+                _cleanup_(policy_freep) Policy *p = parse_ok(POLICY_PROFILE, texts[own]);
+                _cleanup_(policy_freep) Policy *u = parse_ok(POLICY_USER, texts[user]);
+                _cleanup_(policy_freep) Policy *c = parse_ok(POLICY_CEILING, texts[above]);
+                _cleanup_(policy_block_closep) const PolicyBlock *a = NULL, *b = NULL;
+                bool wants = (own == 2 && user != 1) || (own == 0 && user == 2);
+                PolicyDiagnostics d;
+
+                policy_diagnostics_init(&d);
+                ASSERT_OK(policy_join(p, u, "user", &d));
+                policy_diagnostics_done(&d);
+                a = block_of(p, NULL, c);
+                b = block_of(p, c, NULL);
+                assert_int_equal(policy_block_is_dns_real(a), wants && above != 1);
+                assert_int_equal(policy_block_is_dns_real(b), wants && above != 1);
+        }
+}
+
 static void test_plan(void **state)
 {
         _cleanup_(policy_freep) Policy *p = parse_ok(
@@ -705,6 +733,7 @@ int main(void)
                 cmocka_unit_test(test_format),
                 cmocka_unit_test(test_extends),
                 cmocka_unit_test(test_order_and_narrowing),
+                cmocka_unit_test(test_dns),
                 cmocka_unit_test(test_plan),
                 cmocka_unit_test(test_builtin_files),
                 cmocka_unit_test(test_deny_wins),
