@@ -131,7 +131,7 @@ def test_allowed_name_has_an_address_of_the_pool(instance, caller, profile):
     assert row["uid"] == caller.uid
 
 
-def test_denied_name_does_not_exist_and_nobody_hears_of_it(instance, caller, profile, dns):
+def test_e48_denied_name_does_not_exist_and_nobody_hears_of_it(instance, caller, profile, dns):
     """E47, E48: no query of a denied name, however it is asked for."""
     before, questions = instance.head(), len(dns.questions)
     found = ask(instance, caller, profile, *(question("secret.evil.test", kind) for kind in
@@ -147,7 +147,7 @@ def test_denied_name_does_not_exist_and_nobody_hears_of_it(instance, caller, pro
     assert len(dns.questions) == questions, "a denied name was asked for"
 
 
-def test_the_row_is_older_than_the_query(instance, alice, profile, dns):
+def test_e48_the_row_is_older_than_the_query(instance, alice, profile, dns):
     before, seen = instance.head(), []
     dns.on_question = lambda name: seen.append(dns_rows(instance, before, host=name))
     try:
@@ -171,7 +171,7 @@ def test_allowed_name_that_is_nowhere(instance, alice, profile, dns):
     assert (empty.code, empty.records) == (NO_ERROR, [])
 
 
-def test_types(instance, alice, profile, dns):
+def test_e24_e47_types(instance, alice, profile, dns):
     """E24: no HTTPS record, so no ECH; E47: nothing but addresses is asked for upstream."""
     questions = len(dns.questions)
     kinds = (HTTPS, SVCB, TXT, MX, SRV, CAA, NS, SOA)
@@ -182,7 +182,7 @@ def test_types(instance, alice, profile, dns):
     assert len(dns.questions) == questions
 
 
-def test_types_that_rules_name(instance, alice, make_profile, dns):
+def test_e47_types_that_rules_name(instance, alice, make_profile, dns):
     """E47: what a rule's dns_types name is asked for upstream, of that rule's names and of these types alone."""
     path = make_profile([{"id": "t", "action": "allow", "host": "allowed.test", "dns_types": ["TXT", "SRV"]},
                          {"id": "w", "action": "allow", "host": "*.wild.test"}], network={"default": "deny"})
@@ -223,7 +223,7 @@ def test_reverse(instance, alice, profile, dns):
     assert done.stdout.split() == ["28.0.0.1", "allowed.test"], done.stderr
 
 
-def test_answers_are_ours(instance, alice, profile):
+def test_e51_answers_are_ours(instance, alice, profile):
     """E51: one TTL; the letters' case of the question; the flags that Go wants; extended errors only with EDNS."""
     plain, odd, edns, denied = ask(instance, alice, profile, question("allowed.test"), question("aLLowed.TEST"),
                                    question("evil.test", edns=b""), question("evil.test"))
@@ -233,7 +233,7 @@ def test_answers_are_ours(instance, alice, profile):
     assert (edns.detail, denied.detail) == (15, None)
 
 
-def test_upstream_questions_are_ours(instance, alice, profile, dns):
+def test_e49_upstream_questions_are_ours(instance, alice, profile, dns):
     """E47, E49: neither case, nor client subnet, nor cookies of the session get out."""
     dns.raw.clear()
     options = b"\0\x08\0\x07\0\x01\x18\0\x0a\x01\x02" + b"\0\x0a\0\x08COOKIE!!"
@@ -247,7 +247,7 @@ SERVERS = ["127.0.0.1", "127.0.0.53", "10.0.2.15", "8.8.8.8", "1.1.1.1", "10.0.2
 
 
 @pytest.mark.parametrize("way", ["udp", "tcp"])
-def test_every_server_address(instance, alice, profile, way):
+def test_e49_every_server_address(instance, alice, profile, way):
     """E49: what is asked, and where from the answer comes (ASK looks)."""
     found = ask_all(instance, alice, profile, [(server, way, question("allowed.test")) for server in SERVERS] +
                     [(server, way, question("evil.test")) for server in SERVERS])
@@ -311,7 +311,7 @@ def test_python(instance, either, profile):
     assert done.stdout.splitlines() == ["allowed.test 28.0.0.1", "evil.test True"], done.stderr
 
 
-def test_files(instance, caller, profile):
+def test_e52_files(instance, caller, profile):
     """E52: nothing but files and dns, and none of the host's services."""
     done = run(instance, caller, profile, "sh", "-c",
                "cat /etc/resolv.conf; grep ^hosts: /etc/nsswitch.conf; getent ahostsv4 localhost; "
@@ -341,7 +341,7 @@ def test_no_network(instance, alice, profile, dns):
 
 @pytest.mark.parametrize("way", ["rule", "default"])
 @pytest.mark.parametrize("addresses", ["synthetic", "real"])
-def test_askable_names_have_an_address(instance, alice, make_profile, dns, web, way, addresses):
+def test_e48_askable_names_have_an_address(instance, alice, make_profile, dns, web, way, addresses):
     """E48: and nobody outside hears of them; what is asked about is the connection, which nobody answers yet."""
     before, questions, accepted = instance.head(), len(dns.questions), web.accepted
     rules = [{"id": "q", "action": "ask", "host": "allowed.test", "ports": [80, web.server_port]}] if way == "rule" else []
@@ -368,7 +368,7 @@ print(s.recv(4096).split()[1].decode())""" % web.server_port
 
 # ---- where addresses lead ----
 
-def test_programs_that_know_no_proxy(instance, caller, profile, web):
+def test_e80_programs_that_know_no_proxy(instance, caller, profile, web):
     """E80: resolve, connect; the row is about the name."""
     before = instance.head()
     done = run(instance, caller, profile, "env", "-i", "curl", "-sS", f"http://allowed.test:{web.server_port}/")
@@ -463,7 +463,7 @@ def test_sessions_have_their_own_names(instance, alice, bob, profile):
 
 # ---- limits ----
 
-def test_random_labels_are_limited(instance, alice, profile, dns):
+def test_e47_random_labels_are_limited(instance, alice, profile, dns):
     """E47: a thousand labels below a wildcard are no thousand questions upstream, and somebody hears of it."""
     before, questions = instance.head(), len(dns.questions)
     rng = random.Random(7)
@@ -480,14 +480,14 @@ def test_random_labels_are_limited(instance, alice, profile, dns):
     assert found[1001].addresses == ["28.0.0.1"], "what a rule names is not limited"
 
 
-def test_labels_that_are_data(instance, alice, profile, dns):
+def test_e47_labels_that_are_data(instance, alice, profile, dns):
     questions = len(dns.questions)
     found = ask(instance, alice, profile, question("mfrggzdfmztwq2lknnwg23tpobyxe43u.wild.test"),
                 question("a" * 49 + ".wild.test"), question(".".join("ab" * 1 for _ in range(44)) + ".wild.test"))
     assert [a.code for a in found] == [NO_NAME] * 3 and len(dns.questions) == questions
 
 
-def test_labels_that_are_data_at_the_other_doors(instance, alice, profile, web, dns):
+def test_e47_labels_that_are_data_at_the_other_doors(instance, alice, profile, web, dns):
     before, questions, accepted = instance.head(), len(dns.questions), web.accepted
     name = f"nbswy3dpeb3w64tmmqqho33snrsccidi.wild.test:{web.server_port}"
     script = f"""curl -sS -o /dev/null -w '%{{http_code}} ' http://{name}/
@@ -582,7 +582,7 @@ def test_questions_in_a_row_on_one_stream(instance, alice, profile):
     assert done.stdout == "True {0: 3, 1: 0}\n", done.stdout + done.stderr
 
 
-def test_malformed_names_are_recorded(instance, alice, profile, dns):
+def test_e03_malformed_names_are_recorded(instance, alice, profile, dns):
     before, questions = instance.head(), len(dns.questions)
     names = [b"\x04a\0bc\x04test\0", b"\x05evil!\x04test\0", b"\x0cevil.example\x04test\0", b"\x07\x1b[2Jabc\x04test\0"]
     found = ask(instance, alice, profile, *(question(name) for name in names))

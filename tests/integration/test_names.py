@@ -22,6 +22,7 @@ NAMES = {
     "twin.test": [V4],
     "inner.test": ["10.77.0.1", "127.0.0.1", "169.254.169.254"],
     "partly.test": ["10.77.0.1", V4],
+    "many.test": [OTHER_V4, V4],
 }
 
 
@@ -99,7 +100,7 @@ SERVERS = ["8.8.8.8", "1.1.1.1", "127.0.0.53", "10.0.2.15", "192.168.1.1", "169.
 
 
 @pytest.mark.parametrize("way", ["udp", "tcp"])
-def test_every_server_is_ours(place, either, some, world, way):
+def test_e49_every_server_is_ours(place, either, some, world, way):
     """E49: also those that there are."""
     before, questions = place.head(), len(world.dns.questions)
     found = ask_all(place, either, some, [(server, way, question(name, kind)) for server in SERVERS
@@ -141,7 +142,7 @@ def test_denied_ports(place, alice, some, world):
     assert world.heard() == heard
 
 
-def test_shared_addresses(place, alice, some, world):
+def test_e19_shared_addresses(place, alice, some, world):
     """E19, E21: twin.test is where web.test is, and no rule names it."""
     before, heard, questions = place.head(), world.heard(), len(world.dns.questions)
     script = """getent ahostsv4 web.test >/dev/null
@@ -159,7 +160,7 @@ def test_shared_addresses(place, alice, some, world):
     assert ("twin.test", "deny") in {(r["host"], r["verdict"]) for r in place.rows(before, kind="dns")}
 
 
-def test_names_that_lead_inside(place, alice, some, world):
+def test_e17_names_that_lead_inside(place, alice, some, world):
     """E16, E17: an address of the pool says nothing; what the name leads to is judged with each connection."""
     before = place.head()
     done = run(place, alice, some, "sh", "-c", "getent ahostsv4 inner.test; curl -sS -i http://inner.test/; curl -sS http://partly.test/")
@@ -169,7 +170,7 @@ def test_names_that_lead_inside(place, alice, some, world):
     assert [(r["action"], r["verdict"]) for r in rows] == [("connect", "allow"), ("refuse", "deny")]
 
 
-def test_names_that_move(place, alice, some, world):
+def test_e16_names_that_move(place, alice, some, world):
     """E16: resolved anew for each connection, and never twice for one."""
     session = place.create(alice, "-p", some)
 
@@ -199,7 +200,7 @@ def test_names_that_move(place, alice, some, world):
 def real(make_profile):
     return make_profile([rule("web.test", 80, 443), rule("web.test", 22, protocol="tcp", name="ssh"),
                          rule("twin.test", 80, 443, name="twin"), rule("six.test", 8080), rule("inner.test", 80),
-                         rule("partly.test", 80), rule("moving.test", 80),
+                         rule("partly.test", 80), rule("moving.test", 80), rule("many.test", 80),
                          {"id": "q", "action": "ask", "host": "ask.test"}], network={"default": "deny", "dns": "real"})
 
 
@@ -207,14 +208,14 @@ def reverse(address):
     return ".".join(reversed(address.split("."))) + ".in-addr.arpa"
 
 
-def test_real_addresses_are_told(place, alice, real, world):
+def test_e17_e51_real_addresses_are_told(place, alice, real, world):
     """E17: those that a connection could be made to, in an order of our own; where there are none, one that stands for the
     name, so that the connection says why."""
     before, questions = place.head(), len(world.dns.questions)
-    names = ["web.test", "six.test", "twin.test", "partly.test", "inner.test", "ask.test", "evil.test"]
+    names = ["many.test", "web.test", "six.test", "twin.test", "partly.test", "inner.test", "ask.test", "evil.test"]
     found = ask_all(place, alice, real, [("127.0.0.1", "udp", question(name, kind)) for name in names for kind in (A, AAAA)] +
-                    [("8.8.8.8", "tcp", question(reverse(V4), PTR)), ("127.0.0.1", "udp", question(reverse(OTHER_V4), PTR))])
-    assert [a.addresses for a in found[:-2]] == [[V4], [V6], [], [V6], [V4], [], [V4], [], ["28.0.0.1"], [], ["28.0.0.2"], [],
+                    [("8.8.8.8", "tcp", question(reverse(V4), PTR)), ("127.0.0.1", "udp", question(reverse("93.184.216.99"), PTR))])
+    assert [a.addresses for a in found[:-2]] == [[V4, OTHER_V4], [], [V4], [V6], [], [V6], [V4], [], [V4], [], ["28.0.0.1"], [], ["28.0.0.2"], [],
                                                  [], []]
     assert [found[-2].records[0][2], found[-1].code] == [encode("partly.test"), 3]
     assert {name for name, _ in world.dns.questions[questions:]} == set(names) - {"ask.test", "evil.test"}
@@ -237,11 +238,13 @@ def test_programs_with_real_addresses(place, caller, real, world):
         {("transparent", "web.test", "allow"), ("transparent", "six.test", "allow"), ("transparent", "web.test", "deny")}
 
 
-def test_real_addresses_that_names_share(place, alice, real, world):
+def test_e19_real_addresses_that_names_share(place, alice, real, world):
     """E19: the first bytes say which name is meant, whichever was asked for last; where they say none, it is the last."""
     before = place.head()
-    script = """getent ahostsv4 web.test >/dev/null; getent ahostsv4 twin.test >/dev/null
-        curl -4sSk https://web.test/; curl -4sSk https://twin.test/; curl -4sS http://twin.test/; curl -4sS http://web.test/"""
+    script = f"""getent ahostsv4 web.test >/dev/null; getent ahostsv4 twin.test >/dev/null
+        curl -sSk --resolve web.test:443:{V4} https://web.test/; curl -sSk --resolve twin.test:443:{V4} https://twin.test/
+        getent ahostsv4 web.test >/dev/null
+        curl -sS --resolve twin.test:80:{V4} http://twin.test/; curl -sS --resolve web.test:80:{V4} http://web.test/"""
     session = place.create(alice, "-p", real)
     done = place.ctl(alice, "exec", session, "--", *BARE, "sh", "-c", script)
     assert done.stdout == "tls\ntls\n" + "hello from the test server\n" * 2, done.stderr
@@ -253,7 +256,7 @@ def test_real_addresses_that_names_share(place, alice, real, world):
     place.ctl(alice, "remove", "--force", session)
 
 
-def test_real_addresses_open_nothing(place, alice, real, world):
+def test_e20_e21_real_addresses_open_nothing(place, alice, real, world):
     """E19, E20, E21: an address is no more than a way to say a name: another name there is denied as before, and so is an
     address that nobody was told."""
     before, heard, questions = place.head(), world.heard(), len(world.dns.questions)
@@ -272,7 +275,7 @@ def test_real_addresses_open_nothing(place, alice, real, world):
     assert {r["verdict"] for r in place.rows(before, kind="net", action="request")} <= {"deny"}
 
 
-def test_real_addresses_that_move(place, alice, real, world):
+def test_e16_real_addresses_that_move(place, alice, real, world):
     """E16: where the name leads now, not where it led when the program was told; an inner address is none."""
     session = place.create(alice, "-p", real)
     before = place.head()
