@@ -76,15 +76,24 @@ static void drain(int fd)
                 ;
 }
 
+/* A socket of IPv6 may have connected to our IPv4 address: the kernel then says both in the other's form. */
+static bool is_address(const __be32 said[4], bool is_v6, const __be32 asked[4], bool is_asked_v6)
+{
+        if (is_v6 == is_asked_v6)
+                return memcmp(said, asked, is_v6 ? 16 : 4) == 0;
+        return is_v6 && said[0] == 0 && said[1] == 0 && said[2] == htonl(0xffff) && said[3] == asked[0];
+}
+
 /* The kernel looks for a listener where it finds no connection, and says uid 0 of sockets that nobody holds
  * any more: neither may be taken for root's. */
 static int judge(const struct inet_diag_msg *m, const Request *q, uint32_t *ret_uid)
 {
         const struct inet_diag_sockid *id = &m->id, *asked = &q->body.id;
+        bool is_v6 = m->idiag_family == AF_INET6, is_asked_v6 = q->body.sdiag_family == AF_INET6;
 
         if (id->idiag_sport != asked->idiag_sport || id->idiag_dport != asked->idiag_dport ||
-            memcmp(id->idiag_src, asked->idiag_src, sizeof(id->idiag_src)) != 0 ||
-            memcmp(id->idiag_dst, asked->idiag_dst, sizeof(id->idiag_dst)) != 0)
+            !is_address(id->idiag_src, is_v6, asked->idiag_src, is_asked_v6) ||
+            !is_address(id->idiag_dst, is_v6, asked->idiag_dst, is_asked_v6))
                 return -ENOENT;
         if (m->idiag_inode == 0 || (m->idiag_state != TCP_ESTABLISHED && m->idiag_state != TCP_FIN_WAIT1 &&
                                     m->idiag_state != TCP_FIN_WAIT2 && m->idiag_state != TCP_CLOSE_WAIT))

@@ -43,7 +43,7 @@ while True:
 CLIENT = """
 import socket, sys
 try:
-    s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=30)
+    s = socket.create_connection((sys.argv[3], int(sys.argv[1])), timeout=30)
     s.sendall(sys.argv[2].encode())
     s.shutdown(socket.SHUT_WR)
     while True:
@@ -94,9 +94,9 @@ def serving(instance, user, session, port=PORT, *more):
         yield child
 
 
-def knock(user, port, text="hi"):
+def knock(user, port, text="hi", address="127.0.0.1"):
     """What a program of this user gets at a port of the host's loopback."""
-    return user.run(["/usr/bin/python3", "-c", CLIENT, str(port), text]).stdout
+    return user.run(["/usr/bin/python3", "-c", CLIENT, str(port), text, address]).stdout
 
 
 @contextlib.contextmanager
@@ -292,6 +292,15 @@ def test_published_port_reaches_its_owner_alone(instance, either, bob):
     assert eventually(lambda: "error" in knock(either, port)), "the port is still open"
 
 
+@pytest.mark.parametrize("address", ["::1", "::ffff:127.0.0.1"])
+def test_published_port_by_ipv6(instance, alice, bob, address):
+    """Also for programs whose sockets are of IPv6 whatever they connect to."""
+    port = free_port()
+    with session_of(instance, alice, "--publish", str(port)) as session, serving(instance, alice, session, port):
+        assert knock(alice, port, address=address) == "hello\nHI"
+        assert "HI" not in knock(bob, port, address=address)
+
+
 def test_published_by_a_profile(instance, alice, make_profile):
     port = free_port()
     profile = make_profile(network={"publish": [port]})
@@ -326,7 +335,7 @@ def test_two_sessions_never_see_each_other(instance, alice, make_profile):
             session_of(instance, alice, "-p", profile) as second:
         assert knock(alice, port) == "hello\nHI"
         before = instance.head()
-        for command in (("python3", "-c", CLIENT, str(port), "hi"),
+        for command in (("python3", "-c", CLIENT, str(port), "hi", "127.0.0.1"),
                         ("curl", "-sS", "-m", "20", "--noproxy", "", "-x", "socks5://127.0.0.1:3128", f"telnet://127.0.0.1:{port}"),
                         ("curl", "-sS", "-m", "20", "--noproxy", "", "-x", "socks5h://127.0.0.1:3128",
                          f"telnet://host.sandbox.internal:{port}")):
