@@ -362,6 +362,8 @@ class Terminal:
             if ready:
                 self.output += os.read(self.master, 65536)
         assert self.child.poll() is not None, self.output
+        while select.select([self.master], [], [], 0)[0]:
+            self.output += os.read(self.master, 65536)
         return self.child.returncode
 
     def close(self):
