@@ -153,7 +153,8 @@ static int compare_costs(const void *a, const void *b)
         return (*x > *y) - (*x < *y);
 }
 
-/* The whole network of a session costs at most three times a namespace with lo up. */
+/* The whole network of a session costs at most three times a namespace with lo up. The cheapest of each:
+ * what else the machine does only adds. */
 static void test_cost(void **state)
 {
         uint64_t bare[31], ours[31];
@@ -169,9 +170,9 @@ static void test_cost(void **state)
         }
         qsort(bare, ELEMENTSOF(bare), sizeof(bare[0]), compare_costs);
         qsort(ours, ELEMENTSOF(ours), sizeof(ours[0]), compare_costs);
-        print_message("bare %llu us, ours %llu us\n", (unsigned long long) bare[ELEMENTSOF(bare) / 2],
-                      (unsigned long long) ours[ELEMENTSOF(ours) / 2]);
-        assert_true(ours[ELEMENTSOF(ours) / 2] <= 3 * bare[ELEMENTSOF(bare) / 2]);
+        print_message("bare %llu us, ours %llu us\n", (unsigned long long) bare[0],
+                      (unsigned long long) ours[0]);
+        assert_true(ours[0] <= 3 * bare[0]);
         s = steering_free(s);
         home_fd = fd_close(home_fd);
 }
