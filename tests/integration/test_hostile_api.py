@@ -26,7 +26,8 @@ def wait_for(name):
 def claims():
     return b"".join(s.ljust(n, b"\\0") for s, n in ((b"n", 64), (b"p", 64), (b"", 128), (b"", 128), (b"/w", 4096))) + bytes(20)
 def create(token, connection, plan, policy):
-    body = struct.pack("=QQII5QII", token, connection, 0, 0, 0, 0, 0, 0, 0, 0, 0) + claims() + bytes(4)
+    head = struct.pack("=QQII32sI256sI64s5QII", token, connection, 0, 0, b"", 0, b"", 0, b"", 0, 0, 0, 0, 0, 0, 0)
+    body = head + claims() + bytes(4)
     channel.send("SESSION_CREATE", fds=[plan, policy], tail=body)
 def terminate(identity, reason=7):
     channel.send("SESSION_TERMINATE", tail=bytes.fromhex(identity) + struct.pack("=II", reason, 0))

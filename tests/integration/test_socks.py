@@ -194,8 +194,11 @@ def test_a_rule_for_tcp_opens_a_port_for_anything(instance, alice, make_profile,
     answers = ask(instance, alice, opened, [five("allowed.test", speaker.port + 1), five("evil.test", speaker.port)])
     assert [answer[2:4] for answer in answers] == [b"\x05\x02", b"\x05\x02"]
     absolute = f"GET http://allowed.test:{speaker.port}/ HTTP/1.1\r\nHost: allowed.test:{speaker.port}\r\n\r\n".encode()
-    assert ask(instance, alice, opened, [absolute])[0].startswith(b"HTTP/1.1 403")
+    assert ask(instance, alice, closed, [absolute.replace(b"allowed", b"evil")])[0].startswith(b"HTTP/1.1 403")
     assert len([line for line in speaker.lines[heard:] if line]) == 0
+    # Anything is a request, too; what answers is no web server.
+    assert ask(instance, alice, opened, [absolute])[0].startswith(b"HTTP/1.1 502")
+    assert any(b"GET /" in line for line in speaker.lines[heard:])
 
 
 def test_where_all_is_allowed_the_first_bytes_decide(instance, alice, make_profile, allow_rule, speaker, web):
