@@ -1,7 +1,8 @@
 #!/usr/bin/python3
-"""`./dev escape`: what holds on the host, in plain bubblewrap, in a session of a user and in one of root."""
+"""`./dev escape`: what holds on the host, in plain bubblewrap, in firejail, in a session of a user and in one of root."""
 
 import os
+import shutil
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -14,17 +15,18 @@ SHOWN = {"holds": "holds", "open": "OPEN", "unknown": "?"}
 
 def main():
     wanted = set(sys.argv[1:])
-    counts = dict.fromkeys(worlds.PLACES, 0)
+    places = [place for place in worlds.PLACES if place != "firejail" or shutil.which("firejail")]
+    counts = dict.fromkeys(places, 0)
     wrong = 0
     tried = [p for p in PROPERTIES if not wanted or p.id in wanted]
     with worlds.world() as world:
-        print(f"{'id':4} {'layer':18} {'property':66} " + " ".join(f"{place:6}" for place in worlds.PLACES))
+        print(f"{'id':4} {'layer':18} {'property':66} " + " ".join(f"{place:8}" for place in places))
         for prop in tried:
-            results = {place: world.attempt(prop, place) for place in worlds.PLACES}
+            results = {place: world.attempt(prop, place) for place in places}
             for place, (result, _) in results.items():
                 counts[place] += result == "holds"
             print(f"{prop.id:4} {prop.layer:18} {prop.text[:66]:66} " +
-                  " ".join(f"{SHOWN[results[place][0]]:6}" for place in worlds.PLACES), flush=True)
+                  " ".join(f"{SHOWN[results[place][0]]:8}" for place in places), flush=True)
             for place in ("user", "root"):
                 if results[place][0] != "holds":
                     wrong += 1

@@ -1,4 +1,4 @@
-"""The machine as a victim: a user with secrets, sockets of daemons, a terminal; and the four places in which a
+"""The machine as a victim: a user with secrets, sockets of daemons, a terminal; and the five places in which a
 property is tried."""
 
 import contextlib
@@ -28,7 +28,7 @@ ENVIRONMENT = {
     "ENV": "/nonexistent", "PYTHONSTARTUP": "/nonexistent", "PYTHONPATH": "/nonexistent", "PERL5LIB": "/nonexistent",
     "JAVA_TOOL_OPTIONS": "-x", "GIT_SSH_COMMAND": "/nonexistent",
 }
-PLACES = ("host", "bwrap", "user", "root")
+PLACES = ("host", "bwrap", "firejail", "user", "root")
 
 
 class World:
@@ -51,6 +51,7 @@ class World:
         subprocess.run(["gcc", "-O1", "-static", "-D_GNU_SOURCE", "-o", self.probe, os.path.join(HERE, "probe.c")], check=True)
         self._files()
         self._sockets()
+        self._processes()
         self.dns = stubs.DnsStub({})
         stack.callback(self.dns.close)
         self.web = stubs.HttpStub()
@@ -114,6 +115,17 @@ class World:
         listener.listen(64)
         self.stack.callback(listener.close)
 
+    def _processes(self):
+        """One of the user's own, memory that it shares with whoever finds it, and the namespaces that it is in."""
+        self.sleeper = self.user.popen(["sleep", "7000"])
+        self.stack.callback(self.sleeper.wait)
+        self.stack.callback(self.sleeper.kill)
+        made = self.user.run(["ipcmk", "-M", "4096", "-p", "0666"]).stdout.split()[-1]
+        self.stack.callback(subprocess.run, ["ipcrm", "-m", made], check=False)
+        self.shared_memory = made
+        kinds = ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user")
+        self.namespaces = " ".join("-e " + os.readlink(f"/proc/self/ns/{kind}").replace("[", "\\[") for kind in kinds)
+
     def _sockets(self):
         self.run_socket = f"/run/sbxt-{os.getpid()}.sock"
         self.tmp_socket = f"/tmp/sbxt-{os.getpid()}.sock"
@@ -136,6 +148,7 @@ class World:
             f.write("of the group\n")
         shutil.chown(path + "/group-file", self.other.uid, self.group)
         os.chmod(path + "/group-file", 0o640)
+        user.write(os.path.dirname(path) + "/beside", "of the user\n")
         return path
 
     def script(self, prop, place):
@@ -143,7 +156,8 @@ class World:
         return prop.script.format(
             home=user.home, other_home=self.other.home, other_name=self.other.name, uid=self.user.uid,
             tmp_canary="/tmp/sbxt-canary", tmp_socket=self.tmp_socket, run_socket=self.run_socket, host_pid=os.getpid(),
-            host_port=self.web.server_port)
+            host_port=self.web.server_port, user_pid=self.sleeper.pid, state=self.instance.state, socket=self.instance.socket,
+            shared_memory=self.shared_memory, namespaces=self.namespaces, group=self.group)
 
     def command(self, prop, place):
         work = self.work[place]
@@ -151,6 +165,9 @@ class World:
         if place == "bwrap":
             inner = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc",
                      "--die-with-parent", "--chdir", work, *inner]
+        elif place == "firejail":
+            # With its default profile, as somebody would use it who only reads its first page.
+            inner = ["firejail", "--quiet", "--net=none", "--", *inner]
         elif place in ("user", "root"):
             inner = [machine.CTL, "run", "-p", "agent", "-w", work, "--", *inner]
         return [self.probe, "caller", *inner]
