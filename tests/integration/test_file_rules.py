@@ -384,7 +384,7 @@ def test_masked_home(instance, alice):
     os.symlink(".ssh/id_sbxt", alice.home + "/sbxt-link")
     try:
         with furnished(alice):
-            done = instance.sh(alice, LOOK + "; cat ~/sbxt-link", options=["-p", own])
+            done = instance.sh(alice, LOOK + "; cat ~/sbxt-link; ( : >~/new ) 2>/dev/null && echo written; mkdir ~/.config/d && echo made; true", options=["-p", own])
             assert done.stdout.splitlines() == ["ordinary .config/tool/settings", "ordinary sbxt-notes/deep/n.txt",
                                                 "ordinary .sbxtrc"], done
             assert not os.path.exists(alice.home + "/x") and not os.path.exists(alice.home + "/.config/tool/x")
