@@ -23,7 +23,7 @@ OWN = {"aider": (".aider",), "claude-code": (".claude/",), "codex": (".codex/",)
 def secrets(alice):
     before = set(os.listdir(alice.home))
     for name in SECRETS:
-        alice.write(os.path.join(alice.home, name), f"SECRETBYTES {name}\n", 0o644)
+        alice.write(os.path.join(alice.home, name), f"PROFILE-CANARY {name}\n", 0o644)
     yield
     for name in set(os.listdir(alice.home)) - before - {"work"}:
         path = os.path.join(alice.home, name)
@@ -31,7 +31,7 @@ def secrets(alice):
 
 
 def leaks(instance, user, profile, homes="~"):
-    done = instance.sh(user, f"grep -rhs SECRETBYTES {homes} /proc/self/root$HOME; cd ~; cat {' '.join(SECRETS)}; echo end",
+    done = instance.sh(user, f"grep -rhs PROFILE-CANARY {homes} /proc/self/root$HOME; cd ~; cat {' '.join(SECRETS)}; echo end",
                        options=["-p", profile])
     assert done.stdout.endswith("end\n"), done
     return {line.split()[1] for line in done.stdout.splitlines()[:-1]}
@@ -63,7 +63,7 @@ def test_samples_grant_their_own_only(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_workspaces(instance, either, name):
     work = either.workspace()
-    either.write(work + "/.env", "SECRETBYTES\n")
+    either.write(work + "/.env", "of the project\n")
     done = instance.sh(either, "echo x >made; cat made" + ("" if name == "base" else "; cat .env"), workspace=work,
                        options=["-p", name])
     assert done.stdout == "x\n", done
