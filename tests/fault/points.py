@@ -75,7 +75,7 @@ class FaultInstance(machine.Instance):
         super().__init__(**options)
         self.libexec = tempfile.mkdtemp(prefix="run-", dir=FOLDER)
         os.chmod(self.libexec, 0o755)
-        for name in (*PROGRAMS[1:9], "libsandboxd-fault.so", "fault-visitor"):
+        for name in (*PROGRAMS[1:9], "libsandboxd-fault.so", "fault-visitor", "fault-as"):
             os.link(os.path.join(FOLDER, name), os.path.join(self.libexec, name))
         with open(os.path.join(self.libexec, "page"), "w+b") as f:
             os.fchmod(f.fileno(), 0o666)
@@ -135,7 +135,7 @@ class FaultInstance(machine.Instance):
 
     def ctl_start(self, user, *arguments, **options):
         options.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.Popen([os.path.join(FOLDER, "fault-as"), str(user.uid), str(user.gid), self.ctl_path, *arguments],
+        return subprocess.Popen([os.path.join(self.libexec, "fault-as"), str(user.uid), str(user.gid), self.ctl_path, *arguments],
                                 env=user.environment(SANDBOXD_ADDRESS=self.address), **options)
 
     def ctl(self, user, *arguments, timeout=60, **options):
