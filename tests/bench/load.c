@@ -303,6 +303,7 @@ static void latency(const struct sockaddr_in *a, unsigned count)
 /* So many at a time: what is measured is how many stand, not how they come. */
 static void hold(const struct sockaddr_in *a, unsigned n)
 {
+        struct timeval patience = { .tv_sec = 10 };
         unsigned n_held = 0;
 
         while (n_held < n) {
@@ -312,6 +313,8 @@ static void hold(const struct sockaddr_in *a, unsigned n)
                         fds[i] = connect_to(a, true);
                         if (!ask(fds[i], "/hold"))
                                 die("hold");
+                        /* Who has as many as it takes lets further ones wait. */
+                        setsockopt(fds[i], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
                 }
                 for (int i = 0; i < k; i++, n_held++)
                         if (recv(fds[i], chunk, 4096, 0) < 13 || memcmp(chunk + 8, " 200", 4) != 0)
