@@ -97,21 +97,24 @@ static bool has_word(const char *text, const char *word)
         return false;
 }
 
-/* Turns each controller on for the groups below; one that is missing or busy stays off. */
-static int enable_controllers(int directory_fd)
+/* Turns each controller on for the groups below; one that is missing or busy stays off. Never where
+ * processes are: cpu and pids would be taken, and make a threaded group of it, in whose children no process
+ * can be born. */
+static void enable_controllers(int directory_fd)
 {
-        int result = 0;
-
         for (size_t i = 0; i < ELEMENTSOF(controller_names); i++) {
                 char text[16];
-                int r = str_printf(text, sizeof(text), "+%s", controller_names[i].name);
 
-                if (r >= 0)
-                        r = write_file(directory_fd, "cgroup.subtree_control", text);
-                if (r == -EBUSY)
-                        result = -EBUSY;
+                if (str_printf(text, sizeof(text), "+%s", controller_names[i].name) >= 0)
+                        (void) !write_file(directory_fd, "cgroup.subtree_control", text);
         }
-        return result;
+}
+
+/* Of the hierarchy: the only group without a type, and the only one that may have both processes and
+ * controllers below. */
+static bool is_root(int directory_fd)
+{
+        return faccessat(directory_fd, "cgroup.type", F_OK, 0) < 0;
 }
 
 static int read_controllers(int directory_fd, uint32_t *ret_controllers)
@@ -132,7 +135,7 @@ static int read_controllers(int directory_fd, uint32_t *ret_controllers)
 }
 
 /* A group with processes of its own cannot have controllers below: where we are its only one, we move into a
- * group beside the base group. */
+ * group beside the base group. -EBUSY: others are in it. */
 static int leave_own_group(int own_fd)
 {
         _cleanup_free_ char *text = NULL;
@@ -164,15 +167,16 @@ static int open_parent(CgroupBase *b)
         r = cgroup_find_own(b->own_path, sizeof(b->own_path), &own_fd);
         if (r < 0)
                 return r;
-        r = enable_controllers(own_fd);
-        if (r == -EBUSY && leave_own_group(own_fd) >= 0)
-                (void) enable_controllers(own_fd);
+        if (!is_root(own_fd))
+                r = leave_own_group(own_fd);
+        if (r >= 0)
+                enable_controllers(own_fd);
         if (mkdirat(own_fd, CGROUP_PARENT, 0755) < 0 && errno != EEXIST)
                 return neg_errno();
         b->parent_fd = open_directory(own_fd, CGROUP_PARENT);
         if (b->parent_fd < 0)
                 return b->parent_fd;
-        (void) enable_controllers(b->parent_fd);
+        enable_controllers(b->parent_fd);
         return 0;
 }
 
@@ -194,7 +198,7 @@ static int open_base(CgroupBase *b, const char *runtime_dir)
         b->fd = open_directory(b->parent_fd, name);
         if (b->fd < 0)
                 return b->fd;
-        (void) enable_controllers(b->fd);
+        enable_controllers(b->fd);
         return 0;
 }
 
