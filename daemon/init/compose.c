@@ -195,8 +195,11 @@ static int add_mask(Setup *s, const char *path)
         ssize_t n;
         int r;
 
-        if (fd < 0)
+        /* What the caller cannot reach now is nothing to hide; whatever else fails is not known to be so. */
+        if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == EACCES || errno == ELOOP))
                 return 0;
+        if (fd < 0)
+                return neg_errno();
         r = str_printf(link, sizeof(link), "/proc/self/fd/%d", fd);
         if (r < 0)
                 return r;

@@ -260,9 +260,11 @@ static int allow_groups(Setup *s)
 
 static int build_stage_2(Setup *s)
 {
-        int (*const steps[])(Setup *) = { source_open_all, target_attach_all, submounts_check,
-                                          files_write,     root_seal,         allow_groups,
-                                          identity_drop,   redirect_stdio,    layers_enforce,
+        /* Files are written while nothing of the user's is attached: a mount over their folder would take
+         * them. */
+        int (*const steps[])(Setup *) = { files_write,     source_open_all, target_attach_all,
+                                          submounts_check, root_seal,       allow_groups,
+                                          identity_drop,   redirect_stdio,  layers_enforce,
                                           check_all };
 
         for (size_t i = 0; i < ELEMENTSOF(steps); i++) {

@@ -103,6 +103,19 @@ static bool header_ok(const Plan *p)
                strlen(plan_string(p, h->hostname)) <= 64;
 }
 
+static bool is_below(const char *path, const char *folder)
+{
+        size_t n = strlen(folder);
+
+        return strncmp(path, folder, n) == 0 && (path[n] == '\0' || path[n] == '/');
+}
+
+/* Where init itself looks or writes while it makes the session. */
+static bool is_inits_own(const char *path)
+{
+        return is_below(path, "/proc") || is_below(path, "/sys") || is_below(path, "/run/sandbox");
+}
+
 static bool mount_ok(const Plan *p, const PlanMount *m)
 {
         if (m->type >= _PLAN_MOUNT_TYPE_MAX || m->flags & ~(uint32_t) PLAN_FLAGS_ALL)
@@ -113,6 +126,9 @@ static bool mount_ok(const Plan *p, const PlanMount *m)
                 return m->source == m->target && path_ok(plan_string(p, m->target)) &&
                        !(m->flags & ~(uint32_t) PLAN_OPTIONAL) && m->size_bytes == 0;
         if (!target_ok(p, m->target))
+                return false;
+        if ((m->type == PLAN_BIND || m->type == PLAN_SOCKET || m->type == PLAN_TMPFS) &&
+            is_inits_own(plan_string(p, m->target)))
                 return false;
         if (m->type == PLAN_HIDE)
                 return m->source == 0 && !(m->flags & ~(uint32_t) PLAN_FOLLOW) && m->size_bytes == 0;

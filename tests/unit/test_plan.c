@@ -168,6 +168,26 @@ static void test_mounts(void **state)
         }
 }
 
+/* Init looks and writes there while it makes the session. */
+static void test_targets(void **state)
+{
+        static const char *const bad[] = { "/proc", "/proc/1", "/sys/fs", "/run/sandbox",
+                                           "/run/sandbox/mask" };
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                Made m;
+
+                make(&m);
+                assert_int_equal(plan_builder_mount(m.builder, PLAN_BIND, PLAN_WRITABLE, "/x", bad[i], 0),
+                                 0);
+                assert_int_equal(seal(&m), -EBADMSG);
+                make(&m);
+                assert_int_equal(plan_builder_mount(m.builder, PLAN_TMPFS, 0, NULL, bad[i], 1), 0);
+                assert_int_equal(seal(&m), -EBADMSG);
+        }
+}
+
 /* No byte changed, and no length, lets plan_open() look outside (run under a sanitizer, this is the proof).
  */
 static void test_every_byte(void **state)
@@ -208,7 +228,8 @@ int main(void)
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_round_trip), cmocka_unit_test(test_paths),
                 cmocka_unit_test(test_names),      cmocka_unit_test(test_workspace),
-                cmocka_unit_test(test_mounts),     cmocka_unit_test(test_every_byte),
+                cmocka_unit_test(test_mounts),     cmocka_unit_test(test_targets),
+                cmocka_unit_test(test_every_byte),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
