@@ -45,6 +45,7 @@ static void inbound_free(Inbound *i)
         (void) map_remove(&l->inbounds, &i->token, sizeof(i->token));
         list_unlink(&i->link);
         i->session->n_inbounds--;
+        i->session->user->n_inbounds--;
         free(i);
 }
 
@@ -169,6 +170,11 @@ static void ask_audit(const Session *s, const PrivAuditInbound *body)
         worker_send(s->launcher->audit, PRIV_AUDIT_INBOUND, body, sizeof(*body), NULL, 0);
 }
 
+bool inbound_is_full(const Session *s)
+{
+        return s->n_inbounds >= INBOUNDS_MAX || s->user->n_inbounds >= INBOUNDS_PER_USER_MAX;
+}
+
 /* Takes the descriptors. */
 static int inbound_new(Session *s, Entry entry, uint32_t port, int take_outside_fd, int take_client_fd,
                        Inbound **ret)
@@ -180,7 +186,7 @@ static int inbound_new(Session *s, Entry entry, uint32_t port, int take_outside_
 
         if (s->state != SESSION_RUNNING || !s->egress || !worker_is_ready(l->audit))
                 return -EAGAIN;
-        if (s->n_inbounds >= INBOUNDS_MAX)
+        if (inbound_is_full(s))
                 return -EDQUOT;
         i = calloc(1, sizeof(*i));
         if (!i)
@@ -195,6 +201,7 @@ static int inbound_new(Session *s, Entry entry, uint32_t port, int take_outside_
         list_init(&i->link);
         list_append(&s->inbounds, &i->link);
         s->n_inbounds++;
+        s->user->n_inbounds++;
         r = map_put(&l->inbounds, &i->token, sizeof(i->token), i);
         if (r >= 0)
                 r = loop_timer_new(l->loop, on_deadline, i, &i->timer);

@@ -15,11 +15,12 @@
  * neither, so no session reaches another one's port by way of the host.
  */
 
-#define PUBLISH_BACKLOG    64
-#define PUBLISH_BATCH      16U
-#define PUBLISH_PORT_MIN   1024U
-#define PUBLISH_PAUSE_USEC (50 * USEC_PER_MSEC)
-#define REFUSAL_ROW_USEC   USEC_PER_SEC
+#define PUBLISH_BACKLOG        64
+#define PUBLISH_BATCH          16U
+#define PUBLISH_PORT_MIN       1024U
+#define PUBLISH_PORTS_PER_USER 64U
+#define PUBLISH_PAUSE_USEC     (50 * USEC_PER_MSEC)
+#define REFUSAL_ROW_USEC       USEC_PER_SEC
 
 typedef struct Door {
         Session *session;
@@ -108,6 +109,19 @@ static void on_pause_over(void *userdata)
         set_listening(userdata, true);
 }
 
+/* Of all sessions of a user, those that start among them: each is two descriptors of ours. */
+static unsigned ports_of(const User *u)
+{
+        size_t cursor = 0;
+        unsigned n = 0;
+
+        for (const Session *s = map_next(&u->launcher->sessions, &cursor); s;
+             s = map_next(&u->launcher->sessions, &cursor))
+                if (s->user == u)
+                        n += s->n_publish;
+        return n;
+}
+
 int publish_open(Session *s)
 {
         int r = 0;
@@ -116,6 +130,8 @@ int publish_open(Session *s)
                 return 0;
         if (s->launcher->kernel->diag_fd < 0)
                 return -EOPNOTSUPP;
+        if (ports_of(s->user) > PUBLISH_PORTS_PER_USER)
+                return -EDQUOT;
         s->publisher = calloc(1, sizeof(*s->publisher));
         if (!s->publisher)
                 return -ENOMEM;
@@ -126,7 +142,7 @@ int publish_open(Session *s)
         return r;
 }
 
-/* So many may knock as like: one row a second says so. */
+/* So many may knock as like: one row a second says so, and they cost a bounded part of our time. */
 static void refuse(Door *door, uint32_t uid, int take_fd)
 {
         Publisher *p = door->session->publisher;
@@ -141,42 +157,43 @@ static void refuse(Door *door, uint32_t uid, int take_fd)
         inbound_refuse(door->session, door->port, uid);
 }
 
-static void take_connection(Door *door, int take_fd)
+/* False: it was not for them. */
+static bool take_connection(Door *door, int take_fd)
 {
         Session *s = door->session;
         uint32_t uid = UINT32_MAX;
         int r = tcp_peer_uid(s->launcher->kernel->diag_fd, take_fd, &uid);
 
-        if (r < 0 || (uid != s->user->uid && uid != 0))
+        if (r < 0 || (uid != s->user->uid && uid != 0)) {
                 refuse(door, uid, take_fd);
-        else
-                inbound_publish(s, door->port, uid, take_fd);
+                return false;
+        }
+        inbound_publish(s, door->port, uid, take_fd);
+        return true;
 }
 
 static void on_connection(void *userdata, int fd, _unused_ unsigned events)
 {
         Door *door = userdata;
         Session *s = door->session;
+        bool has_refused = false;
 
         for (unsigned i = 0; i < PUBLISH_BATCH; i++) {
                 int client;
 
                 /* They wait in the queue until others are through. */
-                if (s->n_inbounds >= INBOUNDS_MAX) {
-                        pause_listening(s->publisher);
-                        return;
-                }
+                if (inbound_is_full(s))
+                        break;
                 client = accept4(fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
                 if (client >= 0)
-                        take_connection(door, client);
-                else if (errno == ECONNABORTED || errno == EINTR)
-                        continue;
-                else {
-                        if (errno != EAGAIN)
+                        has_refused |= !take_connection(door, client);
+                else if (errno != ECONNABORTED && errno != EINTR) {
+                        if (errno != EAGAIN || has_refused)
                                 pause_listening(s->publisher);
                         return;
                 }
         }
+        pause_listening(s->publisher);
 }
 
 void publish_start(Session *s)

@@ -247,6 +247,8 @@ static void take_over(Session *s, Blank *take)
         s->init_pid = take->init_pid;
         s->init_pidfd = TAKE_FD(take->init_pidfd);
         s->init_link = TAKE_PTR(take->init_link);
+        /* At once: what fails before the step that waits for init must not leave its end to the blank. */
+        priv_link_set_handler(s->init_link, on_init_message, on_init_closed, s);
         (void) blank_free(take);
 }
 

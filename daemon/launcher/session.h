@@ -7,7 +7,8 @@
 #include "daemon/launcher/peer.h"
 #include "daemon/launcher/user.h"
 
-#define INBOUNDS_MAX 64U /* connections into one session that are being made */
+#define INBOUNDS_MAX          64U /* connections into one session that are being made */
+#define INBOUNDS_PER_USER_MAX 128U
 
 typedef enum SessionState {
         /* Objects are being made; api waits for its answer. May become RUNNING or STOPPING. */
@@ -106,6 +107,9 @@ void sessions_lose_api(User *u);
 void sessions_stop_all(Launcher *l);
 /* When the loop has ended: those whose processes did not end in time are left to the next start. */
 void sessions_free(Launcher *l);
+
+/* No further connection into it, or for its user, is begun. */
+bool inbound_is_full(const Session *s);
 
 /* inbound.c: connections into a session. From api; < 0: it broke a rule */
 int inbound_forward(User *u, const PrivSessionForward *body) _must_check_;

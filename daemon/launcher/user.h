@@ -27,7 +27,8 @@ struct User {
         ListLink connections;
         unsigned n_connections;
         unsigned n_sessions;
-        LoopTimer *timer; /* idle, or the wait before a restart */
+        unsigned n_inbounds; /* of all its sessions */
+        LoopTimer *timer;    /* idle, or the wait before a restart */
         RestartGuard guard;
         uint64_t no_worker_until_usec; /* monotonic: its workers ended too often */
         UserQuota quota;
