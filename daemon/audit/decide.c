@@ -57,7 +57,8 @@ static int check_decide(const PrivDecide *d, size_t size)
         if ((d->entry == ENTRY_DNS) != (d->protocol == PROTOCOL_DNS) ||
             (d->entry == ENTRY_DNS && (d->address.family != 0 || d->port != 0)))
                 return -EPROTO;
-        if ((d->entry == ENTRY_UDP) != (d->count > 0) || (d->count > 0 && d->wants_connection))
+        if ((d->entry == ENTRY_UDP) != (d->protocol == PROTOCOL_UDP) ||
+            (d->entry == ENTRY_UDP) != (d->count > 0) || (d->count > 0 && d->wants_connection))
                 return -EPROTO;
         return 0;
 }

@@ -275,8 +275,11 @@ static bool is_sound(const PrivDial *order)
         char canonical[PRIV_HOST_SIZE];
         size_t n;
 
-        if (!PRIV_STRING_OK(order->host) || order->port == 0 || order->port > UINT16_MAX ||
-            order->protocol >= _PROTOCOL_MAX)
+        if (!PRIV_STRING_OK(order->host) || order->port == 0 || order->port > UINT16_MAX)
+                return false;
+        /* Denials are not about the others: nobody connects for them. */
+        if (order->protocol != PROTOCOL_ANY && order->protocol != PROTOCOL_HTTP &&
+            order->protocol != PROTOCOL_TLS && order->protocol != PROTOCOL_TCP)
                 return false;
         n = strlen(order->host);
         if (n == 0)

@@ -377,7 +377,8 @@ static bool wants_client_read(const Client *c)
                 return false;
         if (c->state == CLIENT_TUNNEL)
                 return buf_size(&c->to_server) == 0;
-        if (c->state == CLIENT_EXCHANGE && !c->request_body.is_done)
+        /* While the server takes nothing nobody reads here, and what is there would call again and again. */
+        if (c->state == CLIENT_EXCHANGE && (buf_size(&c->to_server) > 0 || !c->request_body.is_done))
                 return buf_size(&c->to_server) == 0;
         return buf_size(&c->in) < HTTP_HEAD_MAX;
 }
@@ -385,6 +386,9 @@ static bool wants_client_read(const Client *c)
 static bool wants_server_read(const Client *c)
 {
         if (c->server.is_eof || (c->state == CLIENT_DECIDING && c->wants_connection))
+                return false;
+        /* Who has begun to speak is heard out first. */
+        if (c->state == CLIENT_PEEK && buf_size(&c->in) > 0)
                 return false;
         return buf_size(&c->to_client) == 0;
 }

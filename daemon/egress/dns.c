@@ -195,10 +195,31 @@ static void finish(DnsLookup *l, DnsCode code, unsigned detail)
         start_waiting(d);
 }
 
+/* Whoever answers for a name must not take over the address that stands for another one. */
+static bool has_address_of_ours(const DnsLookup *l)
+{
+        Buf records = l->records;
+        const uint8_t *data;
+        size_t n;
+
+        while (next_record(&records, &data, &n)) {
+                PrivAddress a = { .family = n == 4 ? 4 : 6 };
+
+                if (n != 4 && n != 16)
+                        continue;
+                memcpy(a.bytes, data, n);
+                if (names_hold(l->dns->egress->names, &a))
+                        return true;
+        }
+        return false;
+}
+
 static void finish_allowed(DnsLookup *l)
 {
         Dns *d = l->dns;
 
+        if (l->result.is_real && has_address_of_ours(l))
+                l->result.is_real = false;
         if (l->result.is_real)
                 remember_addresses(l);
         LIST_FOREACH (a, &l->askers, DnsAsker, link)

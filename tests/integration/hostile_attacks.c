@@ -124,6 +124,15 @@ static void ask_for_huge_port(Hostile *h)
         ask_for(h, "allowed.test", 0x10000U + ALLOWED_PORT, 0);
 }
 
+/* No rule is about connections of such a protocol, and a default of allow would be left. */
+static void ask_as_datagram(Hostile *h)
+{
+        PrivDecide d = request_for(h, "allowed.test", ALLOWED_PORT);
+
+        d.protocol = PROTOCOL_UDP;
+        forge(&h->audit, PRIV_DECIDE, &d, sizeof(d), -1);
+}
+
 static void claim_foreign(Hostile *h)
 {
         PrivConnectionDone done = { .sequence = 1 };
@@ -176,10 +185,10 @@ static void lose_dialer(Hostile *h)
 void attack(Hostile *h, unsigned n)
 {
         static void (*const all[])(Hostile * h) = {
-                forge_dial,      forge_verdict,    forge_connected, forge_close,     send_descriptor,
-                open_session,    miscount,         claim_foreign,   be_ready_again,  end_others,
-                flood,           lose_audit,       lose_dialer,     ask_for_nothing, ask_for_two,
-                ask_in_capitals, ask_for_huge_port
+                forge_dial,      forge_verdict,     forge_connected, forge_close,     send_descriptor,
+                open_session,    miscount,          claim_foreign,   be_ready_again,  end_others,
+                flood,           lose_audit,        lose_dialer,     ask_for_nothing, ask_for_two,
+                ask_in_capitals, ask_for_huge_port, ask_as_datagram
         };
 
         report("attack", "%u", n);

@@ -13,7 +13,7 @@ import pytest
 import machine
 import stubs
 
-ATTACKS = 20
+ATTACKS = 21
 POOL = 4  # workers that the launcher has ready, at most
 
 

@@ -22,7 +22,7 @@ NAMES = {
     "twin.test": [V4],
     "inner.test": ["10.77.0.1", "127.0.0.1", "169.254.169.254"],
     "partly.test": ["10.77.0.1", V4],
-    "many.test": [OTHER_V4, V4],
+    "many.test": [OTHER_V4, V4], "pooled.test": ["28.0.0.1"],
 }
 
 
@@ -200,7 +200,7 @@ def test_e16_names_that_move(place, alice, some, world):
 def real(make_profile):
     return make_profile([rule("web.test", 80, 443), rule("web.test", 22, protocol="tcp", name="ssh"),
                          rule("twin.test", 80, 443, name="twin"), rule("six.test", 8080), rule("inner.test", 80),
-                         rule("partly.test", 80), rule("moving.test", 80), rule("many.test", 80),
+                         rule("partly.test", 80), rule("moving.test", 80), rule("many.test", 80), rule("pooled.test", 80),
                          {"id": "q", "action": "ask", "host": "ask.test"}], network={"default": "deny", "dns": "real"})
 
 
@@ -210,13 +210,13 @@ def reverse(address):
 
 def test_e17_e51_real_addresses_are_told(place, alice, real, world):
     """E17: those that a connection could be made to, in an order of our own; where there are none, one that stands for the
-    name, so that the connection says why."""
+    name, so that the connection says why. An address that stands for another name is told for none."""
     before, questions = place.head(), len(world.dns.questions)
-    names = ["many.test", "web.test", "six.test", "twin.test", "partly.test", "inner.test", "ask.test", "evil.test"]
+    names = ["many.test", "web.test", "six.test", "twin.test", "partly.test", "inner.test", "ask.test", "pooled.test", "evil.test"]
     found = ask_all(place, alice, real, [("127.0.0.1", "udp", question(name, kind)) for name in names for kind in (A, AAAA)] +
                     [("8.8.8.8", "tcp", question(reverse(V4), PTR)), ("127.0.0.1", "udp", question(reverse("93.184.216.99"), PTR))])
     assert [a.addresses for a in found[:-2]] == [[V4, OTHER_V4], [], [V4], [V6], [], [V6], [V4], [], [V4], [], ["28.0.0.1"], [], ["28.0.0.2"], [],
-                                                 [], []]
+                                                 ["28.0.0.3"], [], [], []]
     assert [found[-2].records[0][2], found[-1].code] == [encode("partly.test"), 3]
     assert {name for name, _ in world.dns.questions[questions:]} == set(names) - {"ask.test", "evil.test"}
     assert {(r["host"], r["verdict"]) for r in place.rows(before, kind="dns") if r["method"] == "A"} == \
