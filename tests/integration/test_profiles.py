@@ -54,10 +54,27 @@ def test_samples_grant_their_own_only(name):
         policy = json.loads(re.sub(r"^//.*$", "", f.read(), flags=re.M))
     assert set(policy) == {"version", "name", "description", "extends", "filesystem"} and policy["extends"] == ["agent"]
     word = {"claude-code": "claude", "gemini-cli": "gemini"}.get(name, name)
-    assert set(policy["filesystem"]) == {"read", "write"}
-    for path in policy["filesystem"]["read"] + policy["filesystem"]["write"]:
+    own = policy["filesystem"].get("tmpfs", {})
+    assert set(policy["filesystem"]) - {"tmpfs"} == {"read", "write"}
+    for path in policy["filesystem"]["read"] + policy["filesystem"]["write"] + list(own):
         assert path.startswith("~/") and path[2:].split("/")[-1 if "/" not in path[2:] else 0].startswith(".")
         assert any(part.lstrip(".").startswith(word) for part in path[2:].split("/")), path
+
+
+@pytest.mark.parametrize("name, path", [("claude-code", ".claude/shell-snapshots/snapshot.sh"), ("gemini-cli", ".gemini/tmp/bin/rg"),
+                                        ("opencode", ".local/share/opencode/bin/server")])
+def test_samples_do_not_change_what_runs_outside(instance, alice, name, path):
+    """Such a program keeps files that it executes: a session must not choose what the one outside runs."""
+    full = os.path.join(alice.home, path)
+    alice.write(full, "of the host\n", 0o755)
+    try:
+        done = instance.sh(alice, f"mkdir -p ~/{os.path.dirname(path)}; echo of the session >~/{path}; true",
+                           options=["-p", f"{POLICIES}/agents/{name}.json"])
+        assert done.returncode == 0, done.stderr
+        with open(full, encoding="utf-8") as f:
+            assert f.read() == "of the host\n"
+    finally:
+        os.unlink(full)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -82,4 +99,5 @@ def test_host_reads_the_machine(instance, alice):
     alice.write(alice.home + "/sbxt-notes", "a note\n")
     done = instance.sh(alice, "cat ~/sbxt-notes; ls -d /var/lib/dpkg; ls -A /run | grep -vxE 'lock|sandbox'; touch ~/x /var/lib/x",
                        options=["-p", "host"])
+    os.unlink(alice.home + "/sbxt-notes")
     assert done.stdout == "a note\n/var/lib/dpkg\n", done
