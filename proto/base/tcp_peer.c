@@ -106,7 +106,7 @@ int tcp_peer_uid(int diag_fd, int fd, uint32_t *ret_uid)
 {
         struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
         _Alignas(struct nlmsghdr) char data[4096];
-        const struct nlmsghdr *h = (const void *) data;
+        struct nlmsghdr *h = (void *) data;
         Request q;
         ssize_t n;
         int r = fill(fd, &q);

@@ -27,6 +27,7 @@ with open(os.path.join(TOP, "meson.build"), encoding="utf-8") as _f:
     VERSION = re.search(r"version: '([0-9.]+)'", _f.read()).group(1)
 SHARED = os.path.join(LIBRARY, "libsandboxd.so." + VERSION)
 MANUALS = ["man1/sandboxctl.1", "man3/libsandboxd.3", "man5/sandboxd-policy.5", "man8/sandboxd.8"]
+UNITS = ["systemd/system/sandboxd.service", "systemd/system/sandboxd.socket", "sysusers.d/sandboxd.conf"]
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +61,18 @@ def declared():
 
 # ---- what is installed ----
 
+def json_below(folder):
+    return sorted(os.path.relpath(os.path.join(path, name), folder)
+                  for path, _, names in os.walk(folder) for name in names if name.endswith(".json"))
+
+
 def test_everything_is_installed(tree):
     for path in PROGRAMS:
         assert os.access(tree + path, os.X_OK), path
     data = os.path.join(OPTIONS["prefix"], OPTIONS["datadir"])
-    assert sorted(os.listdir(f"{tree}{data}/sandboxd/policies")) == sorted(
-        name for name in os.listdir(POLICIES) if name.endswith(".json"))
+    assert json_below(f"{tree}{data}/sandboxd/policies") == json_below(POLICIES) != []
+    for path in UNITS:
+        assert os.path.exists(os.path.join(tree + OPTIONS["prefix"], "lib", path)), path
     sources = {os.path.basename(path)[:-len(".scd")] for path in os.listdir(os.path.join(TOP, "docs/man"))}
     assert {os.path.basename(path) for path in MANUALS} <= sources
     for path in sources:
@@ -81,7 +88,7 @@ def test_everything_is_installed(tree):
 def test_nothing_for_tests_is_installed(tree):
     found = [name for _, _, files in os.walk(tree) for name in files]
     assert not [name for name in found if re.search(r"leave|hostile|stand|test|certification|\.a$", name)]
-    assert len([n for n in found if n.startswith("sandbox")]) == len(PROGRAMS) + len(MANUALS), found
+    assert len([n for n in found if n.startswith("sandbox")]) == len(PROGRAMS) + len(MANUALS) + len(UNITS), found
 
 
 def test_D41_owners_and_modes(tree):

@@ -241,6 +241,22 @@ int netns_new(_unused_ int home_fd, _unused_ const Steering *steering, NetworkNa
         return 0;
 }
 
+int netns_connect(_unused_ int home_fd, const NetworkNamespace *n, _unused_ bool is_v6, uint16_t port,
+                  int *ret_fd)
+{
+        sb_assert(n->fd >= 0 && port != 0);
+        if (fails())
+                return -ECONNREFUSED;
+        *ret_fd = null_fd();
+        return 0;
+}
+
+int netns_go_on_connecting(int fd, _unused_ bool is_v6, _unused_ uint16_t port)
+{
+        sb_assert(fd >= 0);
+        return fails() ? -ECONNREFUSED : 0;
+}
+
 void netns_done(NetworkNamespace *n)
 {
         n->fd = fd_close(n->fd);
@@ -254,6 +270,13 @@ int userns_new(uint32_t uid, uint32_t gid, int *ret_fd)
                 return -ENOSPC;
         *ret_fd = null_fd();
         return 0;
+}
+
+int userns_new_groups(uint32_t uid, uint32_t gid, const uint32_t *groups, size_t n_groups, int *ret_fd)
+{
+        for (size_t i = 0; i < n_groups; i++)
+                sb_assert(groups[i] != gid && (i == 0 || groups[i - 1] < groups[i]));
+        return userns_new(uid, gid, ret_fd);
 }
 
 int userns_new_idmap(uint32_t uid, uint32_t gid, int *ret_fd)

@@ -110,5 +110,4 @@ def test_instance(root, alice):
 
 def test_unknown_commands(root):
     assert dev(root, "nonsense").returncode == 1
-    assert dev(root, "vm").returncode == 1
     assert dev(root, "test", "nonsense").returncode == 1
