@@ -146,8 +146,9 @@ class Server:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self.listener.accept()
-                threading.Thread(target=self.read, args=(connection, self.accepted), daemon=True).start()
+                # Counted before anybody can know what it sent.
                 self.accepted += 1
+                threading.Thread(target=self.read, args=(connection, self.accepted - 1), daemon=True).start()
 
     def read(self, connection, i):
         with contextlib.suppress(OSError), connection:
