@@ -113,31 +113,32 @@ def main():
                  [machine.CTL, "run", "-T", "--", "/bin/true"], 1.2),
             ]
             commands = [command for _, _, command, _ in named]
-            found = measure(user, rounds, commands, count, PAUSE_MSEC, instance, work)
-            hurried = measure(user, rounds, commands, count, 0, instance, work)
+            found = measure(user, rounds, commands, count, 0, instance, work)
+            rested = measure(user, rounds, commands, count, PAUSE_MSEC, instance, work)
             instance.ctl(user, "terminate", session)
     finally:
         dns.close()
         shutil.rmtree(folder)
-    medians, without_pause = ({name: statistics.median(times) for (name, _, _, _), times in zip(named, part)}
-                              for part in (found, hurried))
-    table = ["| what | p50 µs | p90 µs | x bwrap | x floor | to reach | x bwrap without a pause |",
+    medians, after_rest = ({name: statistics.median(times) for (name, _, _, _), times in zip(named, part)}
+                           for part in (found, rested))
+    table = ["| what | p50 µs | p90 µs | x bwrap | x floor | to reach | x bwrap after a rest |",
              "|---|---|---|---|---|---|---|"]
     for (name, text, _, bound), times in zip(named, found):
         ratio = medians[name] / medians["bwrap"]
         table.append(f"| {text} | {medians[name] / 1000:.0f} | {times[int(len(times) * 0.9)] / 1000:.0f} | {ratio:.2f} | "
                      f"{medians[name] / medians['floor']:.2f} | {verdict(ratio, bound)} | "
-                     f"{without_pause[name] / without_pause['bwrap']:.2f} |")
+                     f"{after_rest[name] / after_rest['bwrap']:.2f} |")
     network = network_table(max(3, count // 40))
     print("\n".join(table + [""] + network))
     document = f"""# Performance
 
 What `./dev bench` printed, and nothing else: {count} rounds after {WARM} that do not count, the commands in turn within each
-round with {PAUSE_MSEC} ms of rest before each, all as one ordinary user, the times of whole processes as their parent sees
-them. Read the ratios; the times are those of one machine.
+round, all as one ordinary user, the times of whole processes as their parent sees them. Read the ratios; the times are those
+of one machine.
 
-Rest, because the kernel takes namespaces down after their last process has gone, and whoever runs then pays for it. The last
-column is another {count} rounds without it: there `exec` comes while bubblewrap's namespaces go.
+The last column is another {count} rounds with {PAUSE_MSEC} ms of rest before each command: what the kernel still takes down after a
+command (namespaces go after their last process) is nobody's then, and processors that slept have to be woken, which `exec`,
+several processes that hand a request on, feels more than one process that does all.
 
 {datetime.date.today().isoformat()}, {machine_line()}; audit store on {store_line()}; load average
 {load:.1f} when it began.
