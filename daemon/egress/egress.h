@@ -277,8 +277,8 @@ static inline bool transparent_is_waiting(const Client *c)
 
 /* refused.c */
 #define REFUSED_REQUEST (UINT64_C(1) << 63) /* of numbers of requests: those of refused datagrams */
-/* Takes the descriptor, also on error. */
-int refused_new(Egress *e, int take_fd, Refused **ret) _must_check_;
+/* which: EGRESS_LOG or EGRESS_RING. Takes the descriptor, also on error. */
+int refused_new(Egress *e, PrivEgressSocket which, int take_fd, Refused **ret) _must_check_;
 Refused *refused_free(Refused *f);
 /* The session has ended: what waits gets its rows. */
 void refused_finish(Refused *f);

@@ -172,8 +172,8 @@ static int take_sockets(Egress *e, Imsg *m, uint32_t sockets)
 
                 if (!(sockets & 1U << i))
                         continue;
-                if (i == EGRESS_LOG)
-                        r = refused_new(e, TAKE_FD(m->fds[n++]), &e->refused);
+                if (i == EGRESS_LOG || i == EGRESS_RING)
+                        r = refused_new(e, (PrivEgressSocket) i, TAKE_FD(m->fds[n++]), &e->refused);
                 else
                         r = take_listener(e, (PrivEgressSocket) i, TAKE_FD(m->fds[n++]));
                 if (r < 0)
@@ -184,11 +184,12 @@ static int take_sockets(Egress *e, Imsg *m, uint32_t sockets)
 
 static int on_start(Egress *e, Imsg *m)
 {
+        const uint32_t both = 1U << EGRESS_LOG | 1U << EGRESS_RING;
         PrivEgressStart body;
         int r;
 
         memcpy(&body, m->body, sizeof(body));
-        if (e->audit || body.sockets >> _EGRESS_SOCKET_MAX ||
+        if (e->audit || body.sockets >> _EGRESS_SOCKET_MAX || (body.sockets & both) == both ||
             m->n_fds != 2 + (size_t) __builtin_popcount(body.sockets))
                 return -EPROTO;
         e->is_offline = body.is_offline != 0;

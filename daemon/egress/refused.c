@@ -1,8 +1,8 @@
 /*
  * Datagrams are refused by the kernel, which tells us of each one: for the log, nothing waits for us. The
  * first to a destination is a row at once, further ones are counted and a row of their own each second; of
- * many destinations those beyond a limit are counted together. What the kernel could not tell us it numbers,
- * so that it is counted, too.
+ * many destinations those beyond a limit are counted together. What netfilter could not tell us it numbers,
+ * so that it is counted, too; what finds a BPF ring full is lost.
  */
 
 #include <arpa/inet.h>
@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 
 #include "daemon/egress/egress.h"
+#include "daemon/egress/ring.h"
 #include "daemon/policy/compiled.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -40,6 +41,7 @@ typedef struct Destination {
 struct Refused {
         Egress *egress;
         int fd;
+        Ring *ring; /* NULL: messages of netfilter */
         LoopIo *io;
         LoopTimer *timer;
         bool is_ticking;
@@ -244,18 +246,42 @@ static void take_messages(Refused *f, unsigned n_max)
         }
 }
 
+static void take_records(Refused *f, unsigned n_max)
+{
+        PrivRefused record;
+
+        for (unsigned i = 0; i < n_max && ring_take(f->ring, &record, sizeof(record)); i++) {
+                Destination to = { .port = record.port & UINT16_MAX,
+                                   .address.family = record.family == AF_INET ? 4 : 6 };
+
+                if (to.address.family == 4)
+                        memcpy(to.address.bytes, &record.v4, sizeof(record.v4));
+                else
+                        memcpy(to.address.bytes, record.v6, sizeof(record.v6));
+                count_one(f, &to, 0);
+        }
+}
+
+static void take(Refused *f, unsigned n_max)
+{
+        if (f->ring)
+                take_records(f, n_max);
+        else
+                take_messages(f, n_max);
+}
+
 static void on_packets(void *userdata, _unused_ int fd, _unused_ unsigned events)
 {
-        take_messages(userdata, TURN_MAX);
+        take(userdata, TURN_MAX);
 }
 
 void refused_finish(Refused *f)
 {
-        take_messages(f, LEFT_MAX);
+        take(f, LEFT_MAX);
         on_tick(f);
 }
 
-int refused_new(Egress *e, int take_fd, Refused **ret)
+int refused_new(Egress *e, PrivEgressSocket which, int take_fd, Refused **ret)
 {
         Refused *f = calloc(1, sizeof(*f));
         int r;
@@ -266,7 +292,7 @@ int refused_new(Egress *e, int take_fd, Refused **ret)
         }
         f->egress = e;
         f->fd = take_fd;
-        r = fd_set_nonblock(f->fd, true);
+        r = which == EGRESS_RING ? ring_open(f->fd, &f->ring) : fd_set_nonblock(f->fd, true);
         if (r >= 0)
                 r = loop_timer_new(e->loop, on_tick, f, &f->timer);
         if (r >= 0)
@@ -285,6 +311,7 @@ Refused *refused_free(Refused *f)
                 return NULL;
         f->io = loop_io_free(f->io);
         f->timer = loop_timer_free(f->timer);
+        f->ring = ring_close(f->ring);
         f->fd = fd_close(f->fd);
         free(f);
         return NULL;

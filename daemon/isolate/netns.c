@@ -188,6 +188,7 @@ static Address address_of(PrivEgressSocket which)
                                               .sin6_addr = IN6ADDR_LOOPBACK_INIT };
                 break;
         case EGRESS_LOG:
+        case EGRESS_RING:
         case _EGRESS_SOCKET_MAX:
                 break;
         }
@@ -255,7 +256,7 @@ static int make_sockets(NetworkNamespace *n, bool has_ipv6)
         for (unsigned i = 0; i < _EGRESS_SOCKET_MAX; i++) {
                 int r = 0;
 
-                if (i == EGRESS_LOG)
+                if (i == EGRESS_LOG || i == EGRESS_RING)
                         continue;
                 if (has_ipv6 || !is_ipv6((PrivEgressSocket) i))
                         r = make_listener((PrivEgressSocket) i, &n->socket_fds[i]);
@@ -277,10 +278,9 @@ static int set_up(NetworkNamespace *n, const Steering *steering)
                 r = make_sockets(n, has_ipv6);
         if (r >= 0)
                 r = netns_open_dns(has_ipv6, n->dns_fds);
-        if (r >= 0 && steering && steering_has_log(steering))
-                r = steer_log_open(&n->socket_fds[EGRESS_LOG]);
         if (r >= 0 && steering)
-                r = steering_apply(steering, n->fd, &n->socket_fds[EGRESS_DOOR4], &n->steer_fd);
+                r = steering_apply(steering, n->fd, &n->socket_fds[EGRESS_DOOR4], &n->steer_fd,
+                                   &n->socket_fds[EGRESS_LOG], &n->socket_fds[EGRESS_RING]);
         return r;
 }
 

@@ -118,7 +118,7 @@ static int probe_redirect(int home_fd, uint32_t *ret_kind, Steering **ret)
         static const struct {
                 enum PrivRedirect kind;
                 bool has_log;
-        } kinds[] = { { REDIRECT_TPROXY, true }, { REDIRECT_TPROXY, false }, { REDIRECT_SK_LOOKUP, false } };
+        } kinds[] = { { REDIRECT_TPROXY, true }, { REDIRECT_TPROXY, false }, { REDIRECT_SK_LOOKUP, true } };
         int r = 0;
 
         for (size_t i = 0; i < ELEMENTSOF(kinds); i++) {

@@ -50,17 +50,16 @@ Steering *steering_free(Steering *s)
         return NULL;
 }
 
-bool steering_has_log(const Steering *s)
-{
-        return s->has_log;
-}
-
-int steering_apply(const Steering *s, int netns_fd, const int door_fds[2], int *ret_fd)
+int steering_apply(const Steering *s, int netns_fd, const int door_fds[2], int *ret_fd, int *ret_log_fd,
+                   int *ret_ring_fd)
 {
         const Batch *b = &s->batches[door_fds[1] >= 0 ? 1 : 0];
+        int r = 0;
 
-        *ret_fd = -EBADF;
-        if (s->kind == REDIRECT_TPROXY)
-                return steer_nft_load(b->data, b->size, b->last);
-        return steer_bpf_attach(netns_fd, door_fds, ret_fd);
+        *ret_fd = *ret_log_fd = *ret_ring_fd = -EBADF;
+        if (s->kind == REDIRECT_SK_LOOKUP)
+                return steer_bpf_attach(netns_fd, door_fds, ret_fd, ret_ring_fd);
+        if (s->has_log)
+                r = steer_log_open(ret_log_fd);
+        return r < 0 ? r : steer_nft_load(b->data, b->size, b->last);
 }

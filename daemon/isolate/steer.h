@@ -27,17 +27,18 @@ extern const uint8_t steer_door_v6[16];
 
 typedef struct Steering Steering;
 
-/* Makes the bytes that steering_apply() sends: tried out by nobody yet. has_log: with TPROXY only. */
+/* Makes the bytes that steering_apply() sends: tried out by nobody yet. has_log: without it TPROXY refuses
+ * untold. */
 int steering_new(enum PrivRedirect kind, bool has_log, Steering **ret) _must_check_;
 Steering *steering_free(Steering *s);
 DEFINE_CLEANUP(Steering *, steering_free)
-/* Can somebody read what was refused? */
-bool steering_has_log(const Steering *s);
 
 /* In the calling thread's network namespace, which netns_fd holds as well. door_fds: the listeners for IPv4
  * and IPv6, the second negative where there is no IPv6. *ret_fd keeps the steering up, or is -EBADF where
- * the namespace does so itself; the caller owns it. */
-int steering_apply(const Steering *s, int netns_fd, const int door_fds[2], int *ret_fd) _must_check_;
+ * the namespace does so itself; of *ret_log_fd and *ret_ring_fd one tells of refused datagrams
+ * (PrivEgressSocket), or none, and the others are -EBADF. The caller owns them, also on error. */
+int steering_apply(const Steering *s, int netns_fd, const int door_fds[2], int *ret_fd, int *ret_log_fd,
+                   int *ret_ring_fd) _must_check_;
 
 /* steer_nft.c: the netlink batch; the caller frees *ret_data. */
 int steer_nft_build(bool has_ipv6, bool has_log, char **ret_data, size_t *ret_size,
@@ -49,4 +50,4 @@ int steer_nft_load(const char *data, size_t size, uint32_t last) _must_check_;
 int steer_log_open(int *ret_fd) _must_check_;
 
 /* steer_bpf.c */
-int steer_bpf_attach(int netns_fd, const int door_fds[2], int *ret_fd) _must_check_;
+int steer_bpf_attach(int netns_fd, const int door_fds[2], int *ret_fd, int *ret_ring_fd) _must_check_;

@@ -16,7 +16,7 @@
  *
  *   TCP to port 53, and TCP to any address but the session's own: our listener, or nobody
  *   all else to the session's own addresses, UDP to port 53: whom it would be without us
- *   other UDP: nobody, which the sender hears at once
+ *   other UDP: nobody, which the sender hears at once, and the ring as well
  */
 
 #define DNS_PORT  53
@@ -84,8 +84,18 @@ static int word_of(const uint8_t *bytes)
 #define IF_NULL(at, d, to)   INSTRUCTION(BPF_JMP | BPF_JEQ | BPF_K, d, 0, (to) - (at) -1, 0)
 #define GO(at, to)           INSTRUCTION(BPF_JMP | BPF_JA, 0, 0, (to) - (at) -1, 0)
 
-enum { V6 = 11, MAYBE_OWN = 22, OWN = 24, FOREIGN = 27, GIVE = 30, PASS = 46, DROP = 48, N_CODE = 50 };
-enum { GIVE_MAP = 1 }; /* in code_give[] */
+enum {
+        V6 = 11,
+        MAYBE_OWN = 22,
+        OWN = 24,
+        FOREIGN = 27,
+        GIVE = 30,
+        PASS = 46,
+        DROP = 48,
+        NOTE = 50,
+        N_CODE = 73
+};
+enum { GIVE_MAP = 1, NOTE_RING = 14 }; /* in code_give[] and code_note[] */
 
 /* Is it for one of the session's own addresses? Register 7: protocol; 8: port; 9: slot of the map. */
 static void put_choice(struct bpf_insn code[GIVE])
@@ -125,14 +135,14 @@ static void put_choice(struct bpf_insn code[GIVE])
                 /* FOREIGN */
                 IF(27, 7, IPPROTO_TCP, GIVE),
                 IF(28, 8, DNS_PORT, PASS),
-                GO(29, DROP),
+                GO(29, NOTE),
         };
 
         memcpy(code, choice, sizeof(choice));
 }
 
 /* Where the listener is gone nothing of the session may stand in for it. */
-static const struct bpf_insn code_give[N_CODE - GIVE] = {
+static const struct bpf_insn code_give[NOTE - GIVE] = {
         STORE(-4, 9),
         INSTRUCTION(BPF_LD | BPF_DW | BPF_IMM, 1, BPF_PSEUDO_MAP_FD, 0, 0),
         INSTRUCTION(0, 0, 0, 0, 0),
@@ -157,7 +167,51 @@ static const struct bpf_insn code_give[N_CODE - GIVE] = {
         EXIT,
 };
 
-static int program_new(int map_fd, int *ret_fd)
+#define NOTED(field) (int16_t)(-(int) sizeof(PrivRefused) + (int) offsetof(PrivRefused, field))
+
+/* A full ring loses what comes then. */
+static const struct bpf_insn code_note[N_CODE - NOTE] = {
+        LOAD(1, CONTEXT(family)),
+        STORE(NOTED(family), 1),
+        STORE(NOTED(port), 8),
+        LOAD(1, CONTEXT(local_ip4)),
+        STORE(NOTED(v4), 1),
+        LOAD(1, CONTEXT(local_ip6[0])),
+        STORE(NOTED(v6[0]), 1),
+        LOAD(1, CONTEXT(local_ip6[1])),
+        STORE(NOTED(v6[1]), 1),
+        LOAD(1, CONTEXT(local_ip6[2])),
+        STORE(NOTED(v6[2]), 1),
+        LOAD(1, CONTEXT(local_ip6[3])),
+        STORE(NOTED(v6[3]), 1),
+        STORE(NOTED(padding), 9),
+        INSTRUCTION(BPF_LD | BPF_DW | BPF_IMM, 1, BPF_PSEUDO_MAP_FD, 0, 0),
+        INSTRUCTION(0, 0, 0, 0, 0),
+        MOVE(2, 10),
+        ADD(2, -(int) sizeof(PrivRefused)),
+        SET(3, sizeof(PrivRefused)),
+        SET(4, 0),
+        CALL(BPF_FUNC_ringbuf_output),
+        SET(0, SK_DROP),
+        EXIT,
+};
+
+static int ring_new(int *ret_fd)
+{
+        long page = sysconf(_SC_PAGESIZE), fd;
+        union bpf_attr attr;
+
+        memset(&attr, 0, sizeof(attr));
+        attr.map_type = BPF_MAP_TYPE_RINGBUF;
+        attr.max_entries = MAX_OF((uint32_t) page, PRIV_RING_BYTES_MIN);
+        fd = call_bpf(BPF_MAP_CREATE, &attr);
+        if (fd < 0)
+                return neg_errno();
+        *ret_fd = (int) fd;
+        return 0;
+}
+
+static int program_new(int map_fd, int ring_fd, int *ret_fd)
 {
         struct bpf_insn code[N_CODE];
         union bpf_attr attr;
@@ -165,7 +219,9 @@ static int program_new(int map_fd, int *ret_fd)
 
         put_choice(code);
         memcpy(code + GIVE, code_give, sizeof(code_give));
+        memcpy(code + NOTE, code_note, sizeof(code_note));
         code[GIVE + GIVE_MAP].imm = map_fd;
+        code[NOTE + NOTE_RING].imm = ring_fd;
         memset(&attr, 0, sizeof(attr));
         attr.prog_type = BPF_PROG_TYPE_SK_LOOKUP;
         attr.expected_attach_type = BPF_SK_LOOKUP;
@@ -180,16 +236,18 @@ static int program_new(int map_fd, int *ret_fd)
 }
 
 /* The link keeps the program, the program the map, the map no socket that is closed. */
-int steer_bpf_attach(int netns_fd, const int door_fds[2], int *ret_fd)
+int steer_bpf_attach(int netns_fd, const int door_fds[2], int *ret_fd, int *ret_ring_fd)
 {
-        _cleanup_close_ int map = -EBADF, program = -EBADF;
+        _cleanup_close_ int map = -EBADF, ring = -EBADF, program = -EBADF;
         union bpf_attr attr;
         long fd;
         int r;
 
         r = map_new(door_fds, &map);
         if (r >= 0)
-                r = program_new(map, &program);
+                r = ring_new(&ring);
+        if (r >= 0)
+                r = program_new(map, ring, &program);
         if (r < 0)
                 return r;
         memset(&attr, 0, sizeof(attr));
@@ -200,5 +258,6 @@ int steer_bpf_attach(int netns_fd, const int door_fds[2], int *ret_fd)
         if (fd < 0)
                 return neg_errno();
         *ret_fd = (int) fd;
+        *ret_ring_fd = TAKE_FD(ring);
         return 0;
 }

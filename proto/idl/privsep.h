@@ -288,9 +288,22 @@ typedef enum PrivEgressSocket {
         EGRESS_DOOR4, /* what every other connection reaches; its own address is what the program asked for
                        */
         EGRESS_DOOR6,
-        EGRESS_LOG, /* netlink, to read: the kernel tells of each datagram that it refuses */
+        EGRESS_LOG,  /* netlink, to read: the kernel tells of each datagram that it refuses */
+        EGRESS_RING, /* or a BPF ring of PrivRefused */
         _EGRESS_SOCKET_MAX,
 } PrivEgressSocket;
+
+/* A datagram that the program at the look-up of sockets refused. */
+typedef struct PrivRefused {
+        uint32_t family; /* AF_INET or AF_INET6; the other's address is 0 */
+        uint32_t port;
+        uint32_t v4; /* network order, as the next */
+        uint32_t v6[4];
+        uint32_t padding;
+} PrivRefused;
+
+/* Of the ring, at least a page, which is more on some machines. */
+#define PRIV_RING_BYTES_MIN 16384U
 
 /* fds: audit, dialer, then those sockets that there are, in their order */
 typedef struct PrivEgressStart {

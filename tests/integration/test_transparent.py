@@ -160,7 +160,7 @@ def test_doctor_says_which(place, root):
     checks = [json.loads(line) for line in place.ctl(root, "doctor", "--json").stdout.splitlines()]
     check, = [check for check in checks if check["name"] == "network-redirect"]
     assert check["state"] == "ok" and f"by {place.kind};" in check["message"], check
-    assert check["message"].endswith("refused and recorded") == (place.kind == "TPROXY")
+    assert check["message"].endswith("refused and recorded"), check
 
 
 @pytest.mark.parametrize("url, address, port", [(f"http://{V4}/", V4, 80), (f"http://[{V6}]:8080/", V6, 8080)],
@@ -409,19 +409,17 @@ print("done")
 """
     before = place.head()
     assert python(place, either, path, script) == "done\n"
-    if place.kind == "TPROXY":
-        rows = eventually(lambda: (lambda found: found if len(found) >= 15 else None)(net_rows(place, before)))
-        assert {(r["entry"], r["protocol"], r["action"], r["verdict"], r["reason"]) for r in rows} == \
-            {("udp", "udp", "request", "deny", "protocol")}
-        assert {(r["ip"], r["port"]) for r in rows} == {
-            (socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address), port)
-            for address in (V4, V6, "10.1.2.3", "fe80::1", "8.8.8.8") for port in (443, 123, 853)}
+    rows = eventually(lambda: (lambda found: found if len(found) >= 15 else None)(net_rows(place, before)), 20)
+    assert rows, net_rows(place, before)
+    assert {(r["entry"], r["protocol"], r["action"], r["verdict"], r["reason"]) for r in rows} == \
+        {("udp", "udp", "request", "deny", "protocol")}
+    assert {(r["ip"], r["port"]) for r in rows} == {
+        (socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address), port)
+        for address in (V4, V6, "10.1.2.3", "fe80::1", "8.8.8.8") for port in (443, 123, 853)}
 
 
 def test_bursts_of_datagrams_are_counted(place, alice, some):
     """Rows say how many there were, and there are few of them, however many destinations."""
-    if place.kind != "TPROXY":
-        return  # such a kernel does not tell
     script = """
 import socket, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -436,7 +434,8 @@ time.sleep(1.5)
     python(place, alice, some, script)
     rows = net_rows(place, before)
     counts = [json.loads(r["detail"])["count"] if r["detail"] else 1 for r in rows]
-    assert sum(counts) == 6001 and len(rows) < 200
+    # What netfilter drops it numbers; a ring that is full does not.
+    assert len(rows) < 200 and (sum(counts) == 6001 or (place.kind == "sk_lookup" and 100 < sum(counts) < 6001)), sum(counts)
     assert sum(n for n, r in zip(counts, rows) if r["port"] == 443) >= 1
 
 
