@@ -62,15 +62,18 @@ Ring *ring_close(Ring *r)
         return NULL;
 }
 
+static unsigned long producer_of(const Ring *r)
+{
+        return __atomic_load_n((const unsigned long *) (const void *) r->producer, __ATOMIC_ACQUIRE);
+}
+
 /* 1: a record of n bytes at *ret; 0: none now, or one that is being written. */
 static int look(const Ring *r, unsigned long at, const char **ret, size_t *ret_n)
 {
-        unsigned long end = __atomic_load_n((const unsigned long *) (const void *) r->producer,
-                                            __ATOMIC_ACQUIRE);
         const char *head = r->producer + r->page + (at & (r->size - 1));
         uint32_t length;
 
-        if (at == end)
+        if (at == producer_of(r))
                 return 0;
         length = __atomic_load_n((const uint32_t *) (const void *) head, __ATOMIC_ACQUIRE);
         if (length & BUSY)
@@ -80,9 +83,17 @@ static int look(const Ring *r, unsigned long at, const char **ret, size_t *ret_n
         return 1;
 }
 
+/* A worker before us may have left any number. */
+static unsigned long position_of(const Ring *r)
+{
+        unsigned long at = __atomic_load_n(r->consumer, __ATOMIC_RELAXED), end = producer_of(r);
+
+        return at % RECORD_ALIGN == 0 && end - at <= r->size ? at : end;
+}
+
 bool ring_take(Ring *r, void *record, size_t size)
 {
-        unsigned long at = *r->consumer;
+        unsigned long at = position_of(r);
         bool is_found = false;
         const char *data;
         size_t n;
