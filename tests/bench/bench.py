@@ -12,6 +12,7 @@ import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "support"))
 
+import flood  # noqa: E402
 import machine  # noqa: E402
 import stubs  # noqa: E402
 
@@ -91,6 +92,23 @@ def parts_rows():
     return rows
 
 
+def flood_table():
+    """Another user's times while one process of a user does all that it can, beside the same machine as busy without the daemon."""
+    names = {"call": "a call on a connection of its own", "exec": "`Exec` of true, with its rows"}
+    with machine.test_user("f") as flooder, machine.test_user("q") as user, machine.Instance() as instance:
+        measured = flood.Measure(instance, user)
+        measured.rounds(50)
+        times = flood.compare(instance, flooder, measured, flood.KINDS)
+        measured.close()
+    rows = ["| another user's | percentile | idle µs | busy µs | flooded µs | x idle | x busy | to reach |", "|---|---|---|---|---|---|---|---|"]
+    for name, of in times.items():
+        for part, bound in ((0.5, None), (0.99, 5)):
+            idle, busy, flooded = (flood.percentile(of[stretch], part) for stretch in ("idle", "busy", "flooded"))
+            rows.append(f"| {names[name]} | {part * 100:.0f} | {idle:.0f} | {busy:.0f} | {flooded:.0f} | {flooded / idle:.1f} | "
+                        f"{flooded / busy:.1f} | {verdict(flooded / idle, bound)} |")
+    return rows
+
+
 def main():
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     load = os.getloadavg()[0]
@@ -128,8 +146,9 @@ def main():
         table.append(f"| {text} | {medians[name] / 1000:.0f} | {times[int(len(times) * 0.9)] / 1000:.0f} | {ratio:.2f} | "
                      f"{medians[name] / medians['floor']:.2f} | {verdict(ratio, bound)} | "
                      f"{after_rest[name] / after_rest['bwrap']:.2f} |")
+    flooded = flood_table()
     network = network_table(max(3, count // 40))
-    print("\n".join(table + [""] + network))
+    print("\n".join(table + [""] + flooded + [""] + network))
     document = f"""# Performance
 
 What `./dev bench` printed, and nothing else: {count} rounds after {WARM} that do not count, the commands in turn within each
@@ -147,6 +166,14 @@ several processes that hand a request on, feels more than one process that does 
 
 The floor program (tests/bench/floor.c) makes the namespaces, mounts and masks of a session and starts the command: no
 filter, no control group, no audit row. The bubblewrap line has no private home, masks, filter or record either.
+
+## A flood by another user
+
+One process of a user opens connections, leaves messages half, asks, creates sessions and sends what is too long, as fast as it
+can, in several threads; meanwhile another user calls and runs commands, one at a time. Busy: the same user has as many threads
+that make system calls of no concern to the daemon; what a process may take of the processors is not the daemon's to say.
+
+""" + "\n".join(flooded) + """
 
 ## The network
 
