@@ -80,27 +80,19 @@ class Flood:
         self.child.wait()
 
 
-def compare(instance, flooder, measure, kinds):
+def compare(instance, flooder, measure, kinds, n_rounds=100, beside_busy=True):
     """For calls and for commands: the times of idle, busy and flooded stretches, in turns, so that what else the machine
     does is in all of them. Busy: as many threads of the flooding user, at least one for each processor, make system
     calls that the daemon has no part in."""
-    stretches = {"idle": None, "busy": ["nobody"] * max(len(kinds), os.cpu_count()), "flooded": kinds}
+    busy = {"busy": ["nobody"] * max(len(kinds), os.cpu_count())} if beside_busy else {}
+    stretches = {"idle": None, **busy, "flooded": kinds}
     times = {name: {stretch: [] for stretch in stretches} for name in ("call", "exec")}
     for _ in range(3):
         for stretch, of_flood in stretches.items():
             flood = Flood(instance, flooder, of_flood) if of_flood else None
             time.sleep(0.3)
-            for name, values in measure.rounds(100).items():
+            for name, values in measure.rounds(n_rounds).items():
                 times[name][stretch] += values
             if flood:
                 flood.close()
     return times
-
-
-def ratios(times):
-    """What the flood does to the usual time of an idle machine, and to the worst times of one as busy; then the 50th and the
-    99th percentile of each stretch in microseconds."""
-    return {name: (percentile(of["flooded"], 0.5) / percentile(of["idle"], 0.5),
-                   percentile(of["flooded"], 0.99) / percentile(of["busy"], 0.99),
-                   *(round(percentile(of[stretch], part)) for stretch in of for part in (0.5, 0.99)))
-            for name, of in times.items()}
