@@ -53,6 +53,7 @@ typedef struct Events Events;
 typedef struct ManagerWait ManagerWait;
 typedef struct Subscription Subscription;
 typedef struct Relay Relay;
+typedef struct SharedBlock SharedBlock;
 
 /* The words of Runtime.state. */
 typedef enum SessionState {
@@ -158,7 +159,8 @@ struct Session {
         bool has_warned_of_output;
         uint64_t events_before; /* the last event before its own */
         char digest[65];
-        bool has_home; /* a persistent one */
+        SharedBlock *block; /* until it has ended */
+        bool has_home;      /* a persistent one */
         uint8_t home_key[PRIV_HOME_KEY_SIZE];
         uint32_t n_kept_groups; /* ascending */
         uint32_t kept_groups[PRIV_GROUPS_MAX];
@@ -238,6 +240,7 @@ struct Api {
         uint64_t next_token;
         ListLink clients;
         ListLink sessions; /* oldest first */
+        ListLink blocks;   /* compiled policies of those that run */
         ListLink orphans;  /* read back and neither adopted nor known to have ended */
         int store_fd;      /* directory */
         bool is_settled;

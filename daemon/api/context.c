@@ -352,18 +352,6 @@ static int load_policy(Compilation *k, PolicyDiagnostics *d)
         return r < 0 ? r : 1;
 }
 
-static int take_digest(Session *s, int policy_fd)
-{
-        _cleanup_(policy_block_closep) const PolicyBlock *block = NULL;
-        int r;
-
-        r = policy_block_open(policy_fd, &block);
-        if (r < 0)
-                return r;
-        str_hex(s->digest, policy_block_digest(block), 32);
-        return 0;
-}
-
 /* One of the enumerations of the interface, whose words have '_' where those of policy have '-'. */
 static int take_mode(Compilation *k, const char *key, PolicyMode mode)
 {
@@ -561,10 +549,7 @@ static int compile(Compilation *k, PolicyDiagnostics *d, int *ret_plan_fd, int *
             (r = take_limits(k, &files)) <= 0 || (r = take_environment(k)) <= 0 ||
             (r = make_plan(k, files, d, &plan_fd)) <= 0)
                 return r;
-        r = policy_compile(k->policy, k->project, /* ceiling= */ NULL, k->api->loaded.generation,
-                           &policy_fd);
-        if (r >= 0)
-                r = take_digest(k->session, policy_fd);
+        r = block_compile(k->session, k->policy, k->project, &policy_fd);
         k->session->n_publish = policy_publish(k->policy, k->session->publish);
         if (r < 0)
                 return r;
@@ -591,5 +576,6 @@ int context_compile(Client *c, const Json *parameters, Session *s, int *ret_plan
         policy_diagnostics_done(&d);
         k.policy = policy_free(k.policy);
         k.project = policy_free(k.project);
+        block_trim(s->block);
         return r;
 }

@@ -9,6 +9,15 @@
 int context_compile(Client *c, const Json *parameters, Session *s, int *ret_plan_fd,
                     int *ret_policy_fd) _must_check_;
 
+/* ---- blocks.c ---- */
+
+/* The compiled policy, which the session holds until block_release(); fills its digest. *ret_fd is the
+ * caller's. */
+int block_compile(Session *s, const Policy *policy, const Policy *project, int *ret_fd) _must_check_;
+
+/* Behind all that its making took. */
+void block_trim(const SharedBlock *b);
+
 /* ---- profiles.c ---- */
 
 /* PolicyLoader over what is loaded; userdata is the Api. */

@@ -379,6 +379,7 @@ int main(int argc, char *argv[])
         log_open("sandboxd-api");
         list_init(&api.clients);
         list_init(&api.sessions);
+        list_init(&api.blocks);
         list_init(&api.orphans);
         list_init(&api.request_list);
         output_store_init(&api.outputs, OUTPUT_STORE_MAX);

@@ -95,6 +95,7 @@ Session *session_free(Session *s)
                 process_free(list_entry(s->processes.next, Process, link));
         stop_timers(s);
         s->request = request_give_up(s->request);
+        s->block = block_release(s->block);
         s->init = priv_link_free(s->init);
         s->init_pidfd = fd_close(s->init_pidfd);
         s->context = json_unref(s->context);
@@ -479,6 +480,7 @@ int session_on_ended(Api *api, const PrivSessionEnd *end)
         answer_freeze_end(s);
         s->ended_usec = clock_realtime_usec();
         stop_timers(s);
+        s->block = block_release(s->block);
         s->init = priv_link_free(s->init);
         s->init_pidfd = fd_close(s->init_pidfd);
         processes_session_ended(s);

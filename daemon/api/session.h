@@ -41,6 +41,9 @@ int session_on_ended(Api *api, const PrivSessionEnd *end) _must_check_;
 int session_open(Session *s, const PrivSessionCreated *m, Imsg *message) _must_check_;
 bool session_created_is_sound(const PrivSessionCreated *m);
 
+/* blocks.c: the session has ended. */
+SharedBlock *block_release(SharedBlock *b);
+
 /* ---- adopt.c ---- */
 
 /* False: no session that waits to be adopted. */

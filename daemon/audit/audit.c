@@ -185,6 +185,7 @@ static void audit_done(Audit *a)
                 (void) session_unref(s);
         map_done(&a->connections);
         map_done(&a->sessions);
+        map_done(&a->policies.shares);
         a->launcher = priv_link_free(a->launcher);
         a->retry = loop_timer_free(a->retry);
         a->hold = loop_timer_free(a->hold);

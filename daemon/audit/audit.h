@@ -31,6 +31,7 @@ typedef struct Session {
         RowSession row;  /* its strings are in text */
         RowPolicy policy_row;
         const PolicyBlock *policy; /* NULL: known from the last run only */
+        PolicyShare *policy_share; /* holds it */
         struct Egress *egress;
         unsigned n_batch; /* rows of it in the commit under way */
         uint64_t batch;
@@ -90,6 +91,7 @@ struct Audit {
         PrivLink *launcher;
         PrivLink *dialer;
         Map sessions;
+        PolicyShelf policies;
         Map connections;
         ListLink apis;
         ListLink egresses;

@@ -67,31 +67,44 @@ static int session_alloc(const Id *id, const RowSession *row, Session **ret)
 
 /* The block comes from an api worker: that its digest is that of its text is for us to see, since the log
  * promises it. */
-static int open_policy(Session *s, int policy_fd)
+static int prove_text(PolicyShare *share)
 {
+        const PolicyBlock *b = policy_share_block(share);
         _cleanup_(chain_freep) Chain *chain = NULL;
+        const char *text = policy_block_text(b);
         uint8_t digest[DIGEST_SIZE];
-        const char *text;
         int r;
 
-        r = policy_block_open(policy_fd, &s->policy);
-        if (r >= 0)
-                r = chain_new(&chain);
-        if (r < 0)
-                return r;
-        text = policy_block_text(s->policy);
+        if (policy_share_is_text_proven(share))
+                return 0;
         if (strnlen(text, POLICY_TEXT_MAX) == POLICY_TEXT_MAX)
                 return -EFBIG;
-        r = chain_digest(chain, text, strlen(text), digest);
+        r = chain_new(&chain);
+        if (r >= 0)
+                r = chain_digest(chain, text, strlen(text), digest);
         if (r < 0)
                 return r;
-        if (memcmp(digest, policy_block_digest(s->policy), sizeof(digest)) != 0 ||
-            !str_is_utf8(text, strlen(text)) || policy_block_generation(s->policy) > INT64_MAX)
+        if (memcmp(digest, policy_block_digest(b), sizeof(digest)) != 0 ||
+            !str_is_utf8(text, strlen(text)) || policy_block_generation(b) > INT64_MAX)
                 return -EBADMSG;
+        policy_share_prove_text(share);
+        return 0;
+}
+
+static int open_policy(Audit *a, Session *s, int policy_fd)
+{
+        int r;
+
+        r = policy_shelf_open(&a->policies, policy_fd, &s->policy_share);
+        if (r >= 0)
+                r = prove_text(s->policy_share);
+        if (r < 0)
+                return r;
+        s->policy = policy_share_block(s->policy_share);
         s->policy_row = (RowPolicy){ .digest = policy_block_digest(s->policy),
                                      .name = policy_block_name(s->policy),
                                      .source = "session",
-                                     .text = text,
+                                     .text = policy_block_text(s->policy),
                                      .generation = policy_block_generation(s->policy),
                                      .by_uid = s->row.uid };
         return 0;
@@ -151,7 +164,7 @@ int session_new_known(Audit *a, const RowSession *row, const PrivSessionOpen *o,
         if (r >= 0)
                 r = session_alloc(&o->session, row, &s);
         if (r >= 0)
-                r = open_policy(s, policy_fd);
+                r = open_policy(a, s, policy_fd);
         if (r >= 0)
                 r = map_put(&a->sessions, &s->id, sizeof(s->id), s);
         if (r < 0)
@@ -196,7 +209,7 @@ Session *session_unref(Session *s)
 {
         if (!s || --s->n_refs > 0)
                 return NULL;
-        (void) policy_block_close(s->policy);
+        s->policy_share = policy_share_close(s->policy_share);
         map_done(&s->counts);
         name_budget_done(&s->names);
         free(s->denials.held);

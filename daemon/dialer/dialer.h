@@ -36,6 +36,7 @@ typedef struct Session {
         Dialer *dialer;
         Id id;
         const PolicyBlock *policy;
+        PolicyShare *policy_share; /* holds it */
         PrivLink *egress;
         uint64_t egress_number;
         ListLink dials;
@@ -95,7 +96,8 @@ struct Dialer {
         Resolver *resolver;
         LocalAddresses *local;
         PrivProxy proxy;
-        Map sessions;  /* id -> Session */
+        Map sessions; /* id -> Session */
+        PolicyShelf policies;
         int files_max; /* descriptors of connections are below: the others are for the launcher's messages */
         size_t n_connections; /* that stand, of all sessions */
         int watch_fd; /* an epoll set of its own: reports the end of connections that we do not read */

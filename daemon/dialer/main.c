@@ -273,6 +273,7 @@ static void dialer_done(Dialer *d)
                 session_close(s, CLOSE_DAEMON_RESTART);
         }
         map_done(&d->sessions);
+        map_done(&d->policies.shares);
         d->resolver = resolver_free(d->resolver);
         d->local = local_addresses_free(d->local);
         d->orphan = loop_timer_free(d->orphan);

@@ -104,22 +104,28 @@ Session *session_find(Dialer *d, const Id *id)
         return map_get(&d->sessions, id, sizeof(*id));
 }
 
+static void take_policy(Session *s, PolicyShare *take)
+{
+        s->policy_share = policy_share_close(s->policy_share);
+        s->policy_share = take;
+        s->policy = policy_share_block(take);
+}
+
 int session_open(Dialer *d, const Id *id, int policy_fd)
 {
-        _cleanup_(policy_block_closep) const PolicyBlock *policy = NULL;
+        _cleanup_(policy_share_closep) PolicyShare *policy = NULL;
         Session *s;
         int r;
 
         if (d->sessions.n >= DIALER_SESSIONS_MAX)
                 return -ENOBUFS;
-        r = policy_block_open(policy_fd, &policy);
+        r = policy_shelf_open(&d->policies, policy_fd, &policy);
         if (r < 0)
                 return r;
         s = session_find(d, id);
         if (s) {
                 /* A new generation of the policy. */
-                (void) policy_block_close(s->policy);
-                s->policy = TAKE_PTR(policy);
+                take_policy(s, TAKE_PTR(policy));
                 return 0;
         }
         s = calloc(1, sizeof(*s));
@@ -133,7 +139,7 @@ int session_open(Dialer *d, const Id *id, int policy_fd)
                 free(s);
                 return r;
         }
-        s->policy = TAKE_PTR(policy);
+        take_policy(s, TAKE_PTR(policy));
         return 0;
 }
 
@@ -141,7 +147,7 @@ void session_close(Session *s, CloseReason reason)
 {
         detach(s, reason);
         (void) map_remove(&s->dialer->sessions, &s->id, sizeof(s->id));
-        (void) policy_block_close(s->policy);
+        s->policy_share = policy_share_close(s->policy_share);
         map_done(&s->connections);
         free(s);
 }

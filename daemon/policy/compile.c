@@ -413,6 +413,26 @@ int policy_prepare(void)
         return digest_text("", digest);
 }
 
+/* Everything that the block will hold, but for the hash table and its seed. */
+static int digest_content(Compiler *c, uint8_t ret[POLICY_CONTENT_SIZE])
+{
+        Buf *const all[] = { &c->rules, &c->ports, &c->terms, &c->lists, &c->strings };
+        EVP_MD_CTX *digest = EVP_MD_CTX_new();
+        bool is_good = digest && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
+                       EVP_DigestUpdate(digest, &c->header, sizeof(c->header)) == 1 &&
+                       EVP_DigestUpdate(digest, c->sets, sizeof(c->sets)) == 1;
+
+        for (size_t i = 0; is_good && i < ELEMENTSOF(all); i++) {
+                uint64_t size = buf_size(all[i]);
+
+                is_good = EVP_DigestUpdate(digest, &size, sizeof(size)) == 1 &&
+                          (size == 0 || EVP_DigestUpdate(digest, buf_front(all[i]), (size_t) size) == 1);
+        }
+        is_good = is_good && EVP_DigestFinal_ex(digest, ret, NULL) == 1;
+        EVP_MD_CTX_free(digest);
+        return is_good ? 0 : -ENOMEM;
+}
+
 static int put_table(Buf *b, const void *data, size_t size, uint32_t *ret_offset)
 {
         static const char zeros[8];
@@ -493,10 +513,29 @@ static bool is_dns_real(const Policy *p, const Policy *const layers[2])
         return is_real;
 }
 
-int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling, uint64_t generation,
-                   int *ret_fd)
+static int fill(Compiler *c, const Policy *p, const Policy *const layers[2])
 {
-        const Policy *const layers[2] = { project, ceiling };
+        int r;
+
+        r = buf_put(&c->strings, "", 1);
+        if (r >= 0)
+                r = put_string(c, policy_name(p), &c->header.name);
+        if (r >= 0)
+                r = put_set(c, p);
+        for (size_t i = 0; r >= 0 && i < 2; i++)
+                if (layers[i])
+                        r = put_set(c, layers[i]);
+        if (r >= 0)
+                r = put_texts(c, p, layers);
+        if (r >= 0)
+                r = digest_text(buf_front(&c->strings) + c->header.text, c->header.digest);
+        return r;
+}
+
+int policy_compile_shared(const PolicyParts *parts, PolicyFinder find, void *userdata,
+                          uint8_t ret_content[POLICY_CONTENT_SIZE], int *ret_fd)
+{
+        const Policy *const layers[2] = { parts->project, parts->ceiling };
         Compiler c = { .rules = BUF_INIT(POLICY_BLOCK_MAX),
                        .ports = BUF_INIT(POLICY_BLOCK_MAX),
                        .buckets = BUF_INIT(POLICY_BLOCK_MAX),
@@ -505,22 +544,25 @@ int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling
                        .strings = BUF_INIT(POLICY_BLOCK_MAX) };
         int r;
 
-        c.header.generation = generation;
-        c.header.is_dns_real = is_dns_real(p, layers);
-        r = buf_put(&c.strings, "", 1);
+        c.header.generation = parts->generation;
+        c.header.is_dns_real = is_dns_real(parts->policy, layers);
+        r = fill(&c, parts->policy, layers);
         if (r >= 0)
-                r = put_string(&c, policy_name(p), &c.header.name);
-        if (r >= 0)
-                r = put_set(&c, p);
-        for (size_t i = 0; r >= 0 && i < 2; i++)
-                if (layers[i])
-                        r = put_set(&c, layers[i]);
-        if (r >= 0)
-                r = put_texts(&c, p, layers);
-        if (r >= 0)
-                r = digest_text(buf_front(&c.strings) + c.header.text, c.header.digest);
-        if (r >= 0)
-                r = seal(&c, ret_fd);
+                r = digest_content(&c, ret_content);
+        if (r >= 0) {
+                r = find ? find(userdata, ret_content, ret_fd) : -ENOENT;
+                if (r == -ENOENT)
+                        r = seal(&c, ret_fd);
+        }
         compiler_done(&c);
         return r;
+}
+
+int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling, uint64_t generation,
+                   int *ret_fd)
+{
+        const PolicyParts parts = { p, project, ceiling, generation };
+        uint8_t content[POLICY_CONTENT_SIZE];
+
+        return policy_compile_shared(&parts, NULL, NULL, content, ret_fd);
 }

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "proto/base/hash.h"
 #include "proto/base/macro.h"
 #include "proto/idl/privsep.h"
 
@@ -25,6 +26,22 @@ typedef struct PolicyBlock PolicyBlock; /* the mapped bytes, checked */
 int policy_block_open(int fd, const PolicyBlock **ret) _must_check_;
 const PolicyBlock *policy_block_close(const PolicyBlock *b);
 DEFINE_CLEANUP(const PolicyBlock *, policy_block_close)
+
+/* The blocks that a process has open: a memfd that several sessions come with is mapped and checked once. */
+typedef struct PolicyShelf {
+        Map shares;
+} PolicyShelf;
+
+typedef struct PolicyShare PolicyShare; /* one session's hold on a block */
+
+/* As policy_block_open(). The shelf outlives what is on it. */
+int policy_shelf_open(PolicyShelf *shelf, int fd, PolicyShare **ret) _must_check_;
+PolicyShare *policy_share_close(PolicyShare *s);
+DEFINE_CLEANUP(PolicyShare *, policy_share_close)
+const PolicyBlock *policy_share_block(const PolicyShare *s);
+/* Somebody has computed that the digest is that of the text: once is enough for all that share it. */
+bool policy_share_is_text_proven(const PolicyShare *s);
+void policy_share_prove_text(PolicyShare *s);
 
 /* SHA-256 over the canonical text of the effective policy, and that text (JSON, NUL-terminated, for the
  * audit). */

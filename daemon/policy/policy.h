@@ -111,6 +111,24 @@ int policy_prepare(void) _must_check_;
 int policy_compile(const Policy *p, const Policy *project, const Policy *ceiling, uint64_t generation,
                    int *ret_fd) _must_check_;
 
+/* What a block is made of; project and ceiling may be NULL. */
+typedef struct PolicyParts {
+        const Policy *policy;
+        const Policy *project;
+        const Policy *ceiling;
+        uint64_t generation;
+} PolicyParts;
+
+#define POLICY_CONTENT_SIZE 32U
+
+/* A block that is there already, by the SHA-256 of all that it holds: a descriptor of the caller's own, or
+ * -ENOENT. */
+typedef int (*PolicyFinder)(void *userdata, const uint8_t content[POLICY_CONTENT_SIZE], int *ret_fd);
+
+/* The same, but another one is made only where find (may be NULL) has none. */
+int policy_compile_shared(const PolicyParts *parts, PolicyFinder find, void *userdata,
+                          uint8_t ret_content[POLICY_CONTENT_SIZE], int *ret_fd) _must_check_;
+
 /* What variables in paths stand for. */
 typedef struct PolicyVariables {
         const char *workspace; /* "" where the session has an own empty one */

@@ -428,6 +428,37 @@ static void test_unsealed(void **state)
         ASSERT_ERROR(policy_block_open(sealed, &b), EBADMSG);
 }
 
+/* One memfd is mapped once, whatever descriptor of it comes; its equal is another. */
+static void test_shelf(void **state)
+{
+        _cleanup_(policy_freep) Policy *p = parse_text(POLICY_PROFILE, RULES("allow", ""));
+        _cleanup_close_ int open_fd = memfd_create("test", MFD_CLOEXEC);
+        _cleanup_close_ int fd = -EBADF, copy = -EBADF, equal = -EBADF;
+        PolicyShelf shelf = { 0 };
+        PolicyShare *a, *b, *c, *none = NULL;
+
+        (void) state;
+        ASSERT_OK(policy_compile(p, NULL, NULL, 1, &fd));
+        ASSERT_OK(policy_compile(p, NULL, NULL, 1, &equal));
+        copy = dup(fd);
+        ASSERT_ERROR(policy_shelf_open(&shelf, open_fd, &none), EPERM);
+        ASSERT_OK(policy_shelf_open(&shelf, fd, &a));
+        ASSERT_OK(policy_shelf_open(&shelf, copy, &b));
+        ASSERT_OK(policy_shelf_open(&shelf, equal, &c));
+        assert_ptr_equal(policy_share_block(a), policy_share_block(b));
+        assert_ptr_not_equal(policy_share_block(a), policy_share_block(c));
+        policy_share_prove_text(a);
+        assert_true(policy_share_is_text_proven(b));
+        assert_false(policy_share_is_text_proven(c));
+        a = policy_share_close(a);
+        assert_int_equal(policy_block_generation(policy_share_block(b)), 1);
+        b = policy_share_close(b);
+        assert_int_equal(shelf.shares.n, 1);
+        c = policy_share_close(c);
+        assert_int_equal(shelf.shares.n, 0);
+        map_done(&shelf.shares);
+}
+
 /* 100,000 hosts: the index finds each, and one decision costs a few hashes. */
 static void test_many(void **state)
 {
@@ -572,9 +603,9 @@ int main(void)
                 cmocka_unit_test(test_host_canonical), cmocka_unit_test(test_hosts),
                 cmocka_unit_test(test_literals),       cmocka_unit_test(test_machine),
                 cmocka_unit_test(test_resolved),       cmocka_unit_test(test_damage),
-                cmocka_unit_test(test_unsealed),       cmocka_unit_test(test_many),
-                cmocka_unit_test(test_names),          cmocka_unit_test(test_names_default),
-                cmocka_unit_test(test_names_ceiling),
+                cmocka_unit_test(test_unsealed),       cmocka_unit_test(test_shelf),
+                cmocka_unit_test(test_many),           cmocka_unit_test(test_names),
+                cmocka_unit_test(test_names_default),  cmocka_unit_test(test_names_ceiling),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
