@@ -1,5 +1,5 @@
-/* Compiled policies of the sessions that run: sessions with the same one share its memory, here and wherever it
- * goes. */
+/* Compiled policies of the sessions that run: sessions with the same one share its memory, here and wherever
+ * it goes. */
 
 #include <fcntl.h>
 #include <malloc.h>
