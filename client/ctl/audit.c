@@ -189,28 +189,13 @@ static bool show_record(const Json *record)
                      bytes, detail ? "  " : "", detail ? shown_escaped(detail) : "");
 }
 
-static int show_log(const Common *common, SandboxdClient *client)
+static int show_logged(const Common *common, const Json *parameters, _unused_ void *userdata)
 {
-        bool has_more = true;
+        const Json *record = json_get(parameters, "record");
 
-        while (has_more) {
-                _cleanup_(sandboxd_reply_done) SandboxdReply reply = SANDBOXD_REPLY_INIT;
-                const Json *record;
-                int r;
-
-                r = sandboxd_next(client, &reply);
-                if (r < 0)
-                        return fail_call(common, r);
-                if (reply.error)
-                        return fail_reply(&reply);
-                has_more = reply.has_more;
-                record = json_get(reply.parameters, "record");
-                if (!record || json_type(record) != JSON_OBJECT)
-                        continue;
-                if (!(common->has_json ? print_json(STDOUT_FILENO, record) : show_record(record)))
-                        return EXIT_OURS;
-        }
-        return 0;
+        if (!record || json_type(record) != JSON_OBJECT)
+                return 0;
+        return (common->has_json ? print_json(STDOUT_FILENO, record) : show_record(record)) ? 0 : EXIT_OURS;
 }
 
 static int log_verb(Common *common, int argc, char *argv[])
@@ -230,7 +215,7 @@ static int log_verb(Common *common, int argc, char *argv[])
         if (status != 0)
                 return status;
         r = sandboxd_send(client, AUDIT "Query", p, SANDBOXD_MORE, NULL, 0);
-        return r < 0 ? fail_call(common, r) : show_log(common, client);
+        return r < 0 ? fail_call(common, r) : ctl_show_replies(common, client, show_logged, NULL);
 }
 
 int verb_audit(Common *common, int argc, char *argv[])

@@ -91,6 +91,10 @@ int signal_number(const char *name);
 
 /* 0, or the exit status after an error message. *ret_client is to free. */
 int ctl_connect(const Common *common, SandboxdClient **ret_client);
+/* Prints what one reply says; 0 to go on, or an exit status to end with. */
+typedef int (*ReplyShower)(const Common *common, const Json *parameters, void *userdata);
+/* Reads the replies to a call with `more` up to the last one, each to `shower`. Returns the exit status. */
+int ctl_show_replies(const Common *common, SandboxdClient *client, ReplyShower shower, void *userdata);
 /* One call on a connection of its own; 0 or an exit status. take_parameters may be NULL. */
 int ctl_call(const Common *common, const char *method, Json *take_parameters, SandboxdReply *ret);
 

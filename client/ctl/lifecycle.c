@@ -14,6 +14,7 @@ typedef struct ListFilter {
         Json *labels; /* NULL: any */
         bool has_all;
         bool has_all_users;
+        bool has_head; /* the line above the table is there */
         bool has_owner;
         uint32_t owner;
 } ListFilter;
@@ -94,29 +95,18 @@ static bool is_wanted(const ListFilter *f, const Json *parameters)
                (!str_equal(state, "exited") && !str_equal(state, "failed"));
 }
 
-static int show_list(const Common *common, SandboxdClient *client, const ListFilter *f)
+static int show_listed(const Common *common, const Json *parameters, void *userdata)
 {
-        bool has_more = true, has_head = common->has_json;
+        ListFilter *f = userdata;
+        bool is_shown;
 
-        while (has_more) {
-                _cleanup_(sandboxd_reply_done) SandboxdReply reply = SANDBOXD_REPLY_INIT;
-                int r = sandboxd_next(client, &reply);
-
-                if (r < 0)
-                        return fail_call(common, r);
-                if (reply.error)
-                        return fail_reply(&reply);
-                has_more = reply.has_more;
-                if (!is_wanted(f, reply.parameters))
-                        continue;
-                if (!has_head && !show_head(f->has_all_users))
-                        return EXIT_OURS;
-                has_head = true;
-                if (!(common->has_json ? print_json(STDOUT_FILENO, reply.parameters)
-                                       : show_row(reply.parameters, f->has_all_users)))
-                        return EXIT_OURS;
-        }
-        return 0;
+        if (!is_wanted(f, parameters))
+                return 0;
+        if (common->has_json)
+                return print_json(STDOUT_FILENO, parameters) ? 0 : EXIT_OURS;
+        is_shown = (f->has_head || show_head(f->has_all_users)) && show_row(parameters, f->has_all_users);
+        f->has_head = true;
+        return is_shown ? 0 : EXIT_OURS;
 }
 
 /* KEY=VALUE, or KEY alone for an empty value. */
@@ -203,7 +193,7 @@ int verb_list(Common *common, int argc, char *argv[])
         if ((status = parse_list(common, argc, argv, &f)) != 0 ||
             (status = ctl_connect(common, &client)) != 0 || (status = send_list(common, client, &f)) != 0)
                 return status;
-        return show_list(common, client, &f);
+        return ctl_show_replies(common, client, show_listed, &f);
 }
 
 /* ---- freeze, thaw, prune ---- */

@@ -57,27 +57,11 @@ static int show(const Json *parameters)
         return fd_write_all(fd, data, size) < 0 ? EXIT_OURS : 0;
 }
 
-static int receive(const Common *common, SandboxdClient *client)
+static int show_output(const Common *common, const Json *parameters, _unused_ void *userdata)
 {
-        bool has_more = true;
-        int status = 0;
-
-        while (status == 0 && has_more) {
-                _cleanup_(sandboxd_reply_done) SandboxdReply reply = SANDBOXD_REPLY_INIT;
-                int r;
-
-                r = sandboxd_next(client, &reply);
-                if (r < 0)
-                        return fail_call(common, r);
-                if (reply.error)
-                        return fail_reply(&reply);
-                has_more = reply.has_more;
-                if (!common->has_json)
-                        status = show(reply.parameters);
-                else if (text_of(reply.parameters, "data") && !print_json(STDOUT_FILENO, reply.parameters))
-                        status = EXIT_OURS;
-        }
-        return status;
+        if (!common->has_json)
+                return show(parameters);
+        return !text_of(parameters, "data") || print_json(STDOUT_FILENO, parameters) ? 0 : EXIT_OURS;
 }
 
 int verb_logs(Common *common, int argc, char *argv[])
@@ -112,5 +96,5 @@ int verb_logs(Common *common, int argc, char *argv[])
         if (status != 0)
                 return status;
         r = sandboxd_send(client, SESSION "Logs", p, SANDBOXD_MORE, NULL, 0);
-        return r < 0 ? fail_call(common, r) : receive(common, client);
+        return r < 0 ? fail_call(common, r) : ctl_show_replies(common, client, show_output, NULL);
 }

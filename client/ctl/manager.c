@@ -144,23 +144,9 @@ static bool show_reply(const Common *common, const Json *parameters)
         return !event || json_type(event) != JSON_OBJECT || show_event(event);
 }
 
-static int show_events(const Common *common, SandboxdClient *client)
+static int show_next_event(const Common *common, const Json *parameters, _unused_ void *userdata)
 {
-        bool has_more = true;
-
-        while (has_more) {
-                _cleanup_(sandboxd_reply_done) SandboxdReply reply = SANDBOXD_REPLY_INIT;
-                int r = sandboxd_next(client, &reply);
-
-                if (r < 0)
-                        return fail_call(common, r);
-                if (reply.error)
-                        return fail_reply(&reply);
-                has_more = reply.has_more;
-                if (!show_reply(common, reply.parameters))
-                        return EXIT_OURS;
-        }
-        return 0;
+        return show_reply(common, parameters) ? 0 : EXIT_OURS;
 }
 
 static int add_word(Json *list, const char *word)
@@ -228,5 +214,5 @@ int verb_events(Common *common, int argc, char *argv[])
             (status = ctl_connect(common, &client)) != 0)
                 return status;
         r = sandboxd_send(client, EVENTS "Subscribe", p, SANDBOXD_MORE, NULL, 0);
-        return r < 0 ? fail_call(common, r) : show_events(common, client);
+        return r < 0 ? fail_call(common, r) : ctl_show_replies(common, client, show_next_event, NULL);
 }

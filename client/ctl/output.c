@@ -338,6 +338,25 @@ int ctl_connect(const Common *common, SandboxdClient **ret_client)
         return r < 0 ? fail_call(common, r) : 0;
 }
 
+int ctl_show_replies(const Common *common, SandboxdClient *client, ReplyShower shower, void *userdata)
+{
+        bool has_more = true;
+        int r, status = 0;
+
+        while (status == 0 && has_more) {
+                _cleanup_(sandboxd_reply_done) SandboxdReply reply = SANDBOXD_REPLY_INIT;
+
+                r = sandboxd_next(client, &reply);
+                if (r < 0)
+                        return fail_call(common, r);
+                if (reply.error)
+                        return fail_reply(&reply);
+                has_more = reply.has_more;
+                status = shower(common, reply.parameters, userdata);
+        }
+        return status;
+}
+
 int ctl_call(const Common *common, const char *method, Json *take_parameters, SandboxdReply *ret)
 {
         _cleanup_(sandboxd_client_freep) SandboxdClient *client = NULL;

@@ -12,6 +12,7 @@
 
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
+#include "proto/base/str.h"
 
 /*
  * Between clone3 and execveat only system calls are made: no allocation, no log, no return. The descriptors
@@ -163,14 +164,15 @@ static _noreturn_ void wait_for_end(pid_t parent)
                 (void) pause();
 }
 
-int spawn_waiter(uint64_t namespaces, pid_t *ret_pid, int *ret_pidfd)
+static int start_waiter(struct clone_args *arguments, pid_t *ret_pid, int *ret_pidfd)
 {
-        struct clone_args arguments = { .flags = namespaces | CLONE_PIDFD, .exit_signal = SIGCHLD };
         pid_t pid, parent = getpid();
         int pidfd = -EBADF;
 
-        arguments.pidfd = (uint64_t) (uintptr_t) &pidfd;
-        pid = do_clone3(&arguments);
+        arguments->flags |= CLONE_PIDFD;
+        arguments->exit_signal = SIGCHLD;
+        arguments->pidfd = (uint64_t) (uintptr_t) &pidfd;
+        pid = do_clone3(arguments);
         if (pid < 0)
                 return neg_errno();
         if (pid == 0)
@@ -180,21 +182,33 @@ int spawn_waiter(uint64_t namespaces, pid_t *ret_pid, int *ret_pidfd)
         return 0;
 }
 
+int spawn_waiter(uint64_t namespaces, pid_t *ret_pid, int *ret_pidfd)
+{
+        struct clone_args arguments = { .flags = namespaces };
+
+        return start_waiter(&arguments, ret_pid, ret_pidfd);
+}
+
 int spawn_waiter_into(int cgroup_fd, int *ret_pidfd)
 {
-        struct clone_args arguments = { .flags = CLONE_PIDFD | CLONE_INTO_CGROUP,
-                                        .exit_signal = SIGCHLD,
-                                        .cgroup = (unsigned) cgroup_fd };
-        pid_t pid, parent = getpid();
-        int pidfd = -EBADF;
+        struct clone_args arguments = { .flags = CLONE_INTO_CGROUP, .cgroup = (unsigned) cgroup_fd };
+        pid_t pid;
 
-        arguments.pidfd = (uint64_t) (uintptr_t) &pidfd;
-        pid = do_clone3(&arguments);
-        if (pid < 0)
+        return start_waiter(&arguments, &pid, ret_pidfd);
+}
+
+int spawn_open_namespace(pid_t pid, const char *kind, int *ret_fd)
+{
+        char path[sizeof("/proc/2147483648/ns/cgroup")];
+        int fd, r;
+
+        r = str_printf(path, sizeof(path), "/proc/%d/ns/%s", (int) pid, kind);
+        if (r < 0)
+                return r;
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
                 return neg_errno();
-        if (pid == 0)
-                wait_for_end(parent);
-        *ret_pidfd = pidfd;
+        *ret_fd = fd;
         return 0;
 }
 

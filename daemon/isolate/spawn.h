@@ -41,5 +41,8 @@ int spawn_waiter(uint64_t namespaces, pid_t *ret_pid, int *ret_pidfd) _must_chec
 /* The same, born in a control group. */
 int spawn_waiter_into(int cgroup_fd, int *ret_pidfd) _must_check_;
 
+/* A namespace of a process, `kind` as below /proc/PID/ns. The caller owns the descriptor. */
+int spawn_open_namespace(pid_t pid, const char *kind, int *ret_fd) _must_check_;
+
 /* Kills and reaps a child of ours, at once. Takes the pidfd. */
 void spawn_reap(int take_pidfd);

@@ -10,6 +10,7 @@
 
 #include "daemon/isolate/etc_copy.h"
 #include "daemon/isolate/kernel.h"
+#include "daemon/isolate/spawn.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
@@ -275,9 +276,8 @@ _noreturn_ static void child(int pipe_fd)
 
 static int take_namespace(pid_t pid, int socket_fd, int *ret_fd)
 {
-        char path[64];
         ssize_t n;
-        int r, fd;
+        int r;
 
         do
                 n = read(socket_fd, &r, sizeof(r));
@@ -286,14 +286,7 @@ static int take_namespace(pid_t pid, int socket_fd, int *ret_fd)
                 return -EIO;
         if (r < 0)
                 return r;
-        r = str_printf(path, sizeof(path), "/proc/%d/ns/mnt", (int) pid);
-        if (r < 0)
-                return r;
-        fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0)
-                return neg_errno();
-        *ret_fd = fd;
-        return 0;
+        return spawn_open_namespace(pid, "mnt", ret_fd);
 }
 
 int template_new(int *ret_fd)

@@ -49,21 +49,6 @@ static int write_map(pid_t pid, const char *name, uint32_t inside, uint32_t outs
         return write_proc(pid, name, text);
 }
 
-static int open_namespace(pid_t pid, int *ret_fd)
-{
-        char path[USERNS_TEXT_SIZE];
-        int fd, r;
-
-        r = str_printf(path, sizeof(path), "/proc/%d/ns/user", (int) pid);
-        if (r < 0)
-                return r;
-        fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0)
-                return neg_errno();
-        *ret_fd = fd;
-        return 0;
-}
-
 /* All lines in one write: there is no second. */
 static int write_group_map(pid_t pid, const Ids *ids)
 {
@@ -97,7 +82,7 @@ static int make(const Ids *ids, int *ret_fd)
         if (r >= 0)
                 r = write_group_map(pid, ids);
         if (r >= 0)
-                r = open_namespace(pid, ret_fd);
+                r = spawn_open_namespace(pid, "user", ret_fd);
         spawn_reap(pidfd);
         return r;
 }

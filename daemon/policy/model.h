@@ -194,6 +194,8 @@ int schema_warn(SchemaReader *x, const TextNode *n, const char *format, ...) _mu
 /* Positive where the type is right; 0 after a diagnostic. */
 int schema_expect(SchemaReader *x, const TextNode *n, TextType type) _must_check_;
 int schema_read_object(SchemaReader *x, const TextNode *n, const KeyTable *table) _must_check_;
+/* "version" of any file: 1. */
+int schema_read_version(SchemaReader *x, const TextNode *n) _must_check_;
 /* Each element of a list of strings. */
 int schema_read_strings(SchemaReader *x, const TextNode *n, KeyReader reader) _must_check_;
 

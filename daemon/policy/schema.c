@@ -140,7 +140,7 @@ static bool is_name(const char *s)
         return s[strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789-_")] == '\0';
 }
 
-static int read_version(SchemaReader *x, const TextNode *n)
+int schema_read_version(SchemaReader *x, const TextNode *n)
 {
         int r;
 
@@ -220,7 +220,7 @@ static int read_ask(SchemaReader *x, const TextNode *n)
 
 static const KeyRule policy_rules[] = {
         { "$schema", NULL, "editors find the schema by their own settings" },
-        { "version", read_version, NULL },
+        { "version", schema_read_version, NULL },
         { "name", read_name, NULL },
         { "description", read_description, NULL },
         { "extends", read_extends, NULL },
@@ -239,7 +239,7 @@ static const KeyTable policy_table = { policy_rules, ELEMENTSOF(policy_rules) };
 
 /* Layers that narrow are compiled for the network alone: what else they say would not hold. */
 static const KeyRule narrowing_rules[] = {
-        { "version", read_version, NULL },
+        { "version", schema_read_version, NULL },
         { "name", read_name, NULL },
         { "description", read_description, NULL },
         { "network", schema_read_network, NULL },

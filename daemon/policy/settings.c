@@ -340,17 +340,6 @@ static int read_audit(SchemaReader *x, const TextNode *n)
         return schema_read_object(x, n, &audit_table);
 }
 
-static int read_version(SchemaReader *x, const TextNode *n)
-{
-        int r;
-
-        r = schema_expect(x, n, TEXT_INTEGER);
-        if (r <= 0)
-                return r;
-        return n->integer == 1 ? 0
-                               : schema_fail(x, n, "this version reads format 1 only; write \"version\": 1");
-}
-
 /* HOST:PORT, ADDRESS:PORT or [ADDRESS]:PORT. */
 static int read_proxy_server(SchemaReader *x, const TextNode *n)
 {
@@ -409,7 +398,7 @@ static int read_proxy(SchemaReader *x, const TextNode *n)
 }
 
 static const KeyRule settings_rules[] = {
-        { "version", read_version, NULL },
+        { "version", schema_read_version, NULL },
         { "resolver", read_resolver, NULL },
         { "dns", read_dns, NULL },
         { "limits", read_limits, NULL },

@@ -62,10 +62,7 @@ def world(tmp_path_factory, git_root):
 def place(request, world):
     running = machine.Instance(settings={"resolver": {"servers": [f"127.0.0.1:{world.dns.port}"]}})
     running.prefix = ["nsenter", f"--net={world.net.home.path}"]
-    environment = {}
-    if request.param == "sk_lookup":
-        environment = {"LD_PRELOAD": os.path.join(machine.BUILD, "tests/integration/libwithout-nft.so"),
-                       "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"}
+    environment = machine.without_nft() if request.param == "sk_lookup" else {}
     try:
         running.start(environment=environment)
         yield running

@@ -116,10 +116,7 @@ def place(request, world):
     """A daemon on the test's internet, on a kernel with nftables and on one without."""
     running = machine.Instance(settings={"resolver": {"servers": [f"127.0.0.1:{world.dns.port}"]}})
     running.prefix = ["nsenter", f"--net={world.net.home.path}"]
-    environment = {}
-    if request.param == "sk_lookup":
-        environment = {"LD_PRELOAD": os.path.join(machine.BUILD, "tests/integration/libwithout-nft.so"),
-                       "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"}
+    environment = machine.without_nft() if request.param == "sk_lookup" else {}
     running.kind = request.param
     try:
         running.start(environment=environment)
@@ -472,8 +469,8 @@ def test_no_state_of_connections(place, alice, some, world):
         process.stdout.close()
 
 
-TARGETS = """
-import base64, json, socket, sys
+READ = """
+import json, socket, sys
 results = []
 def read(s):
     s.settimeout(20)
@@ -484,6 +481,9 @@ def read(s):
     except OSError:
         pass
     return data
+"""
+
+TARGETS = READ + """
 for address, port, door in json.load(sys.stdin):
     host = f"[{address}]" if ":" in address else address
     request = f"GET / HTTP/1.1\\r\\nHost: {host}:{port}\\r\\nConnection: close\\r\\n\\r\\n".encode()
@@ -543,18 +543,7 @@ def test_every_door_gives_the_same_verdict(place, alice, make_profile):
     assert sum(True in found for found in content.values()) >= 7
 
 
-NAMED = """
-import json, socket, sys
-results = []
-def read(s):
-    s.settimeout(20)
-    data = b""
-    try:
-        while part := s.recv(65536):
-            data += part
-    except OSError:
-        pass
-    return data
+NAMED = READ + """
 def connect(host, port, method, path, door):
     rest = f"Host: {host}:{port}\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n"
     request = f"{method} {path} HTTP/1.1\\r\\n{rest}".encode()

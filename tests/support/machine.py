@@ -173,6 +173,12 @@ def waits_for_request(pid):
     return False
 
 
+def without_nft():
+    """The environment of a daemon that finds no nftables."""
+    return {"LD_PRELOAD": os.path.join(BUILD, "tests/integration/libwithout-nft.so"),
+            "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"}
+
+
 class Instance:
     """A private daemon with its own folders, as `./dev instance` starts it."""
 
