@@ -71,7 +71,7 @@ static int add(Api *api, const uint8_t content[POLICY_CONTENT_SIZE], int fd, Sha
 
 int block_compile(Session *s, const Policy *policy, const Policy *project, int *ret_fd)
 {
-        const PolicyParts parts = { policy, project, /* ceiling= */ NULL, s->api->loaded.generation };
+        const PolicyParts parts = { policy, project, policy_ceiling(policy), s->api->loaded.generation };
         uint8_t content[POLICY_CONTENT_SIZE];
         _cleanup_close_ int fd = -EBADF;
         SharedBlock *b;

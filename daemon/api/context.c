@@ -58,6 +58,12 @@ static int not_enforceable(Client *c, const char *what, const char *message)
         return refuse(c, SESSION_ERROR "NotEnforceable", "what", what, message);
 }
 
+static int beyond_ceiling(Client *c, const char *what)
+{
+        return refuse(c, SESSION_ERROR "DeniedByPolicy", "rule", what,
+                      "the administrator's ceiling does not leave this; ask for less");
+}
+
 static int path_refused(Client *c, const char *path, const char *message)
 {
         return refuse(c, SESSION_ERROR "PathRefused", "path", path, message);
@@ -229,65 +235,6 @@ static int take_life(Compilation *k)
 
 /* ---- policy ---- */
 
-static int take_strings(const Json *context, const char *key, const char *const **ret, size_t *ret_n)
-{
-        const Json *list = get_value(context, key);
-        const char **strings;
-
-        if (!list || json_n(list) == 0)
-                return 0;
-        strings = calloc(json_n(list), sizeof(*strings));
-        if (!strings)
-                return -ENOMEM;
-        for (size_t i = 0; i < json_n(list); i++)
-                strings[i] = json_string(json_at(list, i));
-        *ret = strings;
-        *ret_n = json_n(list);
-        return 0;
-}
-
-static int take_ports(const Json *context, PolicyFlags *f)
-{
-        const Json *list = get_value(context, "publish");
-        uint16_t *ports;
-
-        if (!list || json_n(list) == 0)
-                return 0;
-        ports = calloc(json_n(list), sizeof(*ports));
-        if (!ports)
-                return -ENOMEM;
-        for (size_t i = 0; i < json_n(list); i++)
-                ports[i] = (uint16_t) json_integer(json_at(list, i));
-        f->publish = ports;
-        f->n_publish = json_n(list);
-        return 0;
-}
-
-static int take_flags(const Json *context, PolicyFlags *f)
-{
-        int r;
-
-        f->has_no_network = get_boolean(context, "noNetwork");
-        r = take_ports(context, f);
-        if (r < 0)
-                return r;
-        if ((r = take_strings(context, "allowHosts", &f->allow_hosts, &f->n_allow_hosts)) < 0 ||
-            (r = take_strings(context, "denyHosts", &f->deny_hosts, &f->n_deny_hosts)) < 0 ||
-            (r = take_strings(context, "read", &f->read, &f->n_read)) < 0 ||
-            (r = take_strings(context, "write", &f->write, &f->n_write)) < 0)
-                return r;
-        return take_strings(context, "deny", &f->deny, &f->n_deny);
-}
-
-static void flags_done(PolicyFlags *f)
-{
-        const char *const *const lists[] = { f->allow_hosts, f->deny_hosts, f->read, f->write, f->deny };
-
-        for (size_t i = 0; i < ELEMENTSOF(lists); i++)
-                free((void *) (uintptr_t) lists[i]);
-        free((void *) (uintptr_t) f->publish);
-}
-
 /* What Describe() returns must make the same session again: the text is in the context, whatever way it
  * came. */
 static int keep_profile(Compilation *k, const char *text, size_t size)
@@ -334,7 +281,7 @@ static int load_policy(Compilation *k, PolicyDiagnostics *d)
                 return r;
         k->sources.user = get_string(k->context, "userPolicy");
         k->sources.project = get_string(k->context, "projectPolicy");
-        r = take_flags(k->context, &k->sources.flags);
+        r = flags_take(k->context, &k->sources.flags);
         if (r >= 0)
                 r = policy_load_sources(k->api, &k->sources, d, &k->policy, &k->project);
         flags_done(&k->sources.flags);
@@ -357,6 +304,7 @@ static int take_mode(Compilation *k, const char *key, PolicyMode mode)
 {
         const char *asked = get_string(k->context, key);
         char word[32];
+        int r;
 
         if (!asked)
                 return 1;
@@ -364,7 +312,10 @@ static int take_mode(Compilation *k, const char *key, PolicyMode mode)
                 return invalid(k->client, key);
         for (char *p = strchr(word, '_'); p; p = strchr(p, '_'))
                 *p = '-';
-        if (policy_choose(k->policy, mode, word) < 0)
+        r = policy_choose(k->policy, mode, word);
+        if (r == -EPERM)
+                return beyond_ceiling(k->client, key);
+        if (r < 0)
                 return not_enforceable(k->client, key, "not available in this version");
         return 1;
 }
@@ -392,7 +343,12 @@ typedef struct LimitField {
         const char *key;
         const char *name;    /* in policy */
         uint32_t controller; /* 0: none needed */
+        uint64_t max;        /* the ceiling's; NO_MAX: none */
+        bool is_zero_none;   /* else 0 is no limit */
 } LimitField;
+
+#define NO_MAX       UINT64_MAX
+#define OR_NO_MAX(v) ((v) > 0 ? (v) : NO_MAX)
 
 /* Where one limit comes from and goes to. */
 static int take_limit(Compilation *k, const LimitField *f, uint64_t from_policy, uint64_t *ret)
@@ -403,6 +359,8 @@ static int take_limit(Compilation *k, const LimitField *f, uint64_t from_policy,
         char text[128];
 
         *ret = asked ? (uint64_t) json_integer(asked) : from_policy;
+        if (asked && f->max != NO_MAX && (*ret > f->max || (*ret == 0 && !f->is_zero_none)))
+                return beyond_ceiling(k->client, f->key);
         if (can)
                 return 1;
         *ret = 0;
@@ -418,7 +376,7 @@ static int take_limit(Compilation *k, const LimitField *f, uint64_t from_policy,
 
 static int take_limits(Compilation *k, uint64_t *ret_files)
 {
-        const PolicyLimits *p = policy_limits(k->policy);
+        const PolicyLimits *p = policy_limits(k->policy), *m = policy_limits_max(k->policy);
         const Json *limits = get_value(k->context, "limits");
         PrivLimits *l = &k->session->limits;
         const struct {
@@ -426,15 +384,31 @@ static int take_limits(Compilation *k, uint64_t *ret_files)
                 uint64_t from_policy;
                 uint64_t *to;
         } all[] = {
-                { { "memoryMaxBytes", "memory", CONTROLLER_MEMORY }, p->memory_bytes, &l->memory_bytes },
-                { { "swapMaxBytes", "swap", CONTROLLER_MEMORY }, p->swap_bytes, &l->swap_bytes },
-                { { "tasksMax", "tasks", CONTROLLER_PIDS }, p->tasks, &l->tasks },
-                { { "cpuQuotaPercent", "cpu", CONTROLLER_CPU }, p->cpu_percent, &l->cpu_percent },
-                { { "ioMaxBytesPerSec", "io", CONTROLLER_IO }, p->io_bytes_per_sec, &l->io_bytes_per_sec },
-                { { "filesMax", "files", 0 }, p->files, ret_files },
-                { { "runtimeMaxUSec", "runtime", 0 }, p->runtime_usec, &k->session->runtime_usec },
-                { { "idleMaxUSec", "idle", 0 }, p->idle_usec, &k->session->idle_usec },
-                { { "outputMaxBytes", "output", 0 }, p->output_bytes, &k->session->output_max_bytes },
+                { { "memoryMaxBytes", "memory", CONTROLLER_MEMORY, OR_NO_MAX(m->memory_bytes), false },
+                  p->memory_bytes,
+                  &l->memory_bytes },
+                { { "tasksMax", "tasks", CONTROLLER_PIDS, OR_NO_MAX(m->tasks), false },
+                  p->tasks,
+                  &l->tasks },
+                { { "cpuQuotaPercent", "cpu", CONTROLLER_CPU, OR_NO_MAX(m->cpu_percent), false },
+                  p->cpu_percent,
+                  &l->cpu_percent },
+                { { "ioMaxBytesPerSec", "io", CONTROLLER_IO, OR_NO_MAX(m->io_bytes_per_sec), false },
+                  p->io_bytes_per_sec,
+                  &l->io_bytes_per_sec },
+                { { "filesMax", "files", 0, OR_NO_MAX(m->files), false }, p->files, ret_files },
+                { { "runtimeMaxUSec", "runtime", 0, OR_NO_MAX(m->runtime_usec), false },
+                  p->runtime_usec,
+                  &k->session->runtime_usec },
+                { { "idleMaxUSec", "idle", 0, OR_NO_MAX(m->idle_usec), false },
+                  p->idle_usec,
+                  &k->session->idle_usec },
+                { { "outputMaxBytes", "output", 0, OR_NO_MAX(m->output_bytes), false },
+                  p->output_bytes,
+                  &k->session->output_max_bytes },
+                { { "swapMaxBytes", "swap", CONTROLLER_MEMORY, m->has_swap ? m->swap_bytes : NO_MAX, true },
+                  p->swap_bytes,
+                  &l->swap_bytes },
         };
         int r;
 

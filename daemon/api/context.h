@@ -40,6 +40,14 @@ typedef struct PolicySources {
         PolicyFlags flags;
 } PolicySources;
 
+/* ---- context_flags.c ---- */
+
+/* Strings stay the context's; flags_done() also where this fails. */
+int flags_take(const Json *context, PolicyFlags *f) _must_check_;
+void flags_done(PolicyFlags *f);
+
+/* ---- profiles.c ---- */
+
 /* 1: done; -ENOENT: no such profile; -EINVAL: see the diagnostics; else failure. */
 int policy_load_sources(Api *api, const PolicySources *sources, PolicyDiagnostics *d, Policy **ret_policy,
                         Policy **ret_project) _must_check_;

@@ -114,7 +114,7 @@ static size_t sort_names(const Bundle *b, const char *names[BUNDLE_TEXTS_MAX])
         for (size_t i = 0; i < bundle_n(b); i++) {
                 const BundleText *t = bundle_at(b, i);
 
-                if (bundle_find(b, t->name) == t)
+                if (t->name[0] != BUNDLE_MARK && bundle_find(b, t->name) == t)
                         names[n++] = t->name;
         }
         qsort(names, n, sizeof(*names), compare_names);
@@ -351,7 +351,7 @@ static int check_network(const Api *api, const PolicyPair *of, const Json *netwo
                 q.method = method ? method : "GET";
         else
                 q.path = NULL;
-        r = policy_compile(of->policy, of->project, NULL, api->loaded.generation, &fd);
+        r = policy_compile(of->policy, of->project, policy_ceiling(of->policy), api->loaded.generation, &fd);
         if (r >= 0)
                 r = policy_block_open(fd, &block);
         if (r < 0)
@@ -480,6 +480,7 @@ static int list_files(const Bundle *b, Json *files)
 int method_policy_describe(Client *c, _unused_ const Json *parameters)
 {
         const PrivApiSettings *loaded = &c->api->loaded;
+        bool has_ceiling = bundle_find(c->api->profiles, BUNDLE_CEILING) != NULL;
         _cleanup_json_ Json *p = NULL, *files = NULL;
         char digest[2 * PRIV_DIGEST_SIZE + 1];
         int r;
@@ -491,7 +492,7 @@ int method_policy_describe(Client *c, _unused_ const Json *parameters)
             (r = json_set_string(p, "digest", digest)) < 0 ||
             (r = json_set_integer(p, "loadedAtUSec", (int64_t) loaded->loaded_usec)) < 0 ||
             (r = json_set(p, "files", TAKE_PTR(files))) < 0 ||
-            (r = json_set_boolean(p, "hasCeiling", false)) < 0)
+            (r = json_set_boolean(p, "hasCeiling", has_ceiling)) < 0)
                 return r;
         client_reply(c, TAKE_PTR(p), false, NULL, 0);
         return 0;

@@ -151,6 +151,32 @@ static int join_user(Policy *p, const char *text, PolicyDiagnostics *d)
         return r < 0 ? r : policy_join(p, user, "user", d);
 }
 
+/* A text of the configuration folder: it was checked when it was loaded. *ret: NULL where there is none. */
+static int load_layer(const Api *api, PolicyKind kind, const char *name, PolicyDiagnostics *d, Policy **ret)
+{
+        const BundleText *t = bundle_find(api->profiles, name);
+
+        *ret = NULL;
+        return t ? policy_parse(kind, t->source, bundle_text(api->profiles, t), (size_t) t->size, d, ret)
+                 : 0;
+}
+
+static int join_system(const Api *api, Policy *p, PolicyDiagnostics *d)
+{
+        _cleanup_(policy_freep) Policy *system = NULL;
+        int r = load_layer(api, POLICY_USER, BUNDLE_SYSTEM, d, &system);
+
+        return r < 0 || !system ? r : policy_join(p, system, "system", d);
+}
+
+static int bound(const Api *api, Policy *p, PolicyDiagnostics *d)
+{
+        Policy *ceiling = NULL;
+        int r = load_layer(api, POLICY_CEILING, BUNDLE_CEILING, d, &ceiling);
+
+        return r < 0 ? r : policy_bound(p, ceiling, d);
+}
+
 int policy_load_sources(Api *api, const PolicySources *sources, PolicyDiagnostics *d, Policy **ret_policy,
                         Policy **ret_project)
 {
@@ -162,10 +188,13 @@ int policy_load_sources(Api *api, const PolicySources *sources, PolicyDiagnostic
                 /* The loader's ENOENT is for the profile that was named; one that it extends is a
                  * diagnostic. */
                 return d->n_failures > 0 ? -EINVAL : r;
-        if (sources->user)
+        r = join_system(api, p, d);
+        if (r >= 0 && sources->user)
                 r = join_user(p, sources->user, d);
         if (r >= 0)
                 r = policy_join_flags(p, &sources->flags, d);
+        if (r >= 0)
+                r = bound(api, p, d);
         if (r >= 0 && sources->project)
                 r = policy_parse(POLICY_PROJECT, "project", sources->project, strlen(sources->project), d,
                                  &project);

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "daemon/launcher/profiles.h"
-#include "daemon/launcher/setup.h"
 #include "daemon/launcher/trusted.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -85,14 +84,11 @@ static int ask(Loading *x, bool is_running, int settings_fd)
 
 int loading_begin(Loading *x, bool is_running)
 {
-        const char *objection = is_running ? setup_unenforced_layer(x->launcher->config) : NULL;
         _cleanup_close_ int settings_fd = -EBADF;
         int r;
 
         x->loaded = (PrivLoaded){ 0 };
         x->profiles_fd = fd_close(x->profiles_fd);
-        if (objection)
-                return fail(x, -EINVAL, x->launcher->config->config_dir, objection);
         r = open_settings(x, &settings_fd);
         if (r < 0)
                 return r;

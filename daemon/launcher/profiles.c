@@ -157,6 +157,41 @@ static int gather_administrators(Gathering *g, const char *folder)
         return gather_folder(g);
 }
 
+/* What bounds and what adds to every profile: neither has to be there. */
+static int gather_layer(Gathering *g, const char *file, const char *name)
+{
+        BundleText of = { .is_shipped = 0 };
+        _cleanup_close_ int fd = -EBADF;
+        _cleanup_free_ char *text = NULL;
+        TrustedFault fault = { "" };
+        size_t size = 0;
+        int r;
+
+        r = str_copy(of.name, sizeof(of.name), name);
+        if (r >= 0)
+                r = str_printf(of.source, sizeof(of.source), "%s/%s", g->folder, file);
+        if (r < 0)
+                return fail(g, file, r, "the path of its folder is too long");
+        r = trusted_open(g->folder, file, &fd, &fault);
+        if (r == -ENOENT)
+                return 0;
+        if (r >= 0)
+                r = fd_read_all(fd, PROFILE_SIZE_MAX, &text, &size);
+        if (r < 0)
+                return fail(g, of.source, r, fault.text[0] ? fault.text : "it cannot be read");
+        r = bundle_add(&g->builder, &of, text, size);
+        return r < 0 ? fail(g, of.source, r, "it is too large") : 0;
+}
+
+static int gather_layers(Gathering *g, const char *folder)
+{
+        int r;
+
+        g->folder = folder;
+        r = gather_layer(g, "ceiling.json", BUNDLE_CEILING);
+        return r < 0 ? r : gather_layer(g, "policy.json", BUNDLE_SYSTEM);
+}
+
 int profiles_gather(const Config *config, int *ret_fd, PrivDiagnostic *ret_fault)
 {
         Gathering g = { .builder = BUNDLE_BUILDER_INIT, .fault = ret_fault };
@@ -167,6 +202,8 @@ int profiles_gather(const Config *config, int *ret_fd, PrivDiagnostic *ret_fault
         if (r < 0)
                 return fail(&g, config->config_dir, r, "the path is too long");
         r = gather_shipped(&g, config->policy_dir);
+        if (r >= 0)
+                r = gather_layers(&g, config->config_dir);
         if (r >= 0)
                 r = gather_administrators(&g, folder);
         if (r >= 0) {

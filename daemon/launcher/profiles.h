@@ -4,7 +4,8 @@
 
 #include "daemon/launcher/launcher.h"
 
-/* A bundle of both folders' profiles, the shipped ones first, each folder's by name. < 0: *ret_fault says
+/* A bundle of both folders' profiles, the shipped ones first, each folder's by name, and of the ceiling and
+ * the additions of the configuration folder. < 0: *ret_fault says
  * which file, and what is wrong with it. */
 int profiles_gather(const Config *config, int *ret_fd, PrivDiagnostic *ret_fault) _must_check_;
 

@@ -371,10 +371,9 @@ static const char *find_objection(const User *u, const Peer *caller, int *ret_er
         if (caller->has_too_many_groups)
                 return "the caller is in more groups than a session can have";
         *ret_error = -EPERM;
-        if (caller->uid == 0 && l->settings.root_session_uid == 0)
-                return "no user id is set for sessions of root";
-        *ret_error = -EOPNOTSUPP;
-        return setup_unenforced_layer(l->config);
+        return caller->uid == 0 && l->settings.root_session_uid == 0
+                               ? "no user id is set for sessions of root"
+                               : NULL;
 }
 
 int session_create(User *u, Imsg *m)

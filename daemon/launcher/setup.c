@@ -136,37 +136,6 @@ static int open_own(Kernel *k)
         return r < 0 ? log_error(r, "cannot open the network namespace") : 0;
 }
 
-const char *setup_unenforced_layer(const Config *config)
-{
-        static const struct {
-                const char *name;
-                const char *message;
-        } layers[] = {
-                { "ceiling.json", "ceiling.json is in the configuration folder and this version does not "
-                                  "enforce it: remove the file to go on without a ceiling" },
-                { "policy.json", "policy.json is in the configuration folder and this version does not "
-                                 "apply it: remove the file to go on without additions to every profile" },
-        };
-
-        for (size_t i = 0; i < ELEMENTSOF(layers); i++) {
-                char path[PRIV_PATH_SIZE];
-                struct stat st;
-
-                /* What cannot be looked up may be there. */
-                if (str_printf(path, sizeof(path), "%s/%s", config->config_dir, layers[i].name) < 0 ||
-                    lstat(path, &st) >= 0 || (errno != ENOENT && errno != ENOTDIR))
-                        return layers[i].message;
-        }
-        return NULL;
-}
-
-static int check_layers(const Config *config)
-{
-        const char *objection = setup_unenforced_layer(config);
-
-        return objection ? log_error(-EOPNOTSUPP, "%s: %s", config->config_dir, objection) : 0;
-}
-
 static int make_directories(const Config *config)
 {
         if (mkdir(config->state_dir, 0700) < 0 && errno != EEXIST)
@@ -266,9 +235,7 @@ int setup_kernel(const Config *config, Kernel *k)
         int r;
 
         raise_limits();
-        r = check_layers(config);
-        if (r >= 0)
-                r = make_directories(config);
+        r = make_directories(config);
         if (r >= 0)
                 r = open_programs(config, k);
         if (r >= 0)

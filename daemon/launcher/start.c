@@ -104,7 +104,8 @@ static void on_resolver(Launcher *l, int error, const PrivResolver *resolver, in
                 fail(l, r, "cannot read the machine's resolvers");
 }
 
-/* A profile with errors keeps nobody but its users from work: they hear of them. A reload is stricter. */
+/* Settings, a ceiling or additions with errors are no start. A profile with errors keeps nobody but its
+ * users from work: they hear of them. A reload is stricter. */
 static void on_loaded(Launcher *l, int error)
 {
         Loading *x = l->loading;

@@ -78,7 +78,7 @@ static int load_profile(void *userdata, const char *name, char **ret_text, size_
                         char **ret_source)
 {
         const Bundle *b = userdata;
-        const BundleText *t = bundle_find(b, name);
+        const BundleText *t = name[0] == BUNDLE_MARK ? NULL : bundle_find(b, name);
         int r;
 
         if (!t)
@@ -112,6 +112,21 @@ static int check_profile(Bundle *b, const BundleText *t, PolicyDiagnostics *d)
                             : diagnose(d, SEVERITY_FAILURE,
                                        &(DiagnosticPlace){ .source = t->source, .key = "extends" },
                                        "it cannot be resolved");
+}
+
+/* What holds for every session: with a fault in it nothing starts. */
+static int check_layer(const Bundle *b, const BundleText *t, PolicyDiagnostics *d, PrivLoaded *to)
+{
+        PolicyKind kind = str_equal(t->name, BUNDLE_CEILING) ? POLICY_CEILING : POLICY_USER;
+        _cleanup_(policy_freep) Policy *p = NULL;
+        unsigned n_before = d->n_failures;
+        int r = policy_parse(kind, t->source, bundle_text(b, t), (size_t) t->size, d, &p);
+
+        if (r == -EINVAL && d->n_failures > n_before) {
+                to->has_settings = 0;
+                return 0;
+        }
+        return r;
 }
 
 static int check_settings(const char *text, size_t size, const PrivSettings *running, PolicyDiagnostics *d,
@@ -162,7 +177,8 @@ static int check_all(Bundle *b, const char *settings, size_t size, const PrivSet
 
         r = check_settings(settings, size, running, d, to);
         for (size_t i = 0; r >= 0 && i < bundle_n(b); i++)
-                r = check_profile(b, bundle_at(b, i), d);
+                r = bundle_at(b, i)->name[0] == BUNDLE_MARK ? check_layer(b, bundle_at(b, i), d, to)
+                                                            : check_profile(b, bundle_at(b, i), d);
         return r;
 }
 

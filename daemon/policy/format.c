@@ -53,6 +53,16 @@ static int format_list(Buf *b, const char *key, const StringList *l, int (*put)(
         return r < 0 ? r : buf_put_string(b, "]");
 }
 
+/* An empty list of a ceiling says much, of others nothing. */
+static bool has_bound(const Policy *p, PathAccess access)
+{
+        static const uint32_t has[_PATH_ACCESS_MAX] = {
+                [PATH_READ] = HAS_READ, [PATH_WRITE] = HAS_WRITE, [PATH_SOCKET] = HAS_SOCKETS
+        };
+
+        return p->kind == POLICY_CEILING && (p->has & has[access]);
+}
+
 static int format_paths(const Policy *p, Buf *b, PathAccess access, const char *key)
 {
         _cleanup_free_ char **items = NULL;
@@ -65,7 +75,7 @@ static int format_paths(const Policy *p, Buf *b, PathAccess access, const char *
         for (size_t i = 0; i < p->n_paths; i++)
                 if (p->paths[i].access == access)
                         items[n++] = p->paths[i].pattern;
-        if (n == 0)
+        if (n == 0 && !has_bound(p, access))
                 return 0;
         r = buf_printf(b, ",\n    \"%s\": [", key);
         if (r >= 0)
@@ -315,7 +325,7 @@ static int format_head(const Policy *p, Buf *b)
 
 static int format_policy(const Policy *p, Buf *b)
 {
-        bool is_narrowing = p->kind == POLICY_PROJECT || p->kind == POLICY_CEILING;
+        bool is_narrowing = p->kind == POLICY_PROJECT, is_ceiling = p->kind == POLICY_CEILING;
         int r;
 
         r = format_head(p, b);
@@ -325,12 +335,12 @@ static int format_policy(const Policy *p, Buf *b)
                 r = format_network(p, b);
         if (r >= 0 && !is_narrowing)
                 r = format_limits(p, b);
-        if (r >= 0 && p->groups.n > 0) {
+        if (r >= 0 && (p->groups.n > 0 || (is_ceiling && (p->has & HAS_GROUPS)))) {
                 r = buf_put_string(b, ",\n  ");
                 if (r >= 0)
                         r = format_list(b, "groups", &p->groups, format_string);
         }
-        if (r >= 0 && !is_narrowing)
+        if (r >= 0 && !is_narrowing && !is_ceiling)
                 r = format_environment(p, b);
         if (r >= 0 && (p->has & HAS_ASK_TIMEOUT))
                 r = buf_printf(b, ",\n  \"ask\": { \"timeout\": \"%lluus\" }",

@@ -92,6 +92,7 @@ Policy *policy_free(Policy *p)
                 net_rule_done(&p->rules[i]);
         for (size_t i = 0; i < p->n_paths; i++)
                 free(p->paths[i].pattern);
+        p->ceiling = policy_free(p->ceiling);
         string_list_done(&p->extends);
         string_list_done(&p->pass);
         string_list_done(&p->set);
@@ -230,6 +231,18 @@ const char *policy_extends(const Policy *p, size_t i)
 const PolicyLimits *policy_limits(const Policy *p)
 {
         return &p->limits;
+}
+
+const PolicyLimits *policy_limits_max(const Policy *p)
+{
+        static const PolicyLimits none;
+
+        return p->ceiling ? &p->ceiling->limits : &none;
+}
+
+const Policy *policy_ceiling(const Policy *p)
+{
+        return p->ceiling;
 }
 
 size_t policy_n_pass(const Policy *p)

@@ -103,10 +103,16 @@ enum PolicyHas {
         HAS_IDLE = 1 << 13,
         HAS_OUTPUT = 1 << 14,
         HAS_DNS = 1 << 15,
+        HAS_READ = 1 << 16, /* lists that are there, be they empty: of a ceiling they bound */
+        HAS_WRITE = 1 << 17,
+        HAS_SOCKETS = 1 << 18,
+        HAS_GROUPS = 1 << 19,
+        HAS_PUBLISH = 1 << 20,
 };
 
 struct Policy {
         PolicyKind kind;
+        Policy *ceiling; /* what bounds it; NULL: nothing */
         uint32_t has;
         char *name;
         char *description;
@@ -241,6 +247,12 @@ int compose_plan(const Policy *p, const PolicyVariables *v, const char *const *d
                  PlanBuilder *b) _must_check_;
 /* Would this path be among it? Denials aside. */
 bool compose_shows(const Policy *p, const PolicyVariables *v, const char *path);
+
+/* What the ceiling leaves of an access to a path: the same, less, or PATH_DENY. */
+PathAccess ceiling_access(const Policy *ceiling, const PolicyVariables *v, const char *path,
+                          PathAccess access);
+/* Takes out of p what it lets nobody have: ports, groups. */
+int ceiling_strike(Policy *p, const Policy *ceiling, PolicyDiagnostics *d) _must_check_;
 
 /* path equals above or lies below it. */
 bool path_is_below(const char *path, const char *above);

@@ -44,6 +44,8 @@ int policy_choose(Policy *p, PolicyMode mode, const char *word)
         for (unsigned i = 0; i < MODE_WORDS_MAX && modes[mode].words[i]; i++) {
                 if (!str_equal(modes[mode].words[i], word))
                         continue;
+                if (p->ceiling && (p->ceiling->has & modes[mode].has) && i > p->ceiling->modes[mode])
+                        return -EPERM;
                 p->modes[mode] = (uint8_t) i;
                 p->has |= modes[mode].has;
                 return 0;
@@ -94,13 +96,25 @@ void mode_merge(Policy *to, const Policy *from, bool replaces, bool is_join)
         }
 }
 
+/* A ceiling without a word leaves all of them. */
+static const char *word_to_show(const Policy *p, PolicyMode mode)
+{
+        unsigned last = 0;
+
+        if (p->kind != POLICY_CEILING || (p->has & modes[mode].has))
+                return policy_mode_word(p, mode);
+        while (last + 1 < MODE_WORDS_MAX && modes[mode].words[last + 1])
+                last++;
+        return modes[mode].words[last];
+}
+
 int mode_format(const Policy *p, Buf *b)
 {
         int r = 0;
 
         for (unsigned m = 0; r >= 0 && m < _POLICY_MODE_MAX; m++)
                 r = buf_printf(b, "%s\"%s\": \"%s\"", m ? ", " : "", modes[m].key,
-                               policy_mode_word(p, (PolicyMode) m));
+                               word_to_show(p, (PolicyMode) m));
         return r;
 }
 

@@ -159,6 +159,37 @@ static int add_paths(Items *x, const Policy *p, const PolicyVariables *v, Policy
         return 0;
 }
 
+static int bound_item(const Policy *p, const PolicyVariables *v, PolicyDiagnostics *d, Item *item)
+{
+        PathAccess left = item->flags & PLAN_EXEC_TOOLS
+                                          ? item->access
+                                          : ceiling_access(p->ceiling, v, item->path, item->access);
+        int r;
+
+        if (left == item->access)
+                return 0;
+        item->is_dropped = left == PATH_DENY;
+        if (!item->is_dropped)
+                item->access = left;
+        if (item->is_dropped && (item->flags & PLAN_WORKSPACE)) {
+                r = note(d, SEVERITY_FAILURE, "filesystem", item->path,
+                         "the administrator's ceiling leaves no workspace there; work elsewhere");
+                return r < 0 ? r : -EINVAL;
+        }
+        return note(d, SEVERITY_WARNING, "filesystem", item->path,
+                    item->is_dropped ? "is beyond the administrator's ceiling and not shown"
+                                     : "is beyond the administrator's ceiling for writing: read-only");
+}
+
+static int bound_items(const Policy *p, const PolicyVariables *v, PolicyDiagnostics *d, Items *x)
+{
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < x->n; i++)
+                r = bound_item(p, v, d, &x->list[i]);
+        return r;
+}
+
 static int compare_items(const void *a, const void *b)
 {
         const Item *x = a, *y = b;
@@ -183,7 +214,7 @@ static const Item *denier_of(const Items *x, const Item *item)
         for (size_t i = 0; i < x->n; i++) {
                 const Item *d = &x->list[i];
 
-                if (d->access == PATH_DENY && !str_equal(d->layer, item->layer) &&
+                if (d->access == PATH_DENY && !d->is_dropped && !str_equal(d->layer, item->layer) &&
                     path_is_below(item->path, d->path))
                         return d;
         }
@@ -323,6 +354,8 @@ static int collect(const Policy *p, const PolicyVariables *v, PolicyDiagnostics 
                              v->workspace);
         if (r >= 0)
                 r = add_paths(x, p, v, d);
+        if (r >= 0)
+                r = bound_items(p, v, d, x);
         if (r < 0)
                 return r;
         qsort(x->list, x->n, sizeof(*x->list), compare_items);

@@ -299,7 +299,7 @@ uint32_t policy_publish(const Policy *p, uint32_t ports[PRIV_PUBLISH_MAX])
         return p->n_publish;
 }
 
-/* It opens a door: what can only narrow has none to open. */
+/* It opens a door: what can only narrow has none to open. A ceiling says which there may be. */
 static int read_publish(SchemaReader *x, const TextNode *n)
 {
         int r;
@@ -307,8 +307,9 @@ static int read_publish(SchemaReader *x, const TextNode *n)
         r = schema_expect(x, n, TEXT_ARRAY);
         if (r <= 0)
                 return r;
-        if (x->policy->kind == POLICY_PROJECT || x->policy->kind == POLICY_CEILING)
+        if (x->policy->kind == POLICY_PROJECT)
                 return schema_fail(x, n, "only a profile and the user's own layer can publish ports");
+        x->policy->has |= HAS_PUBLISH;
         for (const TextNode *c = n->first; c; c = c->next) {
                 if (c->type != TEXT_INTEGER || c->integer < 1024 || c->integer > UINT16_MAX)
                         r = schema_fail(x, c, "expected a port from 1024 to 65535");

@@ -97,6 +97,12 @@ typedef struct PolicyFlags {
 
 int policy_join_flags(Policy *p, const PolicyFlags *flags, PolicyDiagnostics *diagnostics) _must_check_;
 
+/* Bounds p, once and for good, by the administrator's ceiling: its files, modes, limits, groups and ports;
+ * policy_compile() takes the ceiling for the network. NULL: nothing bounds it. p owns it then, also where
+ * this fails. What is taken out is a warning. */
+int policy_bound(Policy *p, Policy *take_ceiling, PolicyDiagnostics *diagnostics) _must_check_;
+const Policy *policy_ceiling(const Policy *p);
+
 /* The ports that a session publishes, each once; returns how many. */
 uint32_t policy_publish(const Policy *p, uint32_t ports[PRIV_PUBLISH_MAX]);
 
@@ -152,7 +158,8 @@ typedef enum PolicyWorkspace { WORKSPACE_READ_ONLY = 0, WORKSPACE_DIRECT } Polic
 /* One of the enumeration of that mode. */
 unsigned policy_mode(const Policy *p, PolicyMode mode);
 const char *policy_mode_word(const Policy *p, PolicyMode mode);
-/* What the caller wants instead. -EINVAL: a word that this version does not enforce. */
+/* What the caller wants instead. -EINVAL: a word that this version does not enforce; -EPERM: beyond the
+ * ceiling. */
 int policy_choose(Policy *p, PolicyMode mode, const char *word) _must_check_;
 
 /* Which persistent home is meant: one for each profile and workspace of a user, whom the launcher adds.
@@ -192,6 +199,8 @@ typedef struct PolicyLimits {
 } PolicyLimits;
 
 const PolicyLimits *policy_limits(const Policy *p);
+/* What the ceiling leaves at most; all 0 where it says nothing. */
+const PolicyLimits *policy_limits_max(const Policy *p);
 
 /* Environment: names that pass, NAME=VALUE that are set; strings of p. */
 size_t policy_n_pass(const Policy *p);

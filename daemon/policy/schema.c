@@ -237,18 +237,30 @@ static const KeyRule policy_rules[] = {
 };
 static const KeyTable policy_table = { policy_rules, ELEMENTSOF(policy_rules) };
 
-/* Layers that narrow are compiled for the network alone: what else they say would not hold. */
+/* A project narrows the network alone: what else it says would not hold. */
 static const KeyRule narrowing_rules[] = {
         { "version", schema_read_version, NULL },
         { "name", read_name, NULL },
         { "description", read_description, NULL },
         { "network", schema_read_network, NULL },
-        { "filesystem", NULL, "in a project or ceiling only network is" },
-        { "limits", NULL, "in a project or ceiling only network is" },
-        { "groups", NULL, "in a project or ceiling only network is" },
-        { "environment", NULL, "in a project or ceiling only network is" },
+        { "filesystem", NULL, "in a project only network is" },
+        { "limits", NULL, "in a project only network is" },
+        { "groups", NULL, "in a project only network is" },
+        { "environment", NULL, "in a project only network is" },
 };
 static const KeyTable narrowing_table = { narrowing_rules, ELEMENTSOF(narrowing_rules) };
+
+static const KeyRule ceiling_rules[] = {
+        { "version", schema_read_version, NULL },
+        { "name", read_name, NULL },
+        { "description", read_description, NULL },
+        { "filesystem", schema_read_filesystem, NULL },
+        { "network", schema_read_network, NULL },
+        { "limits", schema_read_limits, NULL },
+        { "groups", schema_read_groups, NULL },
+        { "environment", NULL, "what a variable says opens nothing: there is nothing to bound" },
+};
+static const KeyTable ceiling_table = { ceiling_rules, ELEMENTSOF(ceiling_rules) };
 
 static int read_root(SchemaReader *x, const TextNode *root)
 {
@@ -264,8 +276,10 @@ static int read_root(SchemaReader *x, const TextNode *root)
                 if (r < 0)
                         return r;
         }
-        if (x->policy->kind == POLICY_PROJECT || x->policy->kind == POLICY_CEILING)
+        if (x->policy->kind == POLICY_PROJECT)
                 return schema_read_object(x, root, &narrowing_table);
+        if (x->policy->kind == POLICY_CEILING)
+                return schema_read_object(x, root, &ceiling_table);
         return schema_read_object(x, root, &policy_table);
 }
 

@@ -61,11 +61,13 @@ static int add_deny(SchemaReader *x, const TextNode *n)
 
 static int read_read(SchemaReader *x, const TextNode *n)
 {
+        x->policy->has |= HAS_READ;
         return schema_read_strings(x, n, add_read);
 }
 
 static int read_write(SchemaReader *x, const TextNode *n)
 {
+        x->policy->has |= HAS_WRITE;
         return schema_read_strings(x, n, add_write);
 }
 
@@ -76,6 +78,7 @@ static int add_socket(SchemaReader *x, const TextNode *n)
 
 static int read_sockets(SchemaReader *x, const TextNode *n)
 {
+        x->policy->has |= HAS_SOCKETS;
         return schema_read_strings(x, n, add_socket);
 }
 
@@ -174,9 +177,24 @@ static const KeyRule filesystem_rules[] = {
 };
 static const KeyTable filesystem_table = { filesystem_rules, ELEMENTSOF(filesystem_rules) };
 
+static const KeyRule ceiling_rules[] = {
+        { "root", read_root, NULL },
+        { "home", read_home, NULL },
+        { "workspace", read_workspace, NULL },
+        { "read", read_read, NULL },
+        { "write", read_write, NULL },
+        { "deny", read_deny, NULL },
+        { "sockets", read_sockets, NULL },
+        { "tmpfs", NULL, "memory of a session is bounded by limits.memory" },
+        { "protect", NULL, "name the paths under deny" },
+        { "ask", NULL, "name the paths under deny, or leave them out of read and write" },
+};
+static const KeyTable ceiling_table = { ceiling_rules, ELEMENTSOF(ceiling_rules) };
+
 int schema_read_filesystem(SchemaReader *x, const TextNode *n)
 {
-        return schema_read_object(x, n, &filesystem_table);
+        return schema_read_object(x, n,
+                                  x->policy->kind == POLICY_CEILING ? &ceiling_table : &filesystem_table);
 }
 
 /* ---- groups ---- */
@@ -194,6 +212,7 @@ static int add_group(SchemaReader *x, const TextNode *n)
 
 int schema_read_groups(SchemaReader *x, const TextNode *n)
 {
+        x->policy->has |= HAS_GROUPS;
         return schema_read_strings(x, n, add_group);
 }
 

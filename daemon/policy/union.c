@@ -260,6 +260,22 @@ int policy_join(Policy *p, const Policy *layer, const char *layer_name, PolicyDi
         return merge(p, layer, MERGE_JOIN, layer_name, diagnostics);
 }
 
+int policy_bound(Policy *p, Policy *take_ceiling, PolicyDiagnostics *diagnostics)
+{
+        const Policy *ceiling = take_ceiling;
+        int r = 0;
+
+        p->ceiling = take_ceiling;
+        if (!ceiling)
+                return 0;
+        merge_limits(p, ceiling, MERGE_NARROW);
+        mode_merge(p, ceiling, /* replaces= */ false, /* is_join= */ true);
+        for (size_t i = 0; r >= 0 && i < ceiling->n_paths; i++)
+                if (ceiling->paths[i].access == PATH_DENY)
+                        r = policy_add_path(p, PATH_DENY, ceiling->paths[i].pattern, "ceiling");
+        return r < 0 ? r : ceiling_strike(p, ceiling, diagnostics);
+}
+
 /* ---- the command line ---- */
 
 static int fail_flag(PolicyDiagnostics *d, const char *flag, const char *value, const char *message)

@@ -14,6 +14,11 @@
 #define BUNDLE_TEXTS_MAX   256U
 #define BUNDLE_SIZE_MAX    (16U * 1024U * 1024U)
 
+/* Texts that are no profiles: no profile has such a name. */
+#define BUNDLE_MARK    '@'
+#define BUNDLE_CEILING "@ceiling"
+#define BUNDLE_SYSTEM  "@system"
+
 typedef struct BundleText {
         char name[BUNDLE_NAME_SIZE];
         char source[BUNDLE_SOURCE_SIZE]; /* the file that it was */
