@@ -9,6 +9,8 @@ import pytest
 
 import stubs
 from fixtures import alice, bob, instance, need_root, own_instance, root  # noqa: F401
+from machine import eventually
+from sessions import BEAT, SESSION, create, start
 
 NAMES = {
     "allowed.test": ["127.0.0.1"],
@@ -127,3 +129,14 @@ def profile(make_profile, web, echo):
         allow("closed.test", 9, "closed"),
         {"id": "literal", "action": "allow", "cidr": "127.0.0.1/32", "ports": [echo.port]},
     ])
+
+
+@pytest.fixture
+def beating(instance, alice):
+    """A session with a command that writes all the time: id, number of the command, path of its file."""
+    work = alice.workspace()
+    session = create(instance, alice, workspace=work)
+    process = start(instance, alice, session, "sh", "-c", BEAT)
+    assert eventually(lambda: os.path.exists(work + "/beat"), 20)
+    yield session, process, work + "/beat"
+    instance.call(alice, SESSION + "Terminate", {"id": session, "graceUSec": 0})
