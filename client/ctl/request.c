@@ -327,7 +327,9 @@ static int apply_policy(Request *q, int c, const char *value)
         case 'W':
                 return no_memory(append_path(q->context, "write", value));
         case 'D':
-                return no_memory(append_path(q->context, "deny", value));
+                /* A pattern is meant from the workspace on. */
+                return no_memory(strpbrk(value, "*?") ? append_to(q->context, "deny", value)
+                                                      : append_path(q->context, "deny", value));
         case 'a':
                 return no_memory(append_to(q->context, "allowHosts", value));
         case 'b':

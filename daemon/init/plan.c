@@ -6,6 +6,7 @@
 #include "proto/base/buf.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
+#include "proto/base/glob.h"
 
 #define FILES_MIN      64U
 #define FILES_MAX      1048576U
@@ -116,6 +117,14 @@ static bool is_inits_own(const char *path)
         return is_below(path, "/proc") || is_below(path, "/sys") || is_below(path, "/run/sandbox");
 }
 
+static bool matches_ok(const Plan *p, const PlanMount *m)
+{
+        Glob g;
+
+        return m->flags == 0 && m->size_bytes == 0 && m->target == p->header->workspace &&
+               glob_parse(plan_string(p, m->source), &g) >= 0;
+}
+
 static bool mount_ok(const Plan *p, const PlanMount *m)
 {
         if (m->type >= _PLAN_MOUNT_TYPE_MAX || m->flags & ~(uint32_t) PLAN_FLAGS_ALL)
@@ -130,6 +139,8 @@ static bool mount_ok(const Plan *p, const PlanMount *m)
         if ((m->type == PLAN_BIND || m->type == PLAN_SOCKET || m->type == PLAN_TMPFS) &&
             is_inits_own(plan_string(p, m->target)))
                 return false;
+        if (m->type == PLAN_MASK_MATCHES)
+                return matches_ok(p, m);
         if (m->type == PLAN_HIDE)
                 return m->source == 0 && !(m->flags & ~(uint32_t) PLAN_FOLLOW) && m->size_bytes == 0;
         if (m->flags & PLAN_FOLLOW)

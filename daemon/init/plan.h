@@ -15,10 +15,11 @@
 
 #include "proto/base/macro.h"
 
-#define PLAN_MAGIC      UINT32_C(0x314c5053) /* "SPL1" */
-#define PLAN_SIZE_MAX   (1024U * 1024U)
-#define PLAN_MOUNTS_MAX 1024U
-#define PLAN_PATH_MAX   4096U
+#define PLAN_MAGIC       UINT32_C(0x314c5053) /* "SPL1" */
+#define PLAN_SIZE_MAX    (1024U * 1024U)
+#define PLAN_MOUNTS_MAX  1024U
+#define PLAN_PATH_MAX    4096U
+#define PLAN_MATCHES_MAX 64U /* patterns */
 
 typedef enum PlanMountType {
         PLAN_BIND = 0, /* source, opened as the caller, shown at target */
@@ -28,6 +29,8 @@ typedef enum PlanMountType {
                           "/" too */
         PLAN_HIDE,     /* target is left out of what is put together */
         PLAN_MASK,     /* whatever lies at target is hidden: an empty unreadable file or directory */
+        PLAN_MASK_MATCHES, /* the same for what matches source, a pattern (glob.h), below target, the
+                              workspace */
         _PLAN_MOUNT_TYPE_MAX,
 } PlanMountType;
 

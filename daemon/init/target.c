@@ -328,7 +328,8 @@ static int attach_mount(Setup *s, uint32_t i)
                 return attach_bind(s, i);
         case PLAN_TMPFS:
                 return attach_memory(s, m);
-        case PLAN_COMPOSE: /* all of them before everything else */
+        case PLAN_MASK_MATCHES: /* after everything else */
+        case PLAN_COMPOSE:      /* all of them before everything else */
         case PLAN_HIDE:
                 return 0;
         case PLAN_MASK:
@@ -380,6 +381,8 @@ int target_attach_all(Setup *s)
                 r = make_workspace(s);
         if (r == 0)
                 r = compose_mask(s);
+        if (r == 0)
+                r = matches_mask(s);
         compose_done(s);
         return r;
 }

@@ -237,6 +237,15 @@ int rule_cidr_parse(const char *s, PrivAddress *ret_network, uint32_t *ret_prefi
                     const char **ret_message) _must_check_;
 int rule_time_parse(const char *s, uint64_t *ret_usec) _must_check_;
 
+/* Of a denial: its tail below the workspace is a pattern of names (glob.h). */
+bool path_is_glob(const char *pattern);
+/* A denied pattern, which may be relative to the workspace and have '*' and '?'; else as below. */
+const char *path_glob_check(const char *s, char *ret, size_t size);
+/* Adds them to the plan, after all else: they hold against whatever else is said about a path. */
+int globs_plan(const Policy *p, const PolicyVariables *v, PlanBuilder *b, PolicyDiagnostics *d) _must_check_;
+/* The one that hides this path, because it or a folder above it matches; or NULL. */
+const PathRule *glob_matching(const Policy *p, const PolicyVariables *v, const char *path);
+
 /* A path pattern: NULL, or what is wrong with it (static). ret: PLAN_PATH_MAX bytes, canonical. */
 const char *path_pattern_check(const char *s, char *ret, size_t size);
 /* Variables replaced. -ENOENT: it names a variable that this session has no value for. */

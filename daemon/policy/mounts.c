@@ -138,6 +138,8 @@ static int add_paths(Items *x, const Policy *p, const PolicyVariables *v, Policy
         for (size_t i = 0; i < p->n_paths; i++) {
                 const PathRule *rule = &p->paths[i];
 
+                if (path_is_glob(rule->pattern))
+                        continue;
                 r = path_pattern_expand(rule->pattern, v, path, sizeof(path));
                 if (r == -ENOENT)
                         continue;
@@ -470,6 +472,8 @@ int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session,
                 r = put_composed(p, &items, v, b);
         if (r >= 0)
                 r = put_items(&items, v, is_root_session, b);
+        if (r >= 0)
+                r = globs_plan(p, v, b, diagnostics);
         items_done(&items);
         if (r < 0)
                 return r;
@@ -555,6 +559,7 @@ int policy_check_file(const Policy *p, const PolicyVariables *v, const char *pat
                       PolicyFileAnswer *ret)
 {
         char canonical[PLAN_PATH_MAX];
+        const PathRule *match;
         const Item *item;
         Items items = { 0 };
         int r;
@@ -567,7 +572,10 @@ int policy_check_file(const Policy *p, const PolicyVariables *v, const char *pat
                 return r;
         }
         item = covering(&items, canonical);
-        if (!item) {
+        match = glob_matching(p, v, canonical);
+        if (match) {
+                *ret = (PolicyFileAnswer){ VERDICT_DENY, match->layer, match->pattern };
+        } else if (!item) {
                 ret->verdict = builtin_verdict(p, v, canonical, for_writing, &ret->rule);
                 ret->layer = "builtin";
         } else {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "daemon/policy/model.h"
+#include "proto/base/glob.h"
 #include "proto/base/str.h"
 
 bool path_is_below(const char *path, const char *above)
@@ -165,15 +166,13 @@ static const char *check_variables(const char *s)
         return NULL;
 }
 
-const char *path_pattern_check(const char *s, char *ret, size_t size)
+static const char *path_form_check(const char *s, char *ret, size_t size)
 {
         const char *samples[] = { variables[0].sample, variables[1].sample, variables[2].sample,
                                   variables[3].sample };
         char example[PLAN_PATH_MAX], canonical[PLAN_PATH_MAX];
         const char *message;
 
-        if (strpbrk(s, "*?[]"))
-                return "globs are not enforced by this version; name the path itself";
         if (s[0] == '~' && s[1] != '\0' && s[1] != '/')
                 return "~NAME is not known; write the path itself";
         if (spell_out(s, ret, size) < 0)
@@ -187,6 +186,41 @@ const char *path_pattern_check(const char *s, char *ret, size_t size)
                 return "expected an absolute path (or ~/…, ${workspace}/…) without \"//\", \"/./\", \"/../\", "
                        "control characters or a slash at the end";
         return NULL;
+}
+
+const char *path_pattern_check(const char *s, char *ret, size_t size)
+{
+        if (strpbrk(s, "*?[]"))
+                return "patterns are enforced in deny only; name the path itself";
+        return path_form_check(s, ret, size);
+}
+
+#define WORKSPACE_BELOW "${workspace}/"
+
+bool path_is_glob(const char *pattern)
+{
+        return strpbrk(pattern, "*?") != NULL;
+}
+
+const char *path_glob_check(const char *s, char *ret, size_t size)
+{
+        char full[PLAN_PATH_MAX];
+        Glob g;
+
+        if (s[0] != '/' && s[0] != '~' && s[0] != '$') {
+                if (str_printf(full, sizeof(full), WORKSPACE_BELOW "%s", s) < 0)
+                        return "this path is too long";
+                s = full;
+        }
+        if (!path_is_glob(s))
+                return path_pattern_check(s, ret, size);
+        if (!str_has_prefix(s, WORKSPACE_BELOW))
+                return "patterns are enforced below ${workspace} only; name the path itself";
+        if (strpbrk(s, "[]\\"))
+                return "a pattern has *, ? and ** as a name of its own";
+        if (glob_parse(s + strlen(WORKSPACE_BELOW), &g) < 0)
+                return "expected at most 16 names, each with * and ?, or ** alone for any number of names";
+        return path_form_check(s, ret, size);
 }
 
 int path_pattern_expand(const char *pattern, const PolicyVariables *v, char *ret, size_t size)

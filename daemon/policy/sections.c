@@ -36,7 +36,8 @@ static int add_path(SchemaReader *x, const TextNode *n, PathAccess access)
         char pattern[PLAN_PATH_MAX];
         const char *message;
 
-        message = path_pattern_check(n->string, pattern, sizeof(pattern));
+        message = access == PATH_DENY ? path_glob_check(n->string, pattern, sizeof(pattern))
+                                      : path_pattern_check(n->string, pattern, sizeof(pattern));
         if (message)
                 return schema_fail(x, n, "%s", message);
         if (str_equal(pattern, "/") && access != PATH_DENY)

@@ -353,7 +353,8 @@ static int join_paths(Policy *p, PathAccess access, const char *flag, const char
         int r;
 
         for (size_t i = 0; i < n; i++) {
-                message = path_pattern_check(paths[i], pattern, sizeof(pattern));
+                message = access == PATH_DENY ? path_glob_check(paths[i], pattern, sizeof(pattern))
+                                              : path_pattern_check(paths[i], pattern, sizeof(pattern));
                 if (!message && str_equal(pattern, "/") && access != PATH_DENY)
                         message = "the whole file system cannot be shown; name folders";
                 if (message)
