@@ -243,6 +243,22 @@ def test_git_over_ssh(client, site):
     client.denied()
 
 
+PROXY_COMMANDS = {"connect": "nc -X connect", "socks5": "nc -X 5", "socks4": "nc -X 4"}
+
+
+@pytest.mark.parametrize("entry", PROXY_COMMANDS)
+def test_ssh_by_a_proxy_command(client, site, entry):
+    """What many have in their ssh configuration: netcat asks the proxy, ssh speaks through it."""
+    ssh = [*client.ssh.split(), "-o", f"ProxyCommand={PROXY_COMMANDS[entry]} -x 127.0.0.1:3128 %h %p"]
+    command = "git upload-pack --advertise-refs " + os.path.join(site.root, "repo.git")
+    client.run(*ssh, client.user.name + "@git.test", command)
+    assert site.head in client.allowed(entry)
+    assert {(r["host"], r["protocol"], r["port"], r["rule"]) for r in client.rows if r["kind"] == "net"} == \
+        {("git.test", "tcp", 22, "opaque")}
+    client.run(*ssh, client.user.name + "@evil.test", command)
+    client.denied()
+
+
 def test_git_protocol(client, site):
     client.run("git", "clone", "-q", "git://git.test/repo.git", "git")
     client.allowed("transparent")
