@@ -47,6 +47,10 @@ static const Range ranges[] = {
         { V4(100, 100, 100, 200), 32, ADDRESS_METADATA },
         { V4(168, 63, 129, 16), 32, ADDRESS_METADATA },
         { V4(192, 0, 0, 192), 32, ADDRESS_METADATA },
+        /* Nothing beyond 2000::/3 is the internet's. */
+        { V6(0), 3, ADDRESS_GUARDED },
+        { V6(0x40), 2, ADDRESS_GUARDED },
+        { V6(0x80), 1, ADDRESS_GUARDED },
         { V6(0), 96, ADDRESS_GUARDED },  /* ::/96: unspecified, compatible */
         { V6(0), 128, ADDRESS_GUARDED }, /* :: */
         { V6(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1), 128, ADDRESS_GUARDED },

@@ -4,17 +4,20 @@
 
 #include "daemon/policy/address.h"
 #include "daemon/policy/block.h"
+#include "daemon/policy/resolvers.h"
 #include "daemon/policy/terms.h"
 #include "daemon/policy/url_path.h"
 #include "proto/base/hash.h"
 #include "proto/base/str.h"
 
 #define IMPLICIT_DEPTH_MAX 31U
+#define DNS_OVER_TLS_PORT  853U
 
 typedef struct Outcome {
         Verdict verdict;
         const BlockRule *rule; /* NULL: a default, or the guard */
         bool is_guarded;       /* a guard said no, not the default */
+        bool is_resolver;      /* likewise */
 } Outcome;
 
 typedef struct Matcher {
@@ -168,6 +171,12 @@ static bool is_local_name(const char *host)
         return false;
 }
 
+/* Other people's DNS, over TLS or HTTPS: likewise. */
+static bool is_resolver(const Matcher *m)
+{
+        return m->q->port == DNS_OVER_TLS_PORT || (m->name && host_is_public_resolver(m->q->host));
+}
+
 static Outcome match_set(const Matcher *m)
 {
         Outcome o = { .verdict = (Verdict) m->set->default_verdict };
@@ -182,8 +191,11 @@ static Outcome match_set(const Matcher *m)
                 if (address_class(&a) != ADDRESS_GLOBAL && m->set->default_verdict != VERDICT_DENY)
                         o.is_guarded = true;
         }
-        o.is_guarded = o.is_guarded && !o.rule && is_first_set(m);
-        if (o.is_guarded)
+        if (o.rule || !is_first_set(m))
+                o.is_guarded = false;
+        else
+                o.is_resolver = o.verdict != VERDICT_DENY && is_resolver(m);
+        if (o.is_guarded || o.is_resolver)
                 o.verdict = VERDICT_DENY;
         return o;
 }
@@ -200,8 +212,9 @@ static void describe(const Matcher *m, const Outcome *o, PolicyMatch *ret)
         else
                 *ret = (PolicyMatch){ .verdict = o->verdict,
                                       .reason = o->is_guarded ? REASON_ADDRESS : REASON_DEFAULT,
-                                      .layer = o->is_guarded ? "builtin"
-                                                             : block_string(m->b, m->set->default_layer),
+                                      .layer = o->is_guarded || o->is_resolver
+                                                               ? "builtin"
+                                                               : block_string(m->b, m->set->default_layer),
                                       .rule = "",
                                       .rule_text = "",
                                       .rule_reason = "" };

@@ -1,13 +1,16 @@
 /*
- * A whole dialer, from main() on, with turns instead of a loop: the target is its launcher, its audit and
- * the egress workers of two sessions, any of which may be hostile. Input: steps, a byte each with what they
- * take. Checked: it connects to no address that the session's policy does not allow; a descriptor goes only
- * to the session that it was dialled for; each order to dial gets one report, and no more.
+ * A whole dialer, from main() on, with turns instead of a loop: the target is its launcher, its audit, the
+ * egress workers of two sessions and the name server, any of which may be hostile. Input: steps, a byte each
+ * with what they take. Checked: it connects to no address that the session's policy does not allow, whatever
+ * names lead to, and tells of none; a descriptor goes only to the session that it was dialled for; each
+ * order to dial gets one report, and no more.
  */
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -19,6 +22,7 @@
 #include "tests/fuzz/channel.h"
 #include "tests/fuzz/fuzz.h"
 #include "tests/fuzz/turns.h"
+#include "tests/fuzz/upstream.h"
 
 #define LAUNCHER_FD 3
 #define SESSIONS    2U
@@ -37,20 +41,26 @@ typedef struct End {
 } End;
 
 static const char policy_text[] =
-                "{ \"version\": 1, \"network\": { \"rules\": ["
+                "\", \"rules\": ["
                 "{ \"action\": \"allow\", \"host\": \"allowed.test\" },"
                 "{ \"action\": \"allow\", \"host\": \"private.test\" },"
                 "{ \"action\": \"allow\", \"host\": \"*.wild.test\", \"ports\": [443] },"
+                "{ \"action\": \"allow\", \"host\": \"up.test\", \"dns_types\": [\"TXT\", \"SRV\", \"MX\", \"CAA\"] },"
+                "{ \"action\": \"allow\", \"host\": \"*.up.test\", \"ports\": [443] },"
                 "{ \"action\": \"allow\", \"cidr\": \"93.184.216.0/25\", \"expires\": \"2099-01-01T00:00:00Z\" } ] } }";
 static const char hosts_text[] =
                 "93.184.216.34 allowed.test\n93.184.216.35 a.wild.test\n93.184.216.36 evil.test\n"
                 "10.0.0.1 private.test\n127.0.0.1 b.wild.test\n";
-static const char *const names[] = { "allowed.test", "private.test", "a.wild.test",  "b.wild.test",
-                                     "evil.test",    "nowhere.test", "Allowed.test", "" };
+static const char *const names[] = {
+        "allowed.test", "private.test", "a.wild.test",  "b.wild.test",
+        "evil.test",    "nowhere.test", "Allowed.test", "",
+        "up.test",      "a.up.test",    "b.up.test",    "up.test",
+        "up.test",      "a.up.test",    "nowhere.test", "host.sandbox.internal"
+};
 static const uint32_t ports[] = { 80, 443, 22, 0, 70000 };
 static End launcher, audit, egress[SESSIONS];
 static Id sessions[SESSIONS];
-static int policy_fd = -EBADF, hosts_fd = -EBADF;
+static int policy_fds[SESSIONS] = { -EBADF, -EBADF }, hosts_fd = -EBADF;
 static unsigned dialled[DIALS_MAX + 1]; /* 1 + session; 0: not, or reported */
 static uint64_t n_dials;
 static const uint8_t *input;
@@ -61,10 +71,44 @@ int worker_confine(_unused_ const WorkerSpec *spec)
         return 0;
 }
 
-/* Nobody is there: a socket that is not connected looks to the dialer like one whose peer has gone. */
-int __wrap_connect(_unused_ int fd, const struct sockaddr *address, socklen_t size)
+/* Said here once more, and coarser: what the name server made up may be anything of the internet's. */
+static bool is_public4(const uint8_t *a)
 {
-        struct sockaddr_in a;
+        return a[0] != 0 && a[0] != 10 && a[0] != 127 && a[0] < 224 && !(a[0] == 169 && a[1] == 254) &&
+               !(a[0] == 172 && a[1] >= 16 && a[1] < 32) && !(a[0] == 192 && a[1] == 168) &&
+               !(a[0] == 100 && a[1] >= 64 && a[1] < 128) && !(a[0] == 198 && (a[1] == 18 || a[1] == 19));
+}
+
+/* 2000::/3 without what holds IPv4 or examples. */
+static bool is_public6(const uint8_t *a)
+{
+        return a[0] >> 5 == 1 && !(a[0] == 0x20 && a[1] == 0x02) &&
+               !(a[0] == 0x20 && a[1] == 0x01 && a[2] < 2) &&
+               !(a[0] == 0x20 && a[1] == 0x01 && a[2] == 0x0d && a[3] == 0xb8);
+}
+
+static bool may_connect(const struct sockaddr *address, socklen_t size)
+{
+        struct sockaddr_in6 v6;
+        struct sockaddr_in v4;
+
+        if (address->sa_family == AF_INET6) {
+                sb_assert(size == sizeof(v6));
+                memcpy(&v6, address, sizeof(v6));
+                return upstream_has_spoken() && is_public6(v6.sin6_addr.s6_addr) &&
+                       (ntohs(v6.sin6_port) == 80 || ntohs(v6.sin6_port) == 443);
+        }
+        sb_assert(address->sa_family == AF_INET && size == sizeof(v4));
+        memcpy(&v4, address, sizeof(v4));
+        if (ntohs(v4.sin_port) != 80 && ntohs(v4.sin_port) != 443)
+                return false;
+        return (ntohl(v4.sin_addr.s_addr) & UINT32_C(0xffffff00)) == ALLOWED_NET ||
+               (upstream_has_spoken() && is_public4((const uint8_t *) &v4.sin_addr));
+}
+
+/* Nobody is there: a socket that is not connected looks to the dialer like one whose peer has gone. */
+int __wrap_connect(int fd, const struct sockaddr *address, socklen_t size)
+{
         int type = 0;
         socklen_t n = sizeof(type);
 
@@ -72,28 +116,37 @@ int __wrap_connect(_unused_ int fd, const struct sockaddr *address, socklen_t si
         sb_assert(getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n) == 0);
         if (type == SOCK_DGRAM)
                 return 0;
-        sb_assert(address->sa_family == AF_INET && size == sizeof(a));
-        memcpy(&a, address, sizeof(a));
-        sb_assert((ntohl(a.sin_addr.s_addr) & UINT32_C(0xffffff00)) == ALLOWED_NET);
-        sb_assert(ntohs(a.sin_port) == 80 || ntohs(a.sin_port) == 443);
+        sb_assert(may_connect(address, size));
         errno = EINPROGRESS;
         return -1;
 }
 
-int LLVMFuzzerInitialize(_unused_ int *argc, _unused_ char ***argv)
+/* One session is told real addresses. */
+static int make_policy(const char *dns)
 {
         _cleanup_(policy_freep) Policy *p = NULL;
         PolicyDiagnostics diagnostics;
+        char text[2048];
+        int fd, n;
 
+        n = snprintf(text, sizeof(text), "{ \"version\": 1, \"network\": { \"dns\": \"%s%s", dns,
+                     policy_text);
+        sb_assert(n > 0 && (size_t) n < sizeof(text));
+        policy_diagnostics_init(&diagnostics);
+        sb_assert(policy_parse(POLICY_PROFILE, "fuzz", text, (size_t) n, &diagnostics, &p) >= 0);
+        policy_diagnostics_done(&diagnostics);
+        sb_assert(policy_compile(p, NULL, NULL, 1, &fd) >= 0);
+        return fd;
+}
+
+int LLVMFuzzerInitialize(_unused_ int *argc, _unused_ char ***argv)
+{
         /* So that it is nobody else's. */
         sb_assert(fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, LAUNCHER_FD) == LAUNCHER_FD);
         log_open("fuzz");
         log_set_level(LOG_LEVEL_ERROR);
-        policy_diagnostics_init(&diagnostics);
-        sb_assert(policy_parse(POLICY_PROFILE, "fuzz", policy_text, sizeof(policy_text) - 1, &diagnostics,
-                               &p) >= 0);
-        policy_diagnostics_done(&diagnostics);
-        sb_assert(policy_compile(p, NULL, NULL, 1, &policy_fd) >= 0);
+        policy_fds[0] = make_policy("synthetic");
+        policy_fds[1] = make_policy("real");
         sb_assert(fd_memfd_sealed("hosts", hosts_text, sizeof(hosts_text) - 1, &hosts_fd) >= 0);
         for (unsigned i = 0; i < SESSIONS; i++)
                 memset(&sessions[i], (int) i + 1, sizeof(sessions[i]));
@@ -116,6 +169,32 @@ static void on_report(const Id *session, uint64_t sequence)
         dialled[sequence] = 0;
 }
 
+/* Of the session that is told real addresses, for a question about them. */
+static void check_addresses(const uint8_t *at, size_t left)
+{
+        while (left > 0) {
+                size_t n;
+
+                sb_assert(left > 2);
+                n = (size_t) at[0] << 8 | at[1];
+                sb_assert((n == 4 || n == 16) && n <= left - 2);
+                sb_assert(n == 4 ? is_public4(at + 2) : is_public6(at + 2));
+                at += 2 + n;
+                left -= 2 + n;
+        }
+}
+
+static void on_resolved(const End *e, const Imsg *m)
+{
+        const PrivResolved *resolved = m->body;
+        const uint8_t *records = (const uint8_t *) m->body + sizeof(*resolved);
+
+        sb_assert(m->size >= sizeof(*resolved) && m->size <= PRIV_RESOLVED_MAX);
+        sb_assert(!resolved->is_real || e == &egress[1]);
+        if (resolved->is_real)
+                check_addresses(records, m->size - sizeof(*resolved));
+}
+
 static void on_message(const End *e, const Imsg *m)
 {
         const PrivConnected *connected = m->body;
@@ -130,6 +209,8 @@ static void on_message(const End *e, const Imsg *m)
                 on_report(&closed->session, closed->sequence);
         else if (m->type == PRIV_DIAL_REFUSED)
                 on_report(&refused->session, refused->sequence);
+        else if (m->type == PRIV_RESOLVED)
+                on_resolved(e, m);
 }
 
 static void hear(End *e)
@@ -208,7 +289,7 @@ static void open_session(unsigned i)
 {
         PrivSessionRef ref = { .session = sessions[i] };
 
-        say(&launcher, PRIV_DIALER_SESSION_OPEN, &ref, sizeof(ref), policy_fd);
+        say(&launcher, PRIV_DIALER_SESSION_OPEN, &ref, sizeof(ref), policy_fds[i]);
 }
 
 static void close_session(unsigned i)
@@ -245,8 +326,11 @@ static void order_dial(unsigned i)
 static void order_lookup(unsigned i)
 {
         PrivResolve order = { .session = sessions[i], .request = take() };
-        const char *name = names[take() % ELEMENTSOF(names)];
+        uint8_t what = take(), type = what >> 4;
+        const char *name = names[what % ELEMENTSOF(names)];
 
+        /* The types are bits; all else is none. */
+        order.type = type == 0 ? 0 : type <= 4 ? 1U << (type - 1) : type;
         memcpy(order.host, name, strlen(name));
         say(&audit, PRIV_RESOLVE, &order, sizeof(order), -1);
 }
@@ -312,8 +396,11 @@ static void step(Loop *l)
                 open_session(i);
                 break;
         default:
-                if (take() == 0)
+                what = take();
+                if (what == 0)
                         attach_audit();
+                else if (what & 1)
+                        upstream_answer(&input, &input_size);
                 break;
         }
 }
@@ -352,6 +439,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         input = data;
         input_size = size;
         n_dials = 0;
+        upstream_reset();
         memset(dialled, 0, sizeof(dialled));
         (void) close(LAUNCHER_FD); /* may not be open */
         sb_assert(imsg_pair(fds) >= 0);

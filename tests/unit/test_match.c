@@ -73,6 +73,12 @@ static const struct {
         { "240.0.0.1", ADDRESS_GUARDED },
         { "255.255.255.255", ADDRESS_GUARDED },
         { "8.8.8.8", ADDRESS_GLOBAL },
+        { "::20:3:100:101:2:104", ADDRESS_GUARDED },
+        { "1fff::1", ADDRESS_GUARDED },
+        { "2000::1", ADDRESS_GLOBAL },
+        { "3ffe::1", ADDRESS_GLOBAL },
+        { "4000::1", ADDRESS_GUARDED },
+        { "8000::1", ADDRESS_GUARDED },
         { "100.128.0.1", ADDRESS_GLOBAL },
         { "93.184.216.34", ADDRESS_GLOBAL },
         { "::", ADDRESS_GUARDED },
@@ -428,6 +434,34 @@ static void test_unsealed(void **state)
         ASSERT_ERROR(policy_block_open(sealed, &b), EBADMSG);
 }
 
+/* Other people's resolvers: a rule opens them, no default. */
+static void test_resolvers(void **state)
+{
+        _cleanup_(policy_block_closep) const PolicyBlock *b = compile_text(RULES(
+                        "allow", "{ \"id\": \"r\", \"action\": \"allow\", \"host\": \"dns.quad9.net\" }"));
+        static const struct {
+                const char *host;
+                uint32_t port;
+                Verdict verdict;
+        } rows[] = {
+                { "dns.google", 443, VERDICT_DENY },      { "a.dns.google", 443, VERDICT_DENY },
+                { "adns.google", 443, VERDICT_ALLOW },    { "google", 443, VERDICT_ALLOW },
+                { "dns.quad9.net", 443, VERDICT_ALLOW },  { "dns.quad9.net", 853, VERDICT_DENY },
+                { "dns11.quad9.net", 443, VERDICT_DENY }, { "any.test", 853, VERDICT_DENY },
+                { "any.test", 443, VERDICT_ALLOW },       { "mozilla.cloudflare-dns.com", 80, VERDICT_DENY },
+        };
+
+        (void) state;
+        for (size_t i = 0; i < ELEMENTSOF(rows); i++) {
+                PolicyRequest q = { .host = rows[i].host, .port = rows[i].port, .protocol = PROTOCOL_TLS };
+                PolicyMatch m;
+
+                policy_match_request(b, &q, &m);
+                if (m.verdict != rows[i].verdict)
+                        fail_msg("%s:%u: %d", rows[i].host, rows[i].port, m.verdict);
+        }
+}
+
 /* One memfd is mapped once, whatever descriptor of it comes; its equal is another. */
 static void test_shelf(void **state)
 {
@@ -604,8 +638,9 @@ int main(void)
                 cmocka_unit_test(test_literals),       cmocka_unit_test(test_machine),
                 cmocka_unit_test(test_resolved),       cmocka_unit_test(test_damage),
                 cmocka_unit_test(test_unsealed),       cmocka_unit_test(test_shelf),
-                cmocka_unit_test(test_many),           cmocka_unit_test(test_names),
-                cmocka_unit_test(test_names_default),  cmocka_unit_test(test_names_ceiling),
+                cmocka_unit_test(test_resolvers),      cmocka_unit_test(test_many),
+                cmocka_unit_test(test_names),          cmocka_unit_test(test_names_default),
+                cmocka_unit_test(test_names_ceiling),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
