@@ -9,13 +9,14 @@
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 
-#define HEAD_TIMEOUT_USEC    (10 * USEC_PER_SEC)
-#define IDLE_TIMEOUT_USEC    (60 * USEC_PER_SEC)
-#define VERDICT_TIMEOUT_USEC (6 * USEC_PER_SEC)
-#define CONNECT_TIMEOUT_USEC (20 * USEC_PER_SEC)
-#define ENDING_TIMEOUT_USEC  (2 * USEC_PER_SEC)
-#define FIRST_TIMEOUT_USEC   (1 * USEC_PER_SEC) /* then it waits for the server */
-#define GONE_TIMEOUT_USEC    (5 * 60 * USEC_PER_SEC)
+#define HEAD_TIMEOUT_USEC        (10 * USEC_PER_SEC)
+#define SERVER_HEAD_TIMEOUT_USEC (60 * USEC_PER_SEC)
+#define IDLE_TIMEOUT_USEC        (60 * USEC_PER_SEC)
+#define VERDICT_TIMEOUT_USEC     (6 * USEC_PER_SEC)
+#define CONNECT_TIMEOUT_USEC     (20 * USEC_PER_SEC)
+#define ENDING_TIMEOUT_USEC      (2 * USEC_PER_SEC)
+#define FIRST_TIMEOUT_USEC       (1 * USEC_PER_SEC) /* then it waits for the server */
+#define GONE_TIMEOUT_USEC        (5 * 60 * USEC_PER_SEC)
 /* So many steps a turn, then the others have theirs. */
 #define STEPS_MAX 16U
 
@@ -42,12 +43,25 @@ static uint64_t waiting_timeout(const Client *c)
         return has_own ? MIN_OF(IDLE_TIMEOUT_USEC, c->server.idle_usec) : IDLE_TIMEOUT_USEC;
 }
 
+/* A head that has begun, at one byte now and then. */
+static uint64_t left_for_head(const Client *c)
+{
+        uint64_t since = clock_monotonic_usec() - c->server.head_usec;
+        uint64_t timeout = MIN_OF(SERVER_HEAD_TIMEOUT_USEC, c->egress->idle_usec);
+
+        if (c->state != CLIENT_EXCHANGE || c->has_response_head || buf_size(&c->server.in) == 0)
+                return timeout;
+        return timeout - MIN_OF(timeout, since);
+}
+
 /* The timer is not moved with each byte: when it has run out, it is set to what is left. */
 static void on_maybe_idle(Client *c)
 {
         uint64_t timeout = idle_timeout(c), idle = clock_monotonic_usec() - c->active_usec;
 
-        if (idle >= timeout)
+        if (left_for_head(c) == 0 && exchange_on_slow_head(c) >= 0)
+                client_pump(c);
+        else if (idle >= timeout)
                 client_close(c, CLOSE_IDLE);
         else
                 client_set_timeout(c, timeout - idle);
@@ -161,6 +175,12 @@ void client_set_timeout(Client *c, uint64_t timeout_usec)
 
         if (r < 0)
                 (void) log_warning(r, "cannot set a time-out, ignoring");
+}
+
+void client_note_head(Client *c)
+{
+        c->server.head_usec = clock_monotonic_usec();
+        client_set_timeout(c, left_for_head(c));
 }
 
 void client_set_state(Client *c, ClientState state)

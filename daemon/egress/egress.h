@@ -83,8 +83,9 @@ typedef struct Server {
         LoopIo *io;
         uint64_t sequence;
         Authority authority;
-        Buf in;         /* response bytes not yet understood */
-        size_t scanned; /* of `in`, for http_find_head() */
+        Buf in;             /* response bytes not yet understood */
+        size_t scanned;     /* of `in`, for http_find_head() */
+        uint64_t head_usec; /* when the head in it began */
         bool is_eof;
         bool is_shut; /* our direction has ended */
         bool is_last; /* serves no further request */
@@ -202,6 +203,8 @@ void client_pump(Client *c);
  * the end (is_eof). */
 int client_fill(Client *c) _must_check_;
 void client_set_timeout(Client *c, uint64_t timeout_usec);
+/* Of the server's answer the first bytes are there, its head is not whole. */
+void client_note_head(Client *c);
 void client_set_state(Client *c, ClientState state);
 /* Closes the server connection, if there is one, and tells the dialer why. */
 void server_close(Client *c, CloseReason reason);
@@ -291,6 +294,8 @@ int inbound_new(Egress *e, const PrivInbound *m, int take_fds[2]) _must_check_;
 /* exchange.c */
 int exchange_begin(Client *c) _must_check_;
 int exchange_step(Client *c) _must_check_;
+/* The server's head is not there in time. */
+int exchange_on_slow_head(Client *c) _must_check_;
 
 /* tunnel.c */
 int tunnel_begin(Client *c) _must_check_;

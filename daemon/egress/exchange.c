@@ -198,6 +198,7 @@ static int step_response_head(Client *c)
 {
         Server *s = &c->server;
         HttpHead h;
+        bool is_first;
         size_t size = 0;
         int r = 1;
 
@@ -209,7 +210,10 @@ static int step_response_head(Client *c)
                 return bounds_refuse_download(c);
         if (r <= 0)
                 return on_no_response(c, "the server closed the connection without an answer");
+        is_first = s->scanned == 0;
         r = http_find_head(buf_front(&s->in), buf_size(&s->in), &s->scanned, &size);
+        if (r == 0 && is_first)
+                client_note_head(c);
         if (r == 0)
                 return 1;
         if (r > 0)
@@ -222,6 +226,12 @@ static int step_response_head(Client *c)
         buf_consume(&s->in, size);
         s->scanned = 0;
         return 1;
+}
+
+int exchange_on_slow_head(Client *c)
+{
+        server_close(c, CLOSE_IDLE);
+        return answer_error(c, 504, "the server's answer took too long to begin");
 }
 
 static int step_response_body(Client *c)

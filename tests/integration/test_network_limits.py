@@ -16,7 +16,7 @@ import pytest
 import machine
 import privsep
 from privsep import CLOSE, Channel
-from test_egress_worker import Dns, Rig, connect, eventually, get, handshake, hostile
+from test_egress_worker import CLOSING, Dns, Rig, connect, eventually, get, handshake, hostile
 
 
 @pytest.fixture
@@ -264,6 +264,58 @@ def test_idle_connections_end(names, sink):
         # Slow is not idle.
         assert rig.ask(get(web)).endswith(b"slow")
         eventually(lambda: len(rig.closed) == 2)
+        assert CLOSE[rig.closed[0]["reason"]] == "idle"
+    finally:
+        rig.stop()
+
+
+BAD_HEADS = {
+    "two status lines": b"HTTP/1.1 200 OK\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "a megabyte of fields": b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(1000)) + b"\r\n",
+    "one long field": b"HTTP/1.1 200 OK\r\nX: " + b"y" * (1 << 20) + b"\r\n\r\n",
+    "many fields": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5000 + b"\r\n",
+    "a line feed alone": b"HTTP/1.1 200 OK\r\nX: y\nContent-Length: 2\r\n\r\nok",
+    "a return alone": b"HTTP/1.1 200 OK\r\nX: y\rSet-Cookie: z\r\nContent-Length: 2\r\n\r\nok",
+    "no end": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("what", BAD_HEADS)
+def test_answers_that_are_none(rig, what):
+    """E44: what a server says is read like a request; nothing of it that cannot be read reaches the client."""
+    def serve(s):
+        read_head(s)
+        with contextlib.suppress(OSError):
+            s.sendall(BAD_HEADS[what])
+
+    server = Script(serve)
+    got = rig.ask(get(server, more=CLOSING))
+    assert got.startswith(b"HTTP/1.1 502 ") and b"X:" not in got, got[:200]
+
+
+def test_an_answer_that_does_not_begin(names):
+    """E44: a byte now and then is not idle, and no answer."""
+    rig = Rig(False, names, egress_options=("--idle-seconds", "2"))
+    ended = threading.Event()
+
+    def serve(s):
+        read_head(s)
+        with contextlib.suppress(OSError):
+            s.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while True:
+                s.sendall(b"y")
+                time.sleep(0.1)
+        ended.set()
+
+    try:
+        server = Script(serve)
+        with rig.connect() as s:
+            s.settimeout(60)
+            s.sendall(get(server))
+            assert read_head(s).startswith(b"HTTP/1.1 504 ")
+        assert ended.wait(60)
+        eventually(lambda: rig.closed, 20)
         assert CLOSE[rig.closed[0]["reason"]] == "idle"
     finally:
         rig.stop()
