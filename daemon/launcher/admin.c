@@ -21,6 +21,8 @@ struct Ending {
         ListLink link;
         const User *user;
         uint64_t token;
+        uint32_t scope;
+        uint32_t uid; /* of ADMIN_USER */
         uint32_t n_left;
         uint32_t n_sessions;
         Id sessions[];
@@ -178,6 +180,14 @@ void admin_session_over(const Session *s)
         }
 }
 
+bool admin_is_ending(const User *u)
+{
+        LIST_FOREACH (e, &u->launcher->endings, Ending, link)
+                if (e->scope == ADMIN_ALL || (e->scope == ADMIN_USER && e->uid == u->uid))
+                        return true;
+        return false;
+}
+
 void admin_forget(const User *u)
 {
         LIST_FOREACH (e, &u->launcher->endings, Ending, link) {
@@ -252,7 +262,7 @@ static int list_meant(const User *u, const PrivAdminTerminate *t, Ending **ret)
         e = calloc(1, sizeof(*e) + l->sessions.n * sizeof(Id));
         if (!e)
                 return -ENOMEM;
-        *e = (Ending){ .user = u, .token = t->token };
+        *e = (Ending){ .user = u, .token = t->token, .scope = t->scope, .uid = t->uid };
         list_init(&e->link);
         while ((s = map_next(&l->sessions, &cursor)))
                 if (is_meant(s, t))

@@ -16,5 +16,7 @@ int admin_on_stopping(const User *u, const PrivSessionRef *body) _must_check_;
 
 /* Its processes are gone: whoever waits for its end is answered. */
 void admin_session_over(const Session *s);
+/* Somebody waits for the end of all that this user has: what would start meanwhile is none of it. */
+bool admin_is_ending(const User *u);
 /* The api worker of this user waits no more. */
 void admin_forget(const User *u);

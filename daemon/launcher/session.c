@@ -6,6 +6,7 @@
 
 #include "daemon/init/plan.h"
 #include "daemon/isolate/userns.h"
+#include "daemon/launcher/admin.h"
 #include "daemon/launcher/blank.h"
 #include "daemon/launcher/home.h"
 #include "daemon/launcher/service.h"
@@ -367,6 +368,8 @@ static const char *find_objection(const User *u, const Peer *caller, int *ret_er
         *ret_error = -EAGAIN;
         if (!service_is_up(l))
                 return "the audit writer or the dialer is not ready";
+        if (admin_is_ending(u))
+                return "an administrator is ending all sessions of this user";
         *ret_error = -E2BIG;
         if (caller->has_too_many_groups)
                 return "the caller is in more groups than a session can have";
