@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -223,7 +224,28 @@ def worker_uid(pid):
 METHODS = {
     "Describe": {}, "Wait": {}, "Remove": {}, "Freeze": {}, "Thaw": {}, "Terminate": {},
     "Signal": {"signal": "SIGTERM"}, "Exec": {"command": {"commandLine": ["true"], "standardOutput": "null"}},
+    "Attach": {"process": "1"}, "Logs": {"process": "1"}, "Resize": {"columns": 80, "rows": 24}, "Forward": {"port": 80},
 }
+FLAGS = {"Attach": {"upgrade": True}, "Logs": {"more": True}, "Exec": {"more": True}}
+
+
+def answer(instance, user, method, name):
+    reply, = instance.call(user, "io.sandboxd.Session." + method, {"id": name, **METHODS.get(method, {})}, **FLAGS.get(method, {}))
+    return reply
+
+
+def test_every_method_that_names_a_session(instance, bob, session):
+    """All that are declared with an id: whether METHODS knows them or not."""
+    made, _ = session
+    reply, = instance.call(bob, "org.varlink.service.GetInterfaceDescription", {"interface": "io.sandboxd.Session"})
+    text = re.sub(r"#.*", "", reply["parameters"]["description"])
+    named = [name for name, arguments in re.findall(r"method (\w+)\(([^)]*)\)", text) if re.search(r"\bid: \??string", arguments)]
+    assert set(METHODS) <= set(named)
+    for method in named:
+        replies = [answer(instance, bob, method, name) for name in (made, ID)]
+        for reply, name in zip(replies, (made, ID)):
+            assert "error" in reply and reply.get("parameters", {}).pop("id", name) == name, (method, reply)
+        assert replies[0] == replies[1], method
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -233,11 +255,54 @@ def test_foreign_and_unknown_look_alike(instance, bob, auditor, session, method)
     for user in (bob, auditor):
         answers = []
         for name in (made, ID):
-            reply, = instance.call(user, "io.sandboxd.Session." + method, {"id": name, **METHODS[method]})
+            reply = answer(instance, user, method, name)
             assert reply.pop("parameters") == {"id": name}
             answers.append(reply)
         assert answers[0] == answers[1] == {"error": "io.sandboxd.Session.NoSuchSession"}
     assert running(marker)
+
+
+def calls_of(pid, path, act):
+    """The names of the system calls of a process while something is done, in their order."""
+    child = subprocess.Popen(["strace", "-qq", "-o", path, "-p", str(pid)], stderr=subprocess.DEVNULL)
+    try:
+        assert eventually(lambda: re.search(r"^TracerPid:\s+[1-9]", status_of(pid), re.M))
+        act()
+        # The connection's end is the last of it.
+        assert eventually(lambda: "close(" in read(path))
+    finally:
+        child.terminate()
+        child.wait()
+    return [name for name in re.findall(r"^(\w+)\(", read(path), re.M) if name not in ("epoll_wait", "clock_gettime")]
+
+
+def status_of(pid):
+    return read(f"/proc/{pid}/status")
+
+
+def read(path):
+    try:
+        with open(path, encoding="ascii", errors="replace") as f:
+            return f.read()
+    except FileNotFoundError:
+        return ""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_foreign_and_unknown_take_the_same_steps(instance, bob, session, method, tmp_path):
+    """No clock tells them apart: the worker does the same for both, and asks nobody."""
+    made, _ = session
+    answer(instance, bob, method, ID)
+    worker, = [p for p in instance.workers("sandboxd-api") if worker_uid(p) == bob.uid]
+    number = 0
+
+    def steps(name):
+        nonlocal number
+        number += 1
+        return calls_of(worker, str(tmp_path / str(number)), lambda: answer(instance, bob, method, name))
+
+    # Its timers may add a step to one of them; what differs by intent would in each pair.
+    assert eventually(lambda: steps(made) == steps(ID), 60)
 
 
 def test_what_is_not_for_others(instance, alice, bob, auditor, session):
@@ -257,7 +322,7 @@ def test_what_is_not_for_others(instance, alice, bob, auditor, session):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_unknown_id_is_unknown_to_administrators(instance, administrator, method):
-    reply, = instance.call(administrator, "io.sandboxd.Session." + method, {"id": ID, **METHODS[method]})
+    reply = answer(instance, administrator, method, ID)
     assert (reply["error"], parameters_of(reply)) == ("io.sandboxd.Session.NoSuchSession", {"id": ID})
 
 
