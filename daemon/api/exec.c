@@ -426,6 +426,8 @@ int on_init_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return on_exec_started(s, m);
         if (m->type == PRIV_EXEC_EXITED)
                 return on_exec_exited(s, m->body);
+        if (m->type == PRIV_GUARDED)
+                return session_on_guarded(s, m->body);
         return m->type == PRIV_EXEC_SIGNALLED ? on_probed(s, m->body) : -EPROTO;
 }
 

@@ -49,6 +49,10 @@ SharedBlock *block_release(SharedBlock *b);
 /* False: no session that waits to be adopted. */
 bool session_settle_orphan(Api *api, const PrivSessionEnd *end);
 
+/* ---- guarded.c: from init ---- */
+
+int session_on_guarded(Session *s, const PrivGuarded *m) _must_check_;
+
 /* ---- freeze.c ---- */
 
 int session_on_frozen(Api *api, const PrivSessionFrozen *m) _must_check_;

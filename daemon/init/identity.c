@@ -102,6 +102,23 @@ int identity_walk_as_root(Setup *s)
         return set_fs_ids(s, 0, 0);
 }
 
+int identity_become_guard(Setup *s)
+{
+        const uint64_t keep = CAPABILITY(CAP_SYS_ADMIN);
+        int r;
+
+        r = set_groups(s->start.n_kept_groups, s->start.kept_groups);
+        if (r < 0)
+                return r;
+        if (setresgid((gid_t) -1, s->start.gid, (gid_t) -1) < 0 ||
+            setresuid((uid_t) -1, s->start.uid, (uid_t) -1) < 0)
+                return neg_errno();
+        if (kernel_capset(keep, keep, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+            prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+                return neg_errno();
+        return 0;
+}
+
 static int become_session(Setup *s)
 {
         const uint64_t keep = CAPABILITY(CAP_SYS_ADMIN);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 
+#include "daemon/init/protect.h"
 #include "daemon/init/serve.h"
 #include "daemon/init/setup.h"
 #include "daemon/isolate/kernel.h"
@@ -258,14 +259,19 @@ static int allow_groups(Setup *s)
         return r < 0 ? setup_fail(s, r, "landlock") : 0;
 }
 
+static int start_guard(Setup *s)
+{
+        return guard_start(s, &s->guard_fd);
+}
+
 static int build_stage_2(Setup *s)
 {
         /* Files are written while nothing of the user's is attached: a mount over their folder would take
          * them. */
         int (*const steps[])(Setup *) = { files_write,     source_open_all, target_attach_all,
-                                          submounts_check, root_seal,       allow_groups,
-                                          identity_drop,   redirect_stdio,  layers_enforce,
-                                          check_all };
+                                          submounts_check, root_seal,       start_guard,
+                                          allow_groups,    identity_drop,   redirect_stdio,
+                                          layers_enforce,  check_all };
 
         for (size_t i = 0; i < ELEMENTSOF(steps); i++) {
                 int r = steps[i](s);
@@ -297,6 +303,7 @@ static void setup_init(Setup *s)
                       .command_filter_fd = -EBADF,
                       .idmap_fd = -EBADF,
                       .home_fd = -EBADF,
+                      .guard_fd = -EBADF,
                       .home_mount_fd = -EBADF,
                       .own_fd = -EBADF,
                       .root_fd = -EBADF,
@@ -337,7 +344,8 @@ static int serve(Setup *s, int api_fd)
                            .filter_fd = s->command_filter_fd,
                            .workspace = plan_string(&s->plan, s->plan.header->workspace),
                            .files_max = s->plan.header->files_max,
-                           .signal_fd = -EBADF };
+                           .signal_fd = -EBADF,
+                           .guard_fd = s->guard_fd };
         list_init(&server.commands);
         r = imsg_channel_init(&server.api, api_fd, CHANNEL_API_INIT, ROLE_INIT);
         return r < 0 ? r : serve_run(&server);
@@ -376,6 +384,7 @@ int main(void)
         if (r == 0)
                 r = build(&s, &launcher, &api_fd);
         s.result.error = r;
+        s.result.has_guard = s.guard_fd >= 0;
         close_setup(&s);
         if (r == 0)
                 s.result.step[0] = s.result.detail[0] = '\0';

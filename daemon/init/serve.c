@@ -209,6 +209,9 @@ static int signal_session(Server *s, const PrivExecSignal *m)
         if (m->scope != SIGNAL_ALL)
                 return -EINVAL;
         /* Everybody in the pid namespace but us. */
+        /* The kernel counts the guard, too, which no signal of ours reaches. */
+        if (s->guard_fd >= 0 && list_is_empty(&s->commands) && !s->spare)
+                return -ESRCH;
         return kill(-1, (int) m->signal) < 0 ? neg_errno() : 0;
 }
 
@@ -287,15 +290,18 @@ static void on_api(Server *s)
 static void drain_signals(Server *s)
 {
         struct signalfd_siginfo info[16];
+        ssize_t n;
 
-        while (read(s->signal_fd, info, sizeof(info)) > 0)
-                ;
+        while ((n = read(s->signal_fd, info, sizeof(info))) > 0)
+                for (size_t i = 0; i < (size_t) n / sizeof(info[0]); i++)
+                        s->is_ending = s->is_ending || ending_is_asked(&info[i]);
 }
 
 static size_t collect(Server *s, struct pollfd *fds)
 {
-        size_t n = 2;
+        size_t n = 3;
 
+        fds[2] = (struct pollfd){ .fd = s->guard_fd, .events = POLLIN };
         fds[0] = (struct pollfd){ .fd = s->signal_fd, .events = POLLIN };
         fds[1] = (struct pollfd){ .fd = s->has_api ? s->api.fd : -1, .events = POLLIN };
         if (s->has_api && imsg_has_queue(&s->api))
@@ -332,7 +338,7 @@ static int open_signals(Server *s)
 {
         sigset_t set;
 
-        if (sigemptyset(&set) < 0 || sigaddset(&set, SIGCHLD) < 0 ||
+        if (sigemptyset(&set) < 0 || sigaddset(&set, SIGCHLD) < 0 || sigaddset(&set, SIGTERM) < 0 ||
             sigprocmask(SIG_SETMASK, &set, NULL) < 0)
                 return neg_errno();
         s->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -351,7 +357,7 @@ static int pause_of(Server *s)
 
 int serve_run(Server *s)
 {
-        static struct pollfd fds[SERVE_COMMANDS_MAX + 2];
+        static struct pollfd fds[SERVE_COMMANDS_MAX + 3];
         int n_ready, r;
 
         r = open_signals(s);
@@ -365,8 +371,12 @@ int serve_run(Server *s)
                         return neg_errno();
                 if (n_ready == 0 && spare_is_wanted(s) && spare_make(s) < 0)
                         (void) log_warning(0, "The next command starts slower");
-                dispatch_starting(s, fds + 2, n - 2);
+                dispatch_starting(s, fds + 3, n - 3);
                 drain_signals(s);
+                if (fds[2].revents && (r = ending_pass_on(s)) < 0)
+                        return r;
+                if (s->is_ending)
+                        return s->guard_fd >= 0 ? ending_run(s) : 0;
                 reap(s);
                 if (s->has_api && imsg_has_queue(&s->api) && imsg_flush(&s->api) < 0)
                         (void) log_warning(0, "Answers to api lost, ignoring");

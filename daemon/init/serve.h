@@ -45,6 +45,9 @@ typedef struct Server {
         const char *workspace; /* where commands start that do not say */
         uint32_t files_max;
         int signal_fd;
+        int guard_fd;     /* -EBADF: nothing is protected */
+        unsigned n_notes; /* of the guard's, passed on */
+        bool is_ending;   /* the launcher said so: no command starts any more */
         ListLink commands;
         size_t n_commands;
         uint32_t last_process; /* highest number that was asked for */
@@ -97,6 +100,15 @@ int command_group_remove(const Server *s, const Command *c) _must_check_;
 /* A signal for each process in the group. -ESRCH: nobody is there. */
 int command_group_signal(const Server *s, const Command *c, int signal) _must_check_;
 int command_group_kill(const Server *s, const Command *c) _must_check_;
+
+/* ---- the end, where there is a guard ---- */
+
+/* What the guard says, for api; < 0: it is gone, and the session with it. */
+int ending_pass_on(Server *s) _must_check_;
+struct signalfd_siginfo;
+bool ending_is_asked(const struct signalfd_siginfo *info);
+/* Kills everything and hears that the guard has looked once more. */
+int ending_run(Server *s) _must_check_;
 
 /* ---- the next command's process ---- */
 

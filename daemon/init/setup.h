@@ -57,6 +57,8 @@ typedef struct Setup {
         uint64_t home_mount_id; /* of it, once it is attached: directories may be made there; 0: none */
         uint64_t capabilities;  /* permitted at start */
         bool is_lowered;        /* no effective capability, the caller's ids: proven */
+        bool is_unattributed;   /* nobody can say who makes what is protected */
+        int guard_fd;           /* init's end of the channel to its guard; -EBADF: there is none */
         bool has_fs_ids;
         uid_t fs_uid;
         gid_t fs_gid;
@@ -185,6 +187,10 @@ int identity_return(Setup *s) _must_check_;
 /* File system rights only: the session's user, or root. Mount rights stay. */
 int identity_walk_as_session(Setup *s) _must_check_;
 int identity_walk_as_root(Setup *s) _must_check_;
+
+/* The guard's, for good: files with the session user's rights, mounts and fanotify with root's. The real uid
+ * stays root's, so that nothing in the session may signal it. */
+int identity_become_guard(Setup *s) _must_check_;
 
 /* For good: the session's ids, a fresh keyring, limits, the user namespace, no capabilities, no_new_privs.
  */

@@ -331,6 +331,7 @@ static int attach_mount(Setup *s, uint32_t i)
         case PLAN_MASK_MATCHES: /* after everything else */
         case PLAN_COMPOSE:      /* all of them before everything else */
         case PLAN_HIDE:
+        case PLAN_PROTECT: /* when all is attached */
                 return 0;
         case PLAN_MASK:
                 return target_mask(s, path);

@@ -390,7 +390,7 @@ int cgroup_kill(int cgroup_fd)
 
 /* A file of a group that was given away. Its user may have taken our right to search it: then it is ours for
  * a moment. Not before, because init makes groups in it. */
-static int open_given(int cgroup_fd, const char *name, int flags, uint32_t uid, uint32_t gid, int *ret_fd)
+int cgroup_open_given(int cgroup_fd, const char *name, int flags, uint32_t uid, uint32_t gid, int *ret_fd)
 {
         int fd = openat(cgroup_fd, name, flags | O_CLOEXEC | O_NOFOLLOW), r = 0;
 
@@ -418,7 +418,7 @@ int cgroup_freeze(int cgroup_fd, bool is_frozen, uint32_t uid, uint32_t gid)
         _cleanup_close_ int fd = -EBADF;
         int r;
 
-        r = open_given(cgroup_fd, "cgroup.freeze", O_WRONLY, uid, gid, &fd);
+        r = cgroup_open_given(cgroup_fd, "cgroup.freeze", O_WRONLY, uid, gid, &fd);
         return r < 0 ? r : fd_write_all(fd, is_frozen ? "1" : "0", 1);
 }
 
@@ -429,7 +429,7 @@ int cgroup_is_frozen(int cgroup_fd, uint32_t uid, uint32_t gid)
         size_t size;
         int r;
 
-        r = open_given(cgroup_fd, "cgroup.events", O_RDONLY, uid, gid, &fd);
+        r = cgroup_open_given(cgroup_fd, "cgroup.events", O_RDONLY, uid, gid, &fd);
         if (r >= 0)
                 r = fd_read_all(fd, CGROUP_FILE_MAX, &text, &size);
         if (r < 0)
@@ -442,7 +442,7 @@ int cgroup_kill_child(int cgroup_fd, const char *name, uint32_t uid, uint32_t gi
         _cleanup_close_ int fd = -EBADF;
         int r;
 
-        r = open_given(cgroup_fd, name, O_RDONLY | O_DIRECTORY, uid, gid, &fd);
+        r = cgroup_open_given(cgroup_fd, name, O_RDONLY | O_DIRECTORY, uid, gid, &fd);
         /* Made by init: directory and file belong to the user, and root alone may not write what is not its
          * own. */
         if (r < 0 || (r = take_back(fd)) < 0)
@@ -529,6 +529,7 @@ static int clean_one(const CgroupBase *b, const Id *session, unsigned *n_rounds)
         fd = open_directory(b->fd, name);
         if (fd < 0)
                 return fd;
+        cgroup_end_left(fd);
         for (;;) {
                 r = cgroup_kill(fd);
                 if (r >= 0)

@@ -55,8 +55,17 @@ int cgroup_freeze(int cgroup_fd, bool is_frozen, uint32_t uid, uint32_t gid) _mu
 /* 1: everything in the group stands still; 0: not, or not yet. */
 int cgroup_is_frozen(int cgroup_fd, uint32_t uid, uint32_t gid) _must_check_;
 
+/* A file of a group that was given away, or ".". */
+int cgroup_open_given(int cgroup_fd, const char *name, int flags, uint32_t uid, uint32_t gid,
+                      int *ret_fd) _must_check_;
+
 /* Kills what is in one of the groups below. -ENOENT: there is no such group. */
 int cgroup_kill_child(int cgroup_fd, const char *name, uint32_t uid, uint32_t gid) _must_check_;
+
+/* cgroup_end.c: kills what is in the groups below, and lets those in the group itself go on. */
+int cgroup_kill_commands(int cgroup_fd, uint32_t uid, uint32_t gid) _must_check_;
+/* The same for a group that an earlier run left; those in it are told to end, and waited for a moment. */
+void cgroup_end_left(int cgroup_fd);
 
 /* 1 while a process is in the group or below, else 0. */
 int cgroup_is_populated(int cgroup_fd) _must_check_;

@@ -118,6 +118,7 @@ static int on_init_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return 0;
         }
         memcpy(s->answer.missing, result->missing, sizeof(s->answer.missing));
+        s->has_guard = result->has_guard != 0;
         s->is_init_ready = true;
         session_maybe_answer(s);
         return 0;
@@ -435,7 +436,7 @@ static void on_deadline(void *userdata)
                 /* Nobody came back for a session that ends with its client. */
                 session_stop(s, END_CLIENT_GONE);
         else if (s->init_io)
-                session_give_up(s);
+                session_hurry(s);
         else
                 session_stop(s, s->reason);
 }

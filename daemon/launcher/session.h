@@ -77,6 +77,8 @@ struct Session {
         bool is_row_asked;
         bool is_recorded;
         bool is_init_ready;
+        bool has_guard;   /* init ends in order when it is told to */
+        bool is_sweeping; /* it was told */
         bool is_over;
         bool is_end_sent; /* whoever waits for the end has been told */
         PrivSessionCreated answer;
@@ -97,8 +99,8 @@ void session_forget_freeze(Session *s);
 /* session_life.c */
 void session_fail(Session *s, int error, const char *step, const char *detail);
 void session_stop(Session *s, EndReason reason);
-/* Killed, and it does not end: tells whoever waits. */
-void session_give_up(Session *s);
+/* It took too long, in order or killed: kills, or tells whoever waits. */
+void session_hurry(Session *s);
 void session_watch_init(Session *s, int *ret_error);
 void session_maybe_answer(Session *s);
 void sessions_on_recorded(Launcher *l, const PrivSessionOpened *body);

@@ -26,6 +26,7 @@
 #define SESSION_POLLS_MAX       2500U
 #define SESSION_API_RETURN_USEC (30 * USEC_PER_SEC)
 #define SESSION_KILL_USEC       (3 * USEC_PER_SEC)
+#define SESSION_SWEEP_USEC      (1 * USEC_PER_SEC)
 
 static void session_free(Session *s)
 {
@@ -139,16 +140,6 @@ void session_watch_init(Session *s, int *ret_error)
         *ret_error = loop_io_new(s->launcher->loop, s->init_pidfd, LOOP_READ, on_init_ended, s, &s->init_io);
 }
 
-/* What was killed may wait in the kernel for a file system that its user does not let answer. It will run no
- * further instruction of its own, so nobody has to wait for it; the record stays, and counts for the user.
- */
-void session_give_up(Session *s)
-{
-        (void) log_warning(0, "init of a session of uid %u was killed and does not end", s->user->uid);
-        worker_release(TAKE_PTR(s->egress));
-        send_end(s);
-}
-
 static void kill_all(Session *s)
 {
         int r = s->cgroup_fd >= 0 ? cgroup_kill(s->cgroup_fd) : 0;
@@ -158,6 +149,36 @@ static void kill_all(Session *s)
         /* Its end takes the whole pid namespace along. */
         if (s->init_pidfd >= 0)
                 (void) syscall(SYS_pidfd_send_signal, s->init_pidfd, SIGKILL, NULL, 0);
+}
+
+/* What was killed may wait in the kernel for a file system that its user does not let answer. It will run no
+ * further instruction of its own, so nobody has to wait for it; the record stays, and counts for the user.
+ */
+static void give_up(Session *s)
+{
+        (void) log_warning(0, "init of a session of uid %u was killed and does not end", s->user->uid);
+        worker_release(TAKE_PTR(s->egress));
+        send_end(s);
+}
+
+/* The commands die now. What they left at protected places init's guard takes away before it ends, too. */
+static bool end_in_order(Session *s)
+{
+        if (!s->has_guard || s->init_pidfd < 0 || !s->init_io ||
+            cgroup_kill_commands(s->cgroup_fd, s->uid, s->gid) < 0 ||
+            syscall(SYS_pidfd_send_signal, s->init_pidfd, SIGTERM, NULL, 0) < 0 ||
+            loop_timer_set(s->timer, SESSION_SWEEP_USEC) < 0)
+                return false;
+        s->is_sweeping = true;
+        return true;
+}
+
+static void end_now(Session *s)
+{
+        s->is_sweeping = false;
+        kill_all(s);
+        if (s->init_io)
+                (void) !loop_timer_set(s->timer, SESSION_KILL_USEC);
 }
 
 /* Again while stopping: goes on where it stands. */
@@ -175,9 +196,8 @@ void session_stop(Session *s, EndReason reason)
                 if (s->stop_timer)
                         loop_timer_stop(s->stop_timer);
                 session_forget_freeze(s);
-                kill_all(s);
-                if (s->init_io)
-                        (void) !loop_timer_set(s->timer, SESSION_KILL_USEC);
+                if (!end_in_order(s))
+                        end_now(s);
         }
         if (s->init_pidfd >= 0 && !s->init_io) {
                 /* Never watched: its start failed halfway. */
@@ -185,6 +205,14 @@ void session_stop(Session *s, EndReason reason)
         }
         if (s->init_pidfd < 0)
                 wait_for_empty(s);
+}
+
+void session_hurry(Session *s)
+{
+        if (s->is_sweeping)
+                end_now(s);
+        else
+                give_up(s);
 }
 
 void session_fail(Session *s, int error, const char *step, const char *detail)

@@ -148,6 +148,8 @@ static int format_filesystem(const Policy *p, Buf *b)
         if (r >= 0)
                 r = format_paths(p, b, PATH_DENY, "deny");
         if (r >= 0)
+                r = format_paths(p, b, PATH_PROTECT, "protect");
+        if (r >= 0)
                 r = format_paths(p, b, PATH_SOCKET, "sockets");
         if (r >= 0)
                 r = format_tmpfs(p, b);

@@ -76,6 +76,7 @@ typedef enum PathAccess {
         PATH_SOCKET,
         PATH_READ,
         PATH_WRITE,
+        PATH_PROTECT, /* may not be written in a writable workspace; shows as the workspace does */
         _PATH_ACCESS_MAX,
 } PathAccess;
 
@@ -262,6 +263,12 @@ PathAccess ceiling_access(const Policy *ceiling, const PolicyVariables *v, const
                           PathAccess access);
 /* Takes out of p what it lets nobody have: ports, groups. */
 int ceiling_strike(Policy *p, const Policy *ceiling, PolicyDiagnostics *d) _must_check_;
+/* The same for a protected path, whose names may be "*". */
+const char *protect_pattern_check(const char *s, char *ret, size_t size);
+/* What the session's guard keeps; nothing where the workspace is not writable. */
+int protect_plan(const Policy *p, const PolicyVariables *v, PlanBuilder *b) _must_check_;
+/* The rule that keeps path from being written, or NULL. */
+const PathRule *protect_rule_of(const Policy *p, const PolicyVariables *v, const char *path);
 
 /* path equals above or lies below it. */
 bool path_is_below(const char *path, const char *above);

@@ -138,7 +138,7 @@ static int add_paths(Items *x, const Policy *p, const PolicyVariables *v, Policy
         for (size_t i = 0; i < p->n_paths; i++) {
                 const PathRule *rule = &p->paths[i];
 
-                if (path_is_glob(rule->pattern))
+                if (rule->access == PATH_PROTECT || path_is_glob(rule->pattern))
                         continue;
                 r = path_pattern_expand(rule->pattern, v, path, sizeof(path));
                 if (r == -ENOENT)
@@ -474,6 +474,8 @@ int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session,
                 r = put_items(&items, v, is_root_session, b);
         if (r >= 0)
                 r = globs_plan(p, v, b, diagnostics);
+        if (r >= 0)
+                r = protect_plan(p, v, b);
         items_done(&items);
         if (r < 0)
                 return r;
@@ -587,5 +589,13 @@ int policy_check_file(const Policy *p, const PolicyVariables *v, const char *pat
                 ret->rule = item->pattern;
         }
         items_done(&items);
+        if (for_writing && ret->verdict == VERDICT_ALLOW) {
+                const PathRule *kept = protect_rule_of(p, v, canonical);
+
+                if (kept)
+                        *ret = (PolicyFileAnswer){ .verdict = VERDICT_DENY,
+                                                   .layer = kept->layer,
+                                                   .rule = kept->pattern };
+        }
         return 0;
 }

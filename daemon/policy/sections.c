@@ -88,6 +88,21 @@ static int read_deny(SchemaReader *x, const TextNode *n)
         return schema_read_strings(x, n, add_deny);
 }
 
+static int add_protect(SchemaReader *x, const TextNode *n)
+{
+        char pattern[PLAN_PATH_MAX];
+        const char *message = protect_pattern_check(n->string, pattern, sizeof(pattern));
+
+        if (message)
+                return schema_fail(x, n, "%s", message);
+        return policy_add_path(x->policy, PATH_PROTECT, pattern, layer_of(x->policy));
+}
+
+static int read_protect(SchemaReader *x, const TextNode *n)
+{
+        return schema_read_strings(x, n, add_protect);
+}
+
 static int read_bytes(SchemaReader *x, const TextNode *n, uint64_t min, uint64_t *ret)
 {
         int r;
@@ -172,7 +187,7 @@ static const KeyRule filesystem_rules[] = {
         { "write", read_write, NULL },
         { "deny", read_deny, NULL },
         { "tmpfs", read_tmpfs, NULL },
-        { "protect", NULL, "name the paths under deny, or keep them out of the workspace" },
+        { "protect", read_protect, NULL },
         { "ask", NULL, "name the paths under read or write, or leave them out" },
         { "sockets", read_sockets, NULL },
 };

@@ -673,14 +673,33 @@ enum PrivLayer {
 };
 
 typedef struct PrivInitResult {
-        int32_t error; /* 0: ready */
-        uint32_t padding;
+        int32_t error;      /* 0: ready */
+        uint32_t has_guard; /* it ends in order, on SIGTERM from outside */
         char step[PRIV_NAME_SIZE];
         char detail[PRIV_TEXT_SIZE];
         char missing[PRIV_TEXT_SIZE * 4];
 } PrivInitResult;
 
 /* ---- api <-> init ---- */
+
+/* What became of a protected path. */
+typedef enum PrivGuardNote {
+        GUARD_COVERED = 0, /* the host put something there: it is read-only now */
+        GUARD_REMOVED,     /* the session had made it */
+        GUARD_MOVED,       /* the same; it has another name, beside */
+        GUARD_LEFT,        /* the same; it stays, read-only */
+        _GUARD_NOTE_MAX,
+        GUARD_UNATTRIBUTED = 16, /* those below are between init and its guard */
+        GUARD_READY,
+        GUARD_SWEPT,
+        GUARD_FAILED,
+} PrivGuardNote;
+
+typedef struct PrivGuarded {
+        uint32_t note;
+        int32_t error;
+        char path[512]; /* below the workspace */
+} PrivGuarded;
 
 /* Behind it: cwd, argv and environment as n strings, each with its NUL, in this order. */
 typedef struct PrivExec {

@@ -1,0 +1,276 @@
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+
+#include "daemon/init/protect.h"
+#include "daemon/isolate/kernel.h"
+#include "proto/base/clock.h"
+#include "proto/base/error.h"
+#include "proto/base/fd.h"
+#include "proto/base/log.h"
+#include "proto/base/str.h"
+
+#define GUARD_LOOK_MSEC   500
+#define GUARD_FREEZE_USEC (2 * USEC_PER_SEC)
+#define GUARD_PATIENCE    20
+
+typedef struct Guard {
+        Setup *setup;
+        Protect protect;
+} Guard;
+
+/* ---- freezing ---- */
+
+typedef void (*GroupCall)(void *userdata, int group_fd);
+
+/* Each command's group. Those of commands that end meanwhile are no loss. */
+static void for_each_group(int cgroup_fd, GroupCall call, void *userdata)
+{
+        const struct dirent *e;
+        int fd = openat(cgroup_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        DIR *d = fd < 0 ? NULL : fdopendir(fd);
+
+        if (!d) {
+                (void) fd_close(fd);
+                return;
+        }
+        while ((e = readdir(d))) {
+                _cleanup_close_ int group = -EBADF;
+
+                if (e->d_name[0] != 'e' || e->d_name[1] < '0' || e->d_name[1] > '9')
+                        continue;
+                group = openat(cgroup_fd, e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+                if (group >= 0)
+                        call(userdata, group);
+        }
+        (void) closedir(d);
+}
+
+static void write_freeze(void *userdata, int group_fd)
+{
+        const char *value = userdata;
+        _cleanup_close_ int fd = openat(group_fd, "cgroup.freeze", O_WRONLY | O_CLOEXEC);
+
+        if (fd >= 0)
+                (void) !write(fd, value, 1);
+}
+
+/* The kernel freezes each process where it comes by. */
+static void wait_frozen(void *userdata, int group_fd)
+{
+        const uint64_t *end = userdata;
+        _cleanup_close_ int fd = openat(group_fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
+
+        while (fd >= 0 && clock_monotonic_usec() < *end) {
+                struct pollfd p = { .fd = fd, .events = POLLPRI };
+                char text[128];
+                ssize_t n = pread(fd, text, sizeof(text) - 1, 0);
+
+                if (n <= 0)
+                        return;
+                text[n] = '\0';
+                if (strstr(text, "frozen 1") || strstr(text, "populated 0"))
+                        return;
+                (void) !poll(&p, 1, GUARD_PATIENCE);
+        }
+}
+
+static void freeze(const Guard *g)
+{
+        uint64_t end = clock_monotonic_usec() + GUARD_FREEZE_USEC;
+        char one[] = "1";
+
+        for_each_group(g->setup->cgroup_fd, write_freeze, one);
+        for_each_group(g->setup->cgroup_fd, wait_frozen, &end);
+}
+
+static void thaw(const Guard *g)
+{
+        char zero[] = "0";
+
+        for_each_group(g->setup->cgroup_fd, write_freeze, zero);
+}
+
+/* ---- the loop ---- */
+
+/* What came before the commands stood still is read, too. */
+static int look(Guard *g, bool has_commands)
+{
+        Protect *p = &g->protect;
+        int r = 0;
+
+        if (has_commands)
+                freeze(g);
+        if (p->watch)
+                r = watch_read(p->watch);
+        if (r >= 0)
+                r = protect_pass(p);
+        if (p->watch)
+                watch_clear(p->watch);
+        if (has_commands)
+                thaw(g);
+        return r;
+}
+
+static int serve(Guard *g)
+{
+        Protect *p = &g->protect;
+
+        for (;;) {
+                struct pollfd fds[2] = {
+                        { .fd = p->init_fd, .events = POLLIN },
+                        { .fd = p->watch ? watch_fd(p->watch) : -1, .events = POLLIN },
+                };
+                int r = poll(fds, 2, p->watch ? -1 : GUARD_LOOK_MSEC);
+
+                if (r < 0 && errno != EINTR)
+                        return neg_errno();
+                if (fds[0].revents) {
+                        /* All commands are gone: a last look. */
+                        r = look(g, /* has_commands= */ false);
+                        protect_note(p, GUARD_SWEPT, "");
+                        return r;
+                }
+                r = p->watch ? watch_read(p->watch) : 1;
+                if (r > 0)
+                        r = look(g, /* has_commands= */ true);
+                if (r < 0)
+                        return r;
+        }
+}
+
+/* ---- the start ---- */
+
+/* Where it is not to be had, the guard looks again and again, and takes nothing away. */
+static int open_watch(Guard *g)
+{
+        int r = watch_new(&g->protect.watch);
+
+        if (r >= 0) {
+                r = watch_add(g->protect.watch, &g->protect.root, g->protect.workspace_fd, "");
+                if (r >= 0)
+                        return 0;
+                g->protect.watch = watch_free(g->protect.watch);
+        }
+        if (r == -ENOMEM)
+                return r;
+        protect_note(&g->protect, GUARD_UNATTRIBUTED, "");
+        return 0;
+}
+
+static int close_others(Guard *g)
+{
+        const int keep = g->setup->cgroup_fd, channel = g->protect.init_fd;
+        int low = MIN_OF(keep, channel), high = MAX_OF(keep, channel);
+
+        if (low < 3 || low == high)
+                return -EBADF;
+        if ((low > 3 && kernel_close_range(3, (unsigned) low - 1, 0) < 0) ||
+            (high > low + 1 && kernel_close_range((unsigned) low + 1, (unsigned) high - 1, 0) < 0) ||
+            kernel_close_range((unsigned) high + 1, UINT_MAX, 0) < 0)
+                return neg_errno();
+        return 0;
+}
+
+static int prepare(Guard *g)
+{
+        sigset_t all;
+        int r;
+
+        (void) prctl(PR_SET_NAME, "sandbox-guard");
+        if (sigfillset(&all) < 0 || sigprocmask(SIG_SETMASK, &all, NULL) < 0)
+                return neg_errno();
+        r = close_others(g);
+        if (r >= 0)
+                r = identity_become_guard(g->setup);
+        if (r < 0)
+                return r;
+        g->protect.workspace_fd = kernel_openat2(AT_FDCWD, g->protect.workspace,
+                                                 O_RDONLY | O_DIRECTORY | O_CLOEXEC,
+                                                 RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
+        return g->protect.workspace_fd < 0 ? neg_errno() : open_watch(g);
+}
+
+_noreturn_ static void run(Guard *g)
+{
+        PrivGuarded failed = { .note = GUARD_FAILED };
+        int r = prepare(g);
+
+        g->protect.is_first = true;
+        if (r >= 0)
+                r = protect_pass(&g->protect);
+        g->protect.is_first = false;
+        if (r >= 0) {
+                protect_note(&g->protect, GUARD_READY, "");
+                r = serve(g);
+        }
+        failed.error = r;
+        (void) !write(g->protect.init_fd, &failed, sizeof(failed));
+        _exit(r < 0);
+}
+
+/* What it says before it is ready, stays for init to read later, but for how it went. */
+static int wait_ready(Setup *s, int fd)
+{
+        PrivGuarded m;
+
+        for (;;) {
+                ssize_t n = read(fd, &m, sizeof(m));
+
+                if (n < 0 && errno == EINTR)
+                        continue;
+                if (n != (ssize_t) sizeof(m))
+                        return setup_fail(s, -ECHILD, "the guard ended");
+                if (m.note == GUARD_UNATTRIBUTED)
+                        s->is_unattributed = true;
+                if (m.note == GUARD_READY)
+                        return 0;
+                if (m.note == GUARD_FAILED)
+                        return setup_fail(s, m.error < 0 ? m.error : -ECHILD, "cover what is protected");
+        }
+}
+
+int guard_start(Setup *s, int *ret_fd)
+{
+        static Guard guard;
+        struct clone_args args = { .exit_signal = SIGCHLD };
+        _cleanup_close_ int fd = -EBADF, theirs = -EBADF;
+        int pair[2], r;
+        size_t n;
+        pid_t pid;
+
+        *ret_fd = -EBADF;
+        setup_step(s, "protect");
+        guard = (Guard){ .setup = s,
+                         .protect = { .workspace = plan_string(&s->plan, s->plan.header->workspace),
+                                      .workspace_fd = -EBADF } };
+        r = protect_rules(&guard.protect, &s->plan, &n);
+        if (r < 0)
+                return setup_fail(s, r, "rules");
+        if (n == 0)
+                return 0;
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+                return setup_fail(s, neg_errno(), "socketpair");
+        fd = pair[0];
+        theirs = pair[1];
+        guard.protect.init_fd = theirs;
+        pid = kernel_clone3(&args);
+        if (pid < 0)
+                return setup_fail(s, neg_errno(), "clone3");
+        if (pid == 0)
+                run(&guard);
+        theirs = fd_close(theirs);
+        r = wait_ready(s, fd);
+        if (r >= 0)
+                r = fd_set_nonblock(fd, true);
+        if (r < 0)
+                return r;
+        *ret_fd = TAKE_FD(fd);
+        return 0;
+}

@@ -1,0 +1,85 @@
+#pragma once
+
+/*
+ * Protected paths, kept by mounts and by a watch: what every kernel can do.
+ *
+ * The guard is a process of its own, made by init while both have all rights. It is in the session's pid and
+ * mount namespaces, in the session's group beside init, outside of its user namespace and of Landlock; of
+ * capabilities it keeps CAP_SYS_ADMIN (mounts, fanotify), files it sees with the session user's rights.
+ * Nothing in the session may signal or trace it, and without it the session ends.
+ *
+ * What lies at a protected path is covered by itself, read-only; each directory above it, below the
+ * workspace, by itself, so that none can be renamed. A rename on the host takes a cover away, and what is
+ * absent has none: so the directories are watched. Where something changed under a name that matters, all
+ * commands are frozen, what the host made is covered and what the session made is taken away. Who made
+ * something the kernel says: a process outside the session's pid namespace has no number in it.
+ */
+
+#include "daemon/init/setup.h"
+#include "proto/base/list.h"
+
+#define PROTECT_RULES_MAX   2048U
+#define PROTECT_DEPTH_MAX   16U
+#define PROTECT_PATH_MAX    512U /* below the workspace; what is deeper is in no rule */
+#define PROTECT_ENTRIES_MAX 512U /* of a directory that a "*" is looked for in */
+#define PROTECT_ALIASES_MAX 32U
+
+/* A name that matters in a directory that matters. */
+typedef struct ProtectRule ProtectRule;
+struct ProtectRule {
+        char *name; /* "*": any */
+        ProtectRule *first;
+        ProtectRule *next;
+        bool is_protected; /* else something below it is */
+};
+
+typedef enum Maker {
+        MAKER_HOST = 0,
+        MAKER_SESSION,       /* made there */
+        MAKER_SESSION_MOVED, /* brought there from elsewhere: not to be lost */
+        MAKER_UNKNOWN,
+} Maker;
+
+typedef struct Watch Watch;
+
+typedef struct Protect {
+        const Plan *plan;
+        const char *workspace;
+        int workspace_fd;
+        ProtectRule root;
+        size_t n_rules;
+        size_t n_aliases;
+        bool has_new_alias; /* look again */
+        bool is_first;      /* the session has not run yet: everything is the host's */
+        Watch *watch;
+        int init_fd; /* where notes go */
+} Protect;
+
+/* Rules of the plan. 0 with *ret_n 0: nothing to keep. */
+int protect_rules(Protect *p, const Plan *plan, size_t *ret_n) _must_check_;
+
+/* One pass over all that is there: covers, or takes away. The commands are frozen, or gone. */
+int protect_pass(Protect *p) _must_check_;
+
+/* A line for people, by way of init. */
+void protect_note(Protect *p, PrivGuardNote note, const char *path);
+
+/* ---- watch.c ---- */
+
+/* -EOPNOTSUPP and the like: nobody can say who made something; the guard looks from time to time. */
+int watch_new(Watch **ret) _must_check_;
+Watch *watch_free(Watch *w);
+int watch_fd(const Watch *w);
+/* rule, of which directory_fd is an instance, at path. 1: it was not watched yet. */
+int watch_add(Watch *w, const ProtectRule *rule, int directory_fd, const char *path) _must_check_;
+/* Reads what there is. 1: some of it matters. */
+int watch_read(Watch *w) _must_check_;
+/* Who put name into the directory at path last, since watch_clear(); fallback where nobody did. */
+Maker watch_maker(const Watch *w, const char *path, const char *name, Maker fallback);
+void watch_clear(Watch *w);
+
+/* ---- guard.c ---- */
+
+/* Forks the guard, if the plan has anything for it, and hears that all is covered. *ret_fd is init's end of
+ * the channel, -EBADF without a guard; its end means the guard's. */
+int guard_start(Setup *s, int *ret_fd) _must_check_;
