@@ -191,9 +191,9 @@ static int prepare(Guard *g)
                 r = identity_become_guard(g->setup);
         if (r < 0)
                 return r;
-        g->protect.workspace_fd = kernel_openat2(AT_FDCWD, g->protect.workspace,
-                                                 O_RDONLY | O_DIRECTORY | O_CLOEXEC,
-                                                 RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
+        g->protect.workspace_fd =
+                        kernel_openat2(AT_FDCWD, g->protect.workspace, O_RDONLY | O_DIRECTORY | O_CLOEXEC,
+                                       RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
         return g->protect.workspace_fd < 0 ? neg_errno() : open_watch(g);
 }
 

@@ -334,7 +334,8 @@ static int visit_entries(Protect *p, const Place *place, const ProtectRule *rule
                 return -ENOMEM;
         }
         while (r >= 0 && (e = readdir(d))) {
-                if (str_equal(e->d_name, ".") || str_equal(e->d_name, "..") || is_literal(place->rule, e->d_name))
+                if (str_equal(e->d_name, ".") || str_equal(e->d_name, "..") ||
+                    is_literal(place->rule, e->d_name))
                         continue;
                 r = n++ < PROTECT_ENTRIES_MAX ? visit(p, place, rule, e->d_name) : -E2BIG;
         }
@@ -361,8 +362,8 @@ static bool holds_something(const ProtectRule *rule, int directory_fd, unsigned 
                 if (str_equal(c->name, "*"))
                         return true;
                 fd = open_at(directory_fd, c->name, O_PATH);
-                if (fd >= 0 && (c->is_protected || depth >= PROTECT_DEPTH_MAX ||
-                                holds_something(c, fd, depth + 1)))
+                if (fd >= 0 &&
+                    (c->is_protected || depth >= PROTECT_DEPTH_MAX || holds_something(c, fd, depth + 1)))
                         return true;
         }
         return false;
@@ -404,7 +405,9 @@ static int follow_link(Protect *p, const Place *place, const ProtectRule *rule, 
 static int enter(Protect *p, const Place *place, const ProtectRule *rule, const char *name, const char *path,
                  Maker maker)
 {
-        Place below = { .rule = rule, .path = path, .maker = maker, .depth = place->depth + 1, .fd = -EBADF };
+        Place below = {
+                .rule = rule, .path = path, .maker = maker, .depth = place->depth + 1, .fd = -EBADF
+        };
         _cleanup_close_ int fd = open_at(place->fd, name, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
         int r;
 
@@ -470,7 +473,8 @@ static int visit(Protect *p, const Place *place, const ProtectRule *rule, const 
                 return fd == -ENOENT ? 0 : fd;
         if (fstat(fd, &st) < 0)
                 return neg_errno();
-        /* Names of a folder that a "*" stands for are the folder's own business where they are no folders. */
+        /* Names of a folder that a "*" stands for are the folder's own business where they are no folders.
+         */
         if (!rule->is_protected && !S_ISDIR(st.st_mode) && str_equal(rule->name, "*"))
                 return 0;
         r = str_printf(path, sizeof(path), "%s%s%s", place->path, place->path[0] ? "/" : "", name);

@@ -165,9 +165,9 @@ static void keep(Watch *w, const Directory *d, const char *name, Maker maker)
 /* 1: one that matters. */
 static int take(Watch *w, const struct fanotify_event_metadata *m, const Handle *handle, const char *name)
 {
-        Maker maker = m->pid == 0               ? MAKER_HOST
+        Maker maker = m->pid == 0              ? MAKER_HOST
                       : m->mask & FAN_MOVED_TO ? MAKER_SESSION_MOVED
-                                                : MAKER_SESSION;
+                                               : MAKER_SESSION;
         int matter = 0;
 
         /* What we did ourselves. */
@@ -195,7 +195,8 @@ static int take_event(Watch *w, const struct fanotify_event_metadata *m)
                 w->has_lost = true;
                 return 1;
         }
-        if (m->event_len < sizeof(*m) + sizeof(*info) + 8 || info->hdr.info_type != FAN_EVENT_INFO_TYPE_DFID_NAME)
+        if (m->event_len < sizeof(*m) + sizeof(*info) + 8 ||
+            info->hdr.info_type != FAN_EVENT_INFO_TYPE_DFID_NAME)
                 return 0;
         memcpy(&handle, at, 8);
         at += 8;

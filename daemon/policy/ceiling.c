@@ -47,6 +47,7 @@ PathAccess ceiling_access(const Policy *c, const PolicyVariables *v, const char 
                                                                                      : PATH_DENY;
         case PATH_DENY:
         case PATH_TMPFS:
+        case PATH_PROTECT:
         case _PATH_ACCESS_MAX:
         default:
                 return access;

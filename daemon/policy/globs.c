@@ -28,7 +28,7 @@ int globs_plan(const Policy *p, const PolicyVariables *v, PlanBuilder *b, Policy
         int r;
 
         for (size_t i = 0; i < p->n_paths; i++) {
-                if (!path_is_glob(p->paths[i].pattern))
+                if (p->paths[i].access != PATH_DENY || !path_is_glob(p->paths[i].pattern))
                         continue;
                 r = expand(p->paths[i].pattern, v, tail, sizeof(tail));
                 if (r == -ENOENT)
@@ -59,7 +59,7 @@ const PathRule *glob_matching(const Policy *p, const PolicyVariables *v, const c
                 uint32_t places;
                 Glob g;
 
-                if (!path_is_glob(p->paths[i].pattern) ||
+                if (p->paths[i].access != PATH_DENY || !path_is_glob(p->paths[i].pattern) ||
                     expand(p->paths[i].pattern, v, tail, sizeof(tail)) < 0 || glob_parse(tail, &g) < 0 ||
                     str_copy(names, sizeof(names), path + n + 1) < 0)
                         continue;

@@ -267,8 +267,8 @@ int ceiling_strike(Policy *p, const Policy *ceiling, PolicyDiagnostics *d) _must
 const char *protect_pattern_check(const char *s, char *ret, size_t size);
 /* What the session's guard keeps; nothing where the workspace is not writable. */
 int protect_plan(const Policy *p, const PolicyVariables *v, PlanBuilder *b) _must_check_;
-/* The rule that keeps path from being written, or NULL. */
-const PathRule *protect_rule_of(const Policy *p, const PolicyVariables *v, const char *path);
+/* Takes back that path may be written, where a rule keeps it. */
+void protect_answer(const Policy *p, const PolicyVariables *v, const char *path, PolicyFileAnswer *answer);
 
 /* path equals above or lies below it. */
 bool path_is_below(const char *path, const char *above);

@@ -589,13 +589,7 @@ int policy_check_file(const Policy *p, const PolicyVariables *v, const char *pat
                 ret->rule = item->pattern;
         }
         items_done(&items);
-        if (for_writing && ret->verdict == VERDICT_ALLOW) {
-                const PathRule *kept = protect_rule_of(p, v, canonical);
-
-                if (kept)
-                        *ret = (PolicyFileAnswer){ .verdict = VERDICT_DENY,
-                                                   .layer = kept->layer,
-                                                   .rule = kept->pattern };
-        }
+        if (for_writing)
+                protect_answer(p, v, canonical, ret);
         return 0;
 }

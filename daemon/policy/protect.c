@@ -76,14 +76,15 @@ int protect_plan(const Policy *p, const PolicyVariables *v, PlanBuilder *b)
         return r;
 }
 
-const PathRule *protect_rule_of(const Policy *p, const PolicyVariables *v, const char *path)
+void protect_answer(const Policy *p, const PolicyVariables *v, const char *path, PolicyFileAnswer *answer)
 {
         char rule[PLAN_PATH_MAX];
 
-        if (!is_of_use(p, v))
-                return NULL;
+        if (!is_of_use(p, v) || answer->verdict != VERDICT_ALLOW)
+                return;
         for (size_t i = 0; i < p->n_paths; i++)
                 if (expand(p, &p->paths[i], v, rule) >= 0 && covers(rule, path))
-                        return &p->paths[i];
-        return NULL;
+                        *answer = (PolicyFileAnswer){ .verdict = VERDICT_DENY,
+                                                      .layer = p->paths[i].layer,
+                                                      .rule = p->paths[i].pattern };
 }

@@ -214,7 +214,8 @@ def test_c_build(instance, caller):
 
 def test_git_in_a_workspace(instance, caller):
     work = caller.workspace()
-    done = instance.sh(caller, "git init -q . && echo x >f && git add f && git -c user.name=t -c user.email=t@t.test "
+    caller.run(["git", "init", "-q", work])
+    done = instance.sh(caller, "git init -q sub && echo x >f && git add f && git -c user.name=t -c user.email=t@t.test "
                                "commit -q -m one && git log --format=%s", workspace=work)
     assert done.stdout == "one\n", done.stderr
 

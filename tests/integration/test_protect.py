@@ -1,0 +1,341 @@
+"""Protected paths in a writable workspace."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+
+import machine
+from machine import eventually
+
+GIT = ["git", "-c", "user.name=n", "-c", "user.email=n@example.org", "-c", "protocol.file.allow=always"]
+BASE = os.path.join(os.path.dirname(__file__), "..", "..", "policies", "base.json")
+
+
+def protected():
+    """The names that the profile `base` protects."""
+    with open(BASE) as f:
+        text = "\n".join(line for line in f.read().splitlines() if not line.lstrip().startswith("//"))
+    return [path.split("/", 1)[1] for path in json.loads(re.sub(r"//[^\"]*$", "", text, flags=re.M))["filesystem"]["protect"]]
+
+
+def git(user, work, *arguments):
+    done = user.run([*GIT, "-C", work, *arguments])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def repository(user, work=None):
+    work = work or user.workspace()
+    git(user, work, "init", "-q", "-b", "main")
+    user.write(work + "/f", "f\n")
+    git(user, work, "add", "f")
+    git(user, work, "commit", "-q", "-m", "first")
+    return work
+
+
+def tree(work):
+    """Names, kinds and contents, but for what git itself changes when it works."""
+    found = {}
+    for folder, folders, names in os.walk(work):
+        for name in folders + names:
+            path = os.path.join(folder, name)
+            relative = os.path.relpath(path, work)
+            kind = os.lstat(path).st_mode
+            found[relative] = (kind, open(path, "rb").read() if os.path.isfile(path) and not os.path.islink(path) else "")
+    return found
+
+
+@pytest.fixture
+def session(instance, either):
+    """start(work): runs scripts in one session of that workspace."""
+    made = []
+
+    def start(work, *options):
+        name = instance.create(either, *options, cwd=work)
+        made.append(name)
+        return lambda script: instance.ctl(either, "exec", name, "--", "sh", "-c", script, cwd=work)
+
+    yield start
+    for name in made:
+        instance.ctl(either, "terminate", name)
+
+
+def covers(inside, work, path):
+    """It lies under a read-only mount of its own inside."""
+    table = inside("cat /proc/self/mountinfo").stdout
+    return any(line.split()[4] == f"{work}/{path}" and line.split()[5].startswith("ro") for line in table.splitlines())
+
+
+# ---- what is there ----
+
+def test_what_exists_is_not_written(instance, either):
+    work = repository(either)
+    for name in (".envrc", ".vscode/tasks.json", ".git/info/attributes", ".mcp.json"):
+        either.write(f"{work}/{name}", "mine\n")
+    before = tree(work)
+    done = instance.sh(either, """
+        for f in .git/config .envrc .vscode/tasks.json .git/info/attributes .mcp.json .git/hooks/new .vscode/new; do
+            (echo evil >>$f) 2>/dev/null && echo written $f
+        done
+        for f in .git .git/config .git/hooks .git/info .vscode .envrc; do
+            python3 -c 'import os, sys; os.rename(sys.argv[1], "gone")' $f 2>/dev/null && echo moved $f
+        done
+        for f in .git/config .git/hooks .vscode .envrc; do
+            rm -rf $f 2>/dev/null && echo removed $f
+            chmod 777 $f 2>/dev/null && echo changed $f
+        done
+        ln .git/config link 2>/dev/null && echo linked
+        ln -sfn elsewhere .vscode 2>/dev/null && test -L .vscode && echo replaced
+        python3 -c 'import os; os.rename("f", ".envrc")' 2>/dev/null && echo renamed over
+        echo end""", workspace=work)
+    assert "written" not in done.stdout and "moved" not in done.stdout and done.stdout.endswith("end\n"), done.stdout
+    assert "removed" not in done.stdout and "changed" not in done.stdout, done.stdout
+    assert "linked" not in done.stdout and "replaced" not in done.stdout and "renamed" not in done.stdout, done.stdout
+    after = tree(work)
+    for name in (".git/config", ".envrc", ".vscode/tasks.json", ".git/info/attributes", ".mcp.json", "f"):
+        assert after.get(name) == before[name], name
+    assert not os.path.exists(work + "/.git/hooks/new") and not os.path.exists(work + "/.vscode/new")
+
+
+def test_what_is_absent_cannot_be_made(instance, either):
+    work = repository(either)
+    names = [name.replace("*", "x") for name in protected()]
+    absent = [name for name in names if not os.path.lexists(f"{work}/{name}")]
+    assert len(absent) > 50
+    before = set(tree(work))
+    script = "\n".join(f"mkdir -p {os.path.dirname(name) or '.'}; echo evil >{name}" for name in absent)
+    done = instance.sh(either, script + "\necho end", workspace=work)
+    assert done.stdout.endswith("end\n")
+    assert [name for name in absent if os.path.lexists(f"{work}/{name}")] == []
+    folders = {os.path.dirname(name) for name in absent}
+    assert {name for name in set(tree(work)) - before if not any((f + "/").startswith(name + "/") for f in folders)} == set()
+
+
+@pytest.mark.parametrize("script", [
+    "mkdir .vscode && echo evil >.vscode/tasks.json",
+    "ln -s /etc/passwd .envrc",
+    "ln -s elsewhere .git",
+    "echo evil >x; ln x .envrc; rm x",
+    "mkfifo .envrc",
+    "echo evil >.git",
+    "echo evil >x; mv x .envrc; rm -f .envrc.refused",
+])
+def test_whatever_it_is_made_by(instance, either, script):
+    work = either.workspace()
+    assert instance.sh(either, script + " 2>/dev/null; echo end", workspace=work).stdout.endswith("end\n")
+    assert not set(os.listdir(work)) & {".vscode", ".envrc", ".git"}, os.listdir(work)
+
+
+def test_what_was_brought_there_is_not_lost(instance, either):
+    """It may be somebody's only copy."""
+    work = either.workspace()
+    either.write(work + "/src/main.c", "mine\n")
+    either.write(work + "/g/config", "evil\n")
+    either.write(work + "/g/hooks/pre-commit", "evil\n")
+    instance.sh(either, "mv src .claude; mv g .git", workspace=work)
+    assert open(work + "/.claude.refused/main.c").read() == "mine\n"
+    assert not os.path.exists(work + "/.claude")
+    assert sorted(os.listdir(work + "/.git")) == ["config.refused", "hooks.refused"]
+
+
+def test_nothing_is_left_by_the_last_breath(instance, either):
+    """What runs until it is killed makes such files until then."""
+    work = repository(either)
+    before = set(tree(work))
+    for _ in range(5):
+        instance.sh(either, """(while :; do echo evil >.envrc; mkdir -p .vscode; echo x >.vscode/tasks.json; done
+            ) 2>/dev/null & sleep 0.1""", workspace=work)
+        assert set(tree(work)) == before
+
+
+def test_nothing_is_left_by_a_killed_daemon(own_instance, alice):
+    work = repository(alice)
+    before = set(tree(work))
+    name = own_instance.create(alice, cwd=work)
+    loop = own_instance.ctl_start(alice, "exec", name, "--", "sh", "-c",
+                                  "while :; do echo evil >.envrc; mkdir -p .vscode; echo x >.vscode/y; touch f2; done", cwd=work,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert eventually(lambda: os.path.exists(work + "/f2"), 30)
+    own_instance.stop(signal.SIGKILL)
+    own_instance.start()
+    loop.wait(60)
+    own_instance.ctl(alice, "list")
+    assert eventually(lambda: set(tree(work)) == before | {"f2"}, 30), set(tree(work)) - before
+
+
+# ---- what the host does meanwhile ----
+
+def test_the_host_replaces_it(either, session):
+    work = repository(either)
+    inside = session(work)
+    assert covers(inside, work, ".git/config")
+    git(either, work, "config", "a.b", "c")
+    assert eventually(lambda: covers(inside, work, ".git/config"), 30)
+    assert inside("echo evil >>.git/config").returncode != 0
+    assert inside("git config a.b").stdout == "c\n"
+    assert "evil" not in open(work + "/.git/config").read()
+
+
+def test_the_host_makes_it(either, session):
+    work = either.workspace()
+    inside = session(work)
+    either.write(work + "/.vscode/tasks.json", "mine\n")
+    repository(either, work)
+    for name in (".vscode", ".git/config", ".git/hooks"):
+        assert eventually(lambda name=name: covers(inside, work, name), 30), name
+    assert inside("echo evil >.vscode/tasks.json").returncode != 0
+    assert inside("mv .git g").returncode != 0
+    assert open(work + "/.vscode/tasks.json").read() == "mine\n"
+    assert git(either, work, "status", "--porcelain") == "?? .vscode/\n"
+
+
+def test_the_host_removes_it(either, session):
+    work = repository(either)
+    either.write(work + "/.vscode/tasks.json", "mine\n")
+    inside = session(work)
+    assert covers(inside, work, ".vscode")
+    os.unlink(work + "/.vscode/tasks.json")
+    os.rmdir(work + "/.vscode")
+    inside("mkdir .vscode; echo evil >.vscode/tasks.json")
+    assert eventually(lambda: not os.path.exists(work + "/.vscode"), 30)
+
+
+def test_two_sessions(either, session):
+    """What one makes is the host's for the other, and goes all the same."""
+    work = repository(either)
+    before = set(tree(work))
+    one, other = session(work), session(work)
+    for inside in (one, other, one):
+        inside("echo evil >.envrc; mkdir .idea; echo evil >.idea/x")
+        assert eventually(lambda: set(tree(work)) == before, 30), set(tree(work)) - before
+    assert one("echo evil >>.git/config").returncode != 0
+    assert other("echo evil >>.git/config").returncode != 0
+
+
+# ---- git ----
+
+def test_git_works(instance, either):
+    part, work = repository(either), repository(either)
+    git(either, work, "submodule", "--quiet", "add", part, "part")
+    git(either, work, "commit", "-q", "-m", "with a part")
+    done = instance.sh(either, """
+        set -e
+        export GIT_AUTHOR_NAME=n GIT_AUTHOR_EMAIL=n@x GIT_COMMITTER_NAME=n GIT_COMMITTER_EMAIL=n@x
+        echo two >>f; git commit -qam second
+        git branch side; git checkout -q side; echo three >>f; git stash -q; git stash pop -q; git commit -qam third
+        git checkout -q main; git merge -q side
+        git worktree add -q -b tree wt
+        cd wt; echo four >g; git add g; git commit -qm fourth; cd ..
+        git worktree remove wt
+        git submodule status; git submodule foreach -q git status --porcelain
+        cd part; echo p >>f; git commit -qam part; cd ..
+        git add part; git commit -qm parts; git rebase -q HEAD~1; git gc -q; git fsck --no-progress
+        echo end""", workspace=work)
+    assert done.stdout.endswith("end\n"), done.stdout + done.stderr
+    assert git(either, work, "log", "--format=%s", "main").split() == ["parts", "third", "second", "with", "a", "part", "first"]
+    assert git(either, work, "status", "--porcelain") == ""
+    assert git(either, work, "log", "--format=%s", "tree").startswith("fourth")
+
+
+def test_parts_of_a_repository_are_kept(instance, either):
+    part, work = repository(either), repository(either)
+    git(either, work, "submodule", "--quiet", "add", part, "part")
+    before = open(work + "/.git/modules/part/config").read()
+    done = instance.sh(either, """
+        echo evil >>.git/modules/part/config; echo evil >.git/modules/part/hooks/post-commit
+        python3 -c 'import os; os.rename(".git/modules", "m")'; python3 -c 'import os; os.rename(".git/modules/part", "p")'
+        mkdir -p .git/modules/new; echo evil >.git/modules/new/config
+        echo end""", workspace=work)
+    assert done.stdout == "end\n"
+    assert open(work + "/.git/modules/part/config").read() == before
+    assert not os.path.exists(work + "/.git/modules/part/hooks/post-commit")
+    assert not os.path.exists(work + "/.git/modules/new/config")
+    assert git(either, work + "/part", "status", "--porcelain") == ""
+
+
+def test_git_file_and_git_link(instance, either):
+    main = repository(either)
+    tree_of = either.workspace()
+    os.rmdir(tree_of)
+    git(either, main, "worktree", "add", "-q", "-b", "other", tree_of)
+    text = open(tree_of + "/.git").read()
+    instance.sh(either, "echo gitdir: evil >.git; mv .git g; rm -f .git; echo gitdir: evil >.git", workspace=tree_of)
+    assert open(tree_of + "/.git").read() == text and sorted(os.listdir(tree_of)) == [".git", "f"]
+
+    work = repository(either)
+    os.makedirs(work + "/store")
+    os.chown(work + "/store", either.uid, either.gid)
+    os.rename(work + "/.git", work + "/store/repository")
+    os.symlink("store/repository", work + "/.git")
+    os.lchown(work + "/.git", either.uid, either.gid)
+    before = open(work + "/store/repository/config").read()
+    done = instance.sh(either, """echo evil >>.git/config; echo evil >>store/repository/config; rm -f .git; mv store s
+        ln -sfn elsewhere .git; echo evil >store/repository/hooks/x; git -c user.name=n -c user.email=n@x commit -q --allow-empty -m y
+        echo end""", workspace=work)
+    assert done.stdout == "end\n"
+    assert os.readlink(work + "/.git") == "store/repository"
+    assert open(work + "/store/repository/config").read() == before
+    assert not os.path.exists(work + "/store/repository/hooks/x")
+    assert git(either, work, "log", "-1", "--format=%s") == "y\n"
+
+
+# ---- the guard ----
+
+def test_the_guard_is_out_of_reach(instance, either):
+    work = repository(either)
+    done = instance.sh(either, """
+        for p in /proc/[0-9]*; do grep -q sandbox-guard $p/comm && g=${p#/proc/}; done
+        kill -9 $g 2>/dev/null && echo killed; kill -9 -1 2>/dev/null
+        cat /proc/$g/environ /proc/$g/maps 2>/dev/null; ls /proc/$g/fd /proc/$g/root/ 2>/dev/null
+        grep -q sandbox-guard /proc/$g/comm && echo there""", workspace=work)
+    assert done.stdout == "there\n"
+
+
+def test_a_session_ends_with_its_guard(own_instance, alice):
+    work = repository(alice)
+    name = own_instance.create(alice, cwd=work)
+    described = json.loads(own_instance.ctl(alice, "describe", "--json", name).stdout)
+    group = machine.cgroup2_mount() + described["runtime"]["controlGroup"]
+    [guard] = [int(pid) for pid in open(group + "/cgroup.procs") if machine.comm_of(int(pid)) == "sandbox-guard"]
+    os.kill(guard, signal.SIGKILL)
+    assert eventually(lambda: json.loads(own_instance.ctl(alice, "describe", "--json", name).stdout or "{}")
+                      .get("runtime", {}).get("state") in ("exited", "failed", None), 30)
+
+
+# ---- the policy ----
+
+def test_policy(instance, either):
+    work = repository(either)
+    either.write(work + "/.vscode/tasks.json", "mine\n")
+
+    def check(path):
+        return instance.ctl(either, "policy", "check", "file", "write", f"{work}/{path}", cwd=work)
+
+    assert check(".git/config").returncode != 0 and ".git/config" in check(".git/config").stdout
+    assert check(".git/modules/a/hooks/x").returncode != 0
+    assert check("f").returncode == 0 and check(".git/index").returncode == 0
+    granted = either.write(either.base + "/granted.json", json.dumps(
+        {"version": 1, "name": "granted", "extends": ["base"], "filesystem": {"write": ["${workspace}/.vscode"]}}))
+    instance.sh(either, "echo yours >.vscode/tasks.json; echo evil >.envrc", workspace=work, options=["-p", granted])
+    assert open(work + "/.vscode/tasks.json").read() == "yours\n" and not os.path.exists(work + "/.envrc")
+    for wrong in ("/etc/x", "~/x", "${workspace}", "${workspace}/a/*", "${workspace}/*.c/x", "${workspace}/" + "a/" * 8 + "a"):
+        text = json.dumps({"version": 1, "name": "wrong", "extends": ["base"], "filesystem": {"protect": [wrong]}})
+        done = instance.ctl(either, "policy", "validate", either.write(either.base + "/wrong.json", text))
+        assert done.returncode != 0 and "protect" in done.stdout + done.stderr, wrong
+
+
+def test_warnings_tell(instance, either):
+    work = repository(either)
+    name = instance.create(either, cwd=work)
+    instance.ctl(either, "exec", name, "--", "sh", "-c", "echo evil >.envrc")
+
+    def codes():
+        described = json.loads(instance.ctl(either, "describe", "--json", name).stdout)
+        return [w["code"] for w in described["runtime"]["warnings"] if ".envrc" in w["message"]]
+
+    assert eventually(lambda: codes() == ["protected-path-refused"], 30), codes()
+    instance.ctl(either, "terminate", name)
