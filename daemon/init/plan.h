@@ -31,7 +31,7 @@ typedef enum PlanMountType {
         PLAN_MASK,     /* whatever lies at target is hidden: an empty unreadable file or directory */
         PLAN_MASK_MATCHES, /* the same for what matches source, a pattern (glob.h), below target, the
                               workspace */
-        PLAN_PROTECT,  /* target, below the workspace, names that may be "*", stays as it is: protect.h */
+        PLAN_PROTECT, /* target, below the workspace, names that may be "*", stays as it is: protect.h */
         _PLAN_MOUNT_TYPE_MAX,
 } PlanMountType;
 

@@ -35,7 +35,7 @@ static bool is_granted(const Policy *p, const PolicyVariables *v, const char *pr
         char path[PLAN_PATH_MAX];
 
         for (size_t i = 0; i < p->n_paths; i++)
-                if (p->paths[i].access == PATH_WRITE &&
+                if (p->paths[i].access == PATH_WRITE && !str_equal(p->paths[i].layer, "project") &&
                     path_pattern_expand(p->paths[i].pattern, v, path, sizeof(path)) >= 0 &&
                     str_equal(path, protected))
                         return true;
