@@ -18,7 +18,14 @@
 #include "proto/wire/imsg.h"
 
 /* Fixed by the launcher. */
-enum InitFd { FD_LAUNCHER = 3, FD_TEMPLATE = 4, FD_NETWORK = 5, FD_HOST = 6, FD_FIRST_FREE = 7 };
+enum InitFd {
+        FD_LAUNCHER = 3,
+        FD_TEMPLATE = 4,
+        FD_NETWORK = 5,
+        FD_HOST = 6,
+        FD_STEERING = 7, /* held for as long as we live, no more */
+        FD_FIRST_FREE = 8,
+};
 
 enum StartFd {
         START_PLAN = 0,

@@ -19,11 +19,14 @@
 #define BLANK_NEXT_USEC   (3 * USEC_PER_MSEC)
 #define BLANK_PAUSE_USEC  (10 * USEC_PER_SEC)
 
-static int spawn_program(const Kernel *k, int cgroup_fd, int network_fd, int channel_fd, pid_t *ret_pid,
-                         int *ret_pidfd)
+/* The steering of a kernel without nftables stays up as long as somebody holds it: init lives as long as the
+ * session, whatever becomes of us. */
+static int spawn_program(const Kernel *k, int cgroup_fd, const NetworkNamespace *network, int channel_fd,
+                         pid_t *ret_pid, int *ret_pidfd)
 {
+        int steer_fd = network->steer_fd >= 0 ? network->steer_fd : k->null_fd;
         static const char *const arguments[] = { "sandbox-init", NULL };
-        int fds[] = { channel_fd, k->template_fd, network_fd, k->mount_fd };
+        int fds[] = { channel_fd, k->template_fd, network->fd, k->mount_fd, steer_fd };
         SpawnSpec spec = { .program_fd = k->program_fds[PROGRAM_INIT],
                            .arguments = (char *const *) (uintptr_t) arguments,
                            .namespaces = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
@@ -36,7 +39,7 @@ static int spawn_program(const Kernel *k, int cgroup_fd, int network_fd, int cha
         return spawn(&spec, ret_pid, ret_pidfd);
 }
 
-int init_spawn(Launcher *l, int cgroup_fd, int network_fd, pid_t *ret_pid, int *ret_pidfd,
+int init_spawn(Launcher *l, int cgroup_fd, const NetworkNamespace *network, pid_t *ret_pid, int *ret_pidfd,
                PrivLink **ret_link)
 {
         int pair[2], r;
@@ -44,7 +47,7 @@ int init_spawn(Launcher *l, int cgroup_fd, int network_fd, pid_t *ret_pid, int *
         r = imsg_pair(pair);
         if (r < 0)
                 return r;
-        r = spawn_program(l->kernel, cgroup_fd, network_fd, pair[1], ret_pid, ret_pidfd);
+        r = spawn_program(l->kernel, cgroup_fd, network, pair[1], ret_pid, ret_pidfd);
         pair[1] = fd_close(pair[1]);
         if (r < 0) {
                 (void) fd_close(pair[0]);
@@ -116,7 +119,7 @@ static int build(Blank *b)
         if (r >= 0)
                 r = netns_new(l->kernel->network_fd, l->kernel->steering, &b->network);
         if (r >= 0)
-                r = init_spawn(l, b->cgroup_fd, b->network.fd, &b->init_pid, &b->init_pidfd, &b->init_link);
+                r = init_spawn(l, b->cgroup_fd, &b->network, &b->init_pid, &b->init_pidfd, &b->init_link);
         if (r < 0)
                 return r;
         priv_link_set_handler(b->init_link, on_init_message, on_init_closed, b);

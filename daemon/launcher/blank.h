@@ -20,7 +20,7 @@ struct Blank {
 };
 
 /* Starts sandbox-init, which waits for INIT_START on the link. */
-int init_spawn(Launcher *l, int cgroup_fd, int network_fd, pid_t *ret_pid, int *ret_pidfd,
+int init_spawn(Launcher *l, int cgroup_fd, const NetworkNamespace *network, pid_t *ret_pid, int *ret_pidfd,
                PrivLink **ret_link) _must_check_;
 
 /* The pool is filled a little after the last use; before that blank_take() may return NULL. */

@@ -141,7 +141,7 @@ static int step_init(Session *s)
         int r = 0;
 
         if (!s->init_link)
-                r = init_spawn(s->launcher, s->cgroup_fd, s->network.fd, &s->init_pid, &s->init_pidfd,
+                r = init_spawn(s->launcher, s->cgroup_fd, &s->network, &s->init_pid, &s->init_pidfd,
                                &s->init_link);
         if (r < 0)
                 return r;
