@@ -134,7 +134,7 @@ static void spawn_init(Session *s, int child_fd, int netns_fd)
         _cleanup_close_ int host = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
         _cleanup_close_ int null = open("/dev/null", O_RDWR | O_CLOEXEC);
         char *const arguments[] = { (char *) (uintptr_t) "sandbox-init", NULL };
-        const int fds[] = { child_fd, s->fixture->template_fd, netns_fd, host };
+        const int fds[] = { child_fd, s->fixture->template_fd, netns_fd, host, host };
         const SpawnSpec spec = { .program_fd = s->fixture->program_fd,
                                  .arguments = arguments,
                                  .namespaces = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
