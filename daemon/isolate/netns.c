@@ -6,6 +6,7 @@
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
 #include <string.h>
@@ -26,6 +27,7 @@
  */
 
 #define NETNS_SELF           "/proc/thread-self/ns/net"
+#define NETNS_CONGESTION     "/proc/sys/net/ipv4/tcp_congestion_control"
 #define NETNS_BACKLOG        1024
 #define NETNS_LOOPBACK_INDEX 1
 #define NETNS_BATCH_SIZE     512U
@@ -240,6 +242,9 @@ static int make_listener(PrivEgressSocket which, int *ret_fd)
                 r = set_option(fd, SOL_IPV6, IPV6_V6ONLY, 1);
         if (r >= 0)
                 r = set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+        /* What it accepts has it, too. */
+        if (r >= 0)
+                r = set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
         if (r >= 0 && is_door(which))
                 r = make_transparent(fd, is_ipv6(which));
         if (r < 0)
@@ -266,6 +271,17 @@ static int make_sockets(NetworkNamespace *n, bool has_ipv6)
         return 0;
 }
 
+/* Nothing is lost on the way from a program to its egress worker, and nobody else is on it: an algorithm
+ * that paces what it sends, as that of the machine may, only sets timers. */
+static void choose_congestion_control(void)
+{
+        static const char plain[] = "reno"; /* the one that every kernel has */
+        _cleanup_close_ int fd = open(NETNS_CONGESTION, O_WRONLY | O_CLOEXEC);
+
+        if (fd < 0 || write(fd, plain, strlen(plain)) < 0)
+                log_debug("The congestion control of a session's network stays the machine's");
+}
+
 static int set_up(NetworkNamespace *n, const Steering *steering)
 {
         bool has_ipv6;
@@ -274,6 +290,8 @@ static int set_up(NetworkNamespace *n, const Steering *steering)
         r = netns_open_home(&n->fd);
         if (r >= 0)
                 r = configure(&has_ipv6);
+        if (r >= 0)
+                choose_congestion_control();
         if (r >= 0)
                 r = make_sockets(n, has_ipv6);
         if (r >= 0)
