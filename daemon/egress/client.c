@@ -1,6 +1,4 @@
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include "daemon/egress/egress.h"
@@ -19,10 +17,14 @@
 #define GONE_TIMEOUT_USEC        (5 * 60 * USEC_PER_SEC)
 /* So many steps a turn, then the others have theirs. */
 #define STEPS_MAX 16U
+#define FILL_MAX  16384U
 
-static void on_client_io(void *userdata, _unused_ int fd, _unused_ unsigned events)
+static void on_client_io(void *userdata, _unused_ int fd, unsigned events)
 {
-        client_pump(userdata);
+        Client *c = userdata;
+
+        c->may_read |= (events & LOOP_READ) != 0;
+        client_pump(c);
 }
 
 /* One side may have ended its direction only, and still wait for the other. */
@@ -109,10 +111,10 @@ static void on_client_timer(void *userdata)
                 client_pump(c);
 }
 
-int buf_send(int fd, Buf *buf)
+static int send_all(int fd, Buf *buf, int flags)
 {
         while (buf_size(buf) > 0) {
-                ssize_t n = send(fd, buf_front(buf), buf_size(buf), MSG_NOSIGNAL | MSG_DONTWAIT);
+                ssize_t n = send(fd, buf_front(buf), buf_size(buf), MSG_NOSIGNAL | MSG_DONTWAIT | flags);
 
                 if (n < 0 && errno == EINTR)
                         continue;
@@ -123,6 +125,16 @@ int buf_send(int fd, Buf *buf)
                 buf_consume(buf, (size_t) n);
         }
         return 1;
+}
+
+int buf_send(int fd, Buf *buf)
+{
+        return send_all(fd, buf, 0);
+}
+
+int buf_send_more(int fd, Buf *buf)
+{
+        return send_all(fd, buf, MSG_MORE);
 }
 
 int buf_receive(int fd, Buf *to, size_t n)
@@ -239,18 +251,18 @@ void egress_sweep(Egress *e)
                 client_free(c);
 }
 
-static int client_begin(Client *c, bool is_transparent)
+static int client_begin(Client *c, const Authority *door)
 {
         client_set_state(c, CLIENT_HEAD);
-        c->is_transparent = is_transparent;
-        return is_transparent ? transparent_begin(c) : 0;
+        c->is_transparent = door != NULL;
+        return door ? transparent_begin(c, door) : 0;
 }
 
 int client_add(Egress *e, int take_fd, Client **ret)
 {
         _cleanup_close_ int fd = take_fd;
         Client *c = calloc(1, sizeof(*c));
-        int one = 1, r;
+        int r;
 
         if (!c)
                 return -ENOMEM;
@@ -262,7 +274,6 @@ int client_add(Egress *e, int take_fd, Client **ret)
                        .to_server = BUF_INIT(8U * EGRESS_SCRATCH_SIZE),
                        .decide = BUF_INIT(PRIV_DECIDE_MAX) };
         list_init(&c->waiting);
-        (void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         r = loop_timer_new(e->loop, on_client_timer, c, &c->timer);
         if (r >= 0)
                 r = loop_io_new(e->loop, fd, LOOP_READ, on_client_io, c, &c->io);
@@ -279,14 +290,14 @@ int client_add(Egress *e, int take_fd, Client **ret)
         return 0;
 }
 
-int client_new(Egress *e, int take_fd, bool is_transparent)
+int client_new(Egress *e, int take_fd, const Authority *door)
 {
         Client *c;
         int r = client_add(e, take_fd, &c);
 
         if (r < 0)
                 return r;
-        r = client_begin(c, is_transparent);
+        r = client_begin(c, door);
         if (r < 0)
                 client_close(c, CLOSE_ERROR);
         return r;
@@ -294,13 +305,14 @@ int client_new(Egress *e, int take_fd, bool is_transparent)
 
 int client_fill(Client *c)
 {
-        size_t room = HTTP_HEAD_MAX - buf_size(&c->in);
+        size_t room = MIN_OF(HTTP_HEAD_MAX - buf_size(&c->in), (size_t) FILL_MAX);
         bool was_empty = buf_size(&c->in) == 0;
         int r;
 
-        if (c->is_eof || room == 0)
+        if (c->is_eof || room == 0 || !c->may_read)
                 return 0;
-        r = buf_receive(c->fd, &c->in, MIN_OF(room, 16384U));
+        r = buf_receive(c->fd, &c->in, room);
+        c->may_read = r == 0 || r == (int) room;
         if (r == -EAGAIN)
                 return 0;
         if (r < 0)
@@ -330,7 +342,7 @@ static void watch_idle_server(Client *c)
  * since a reset would take the answer away from it. */
 static int step_ending(Client *c)
 {
-        int r = buf_send(c->fd, &c->to_client);
+        int r = buf_send_more(c->fd, &c->to_client);
 
         if (r <= 0)
                 return r;

@@ -86,6 +86,8 @@ typedef struct Server {
         Buf in;             /* response bytes not yet understood */
         size_t scanned;     /* of `in`, for http_find_head() */
         uint64_t head_usec; /* when the head in it began */
+        bool may_read;  /* as of Client */
+        int error;      /* likewise */
         bool is_eof;
         bool is_shut; /* our direction has ended */
         bool is_last; /* serves no further request */
@@ -104,6 +106,8 @@ typedef struct Client {
         uint64_t active_usec; /* CLOCK_MONOTONIC: when one of its sockets last had something for us */
         ClientState state;
         bool is_closed;
+        int error;       /* of reading in a tunnel, until what was read before it has gone */
+        bool may_read;   /* said to be readable, and not found empty since: all else would be in vain */
         CloseReason end; /* why an error of a step ends it, where that is not CLOSE_DONE */
         bool is_eof;     /* the client will send no more */
         bool is_shut;    /* we have ended our direction */
@@ -193,7 +197,8 @@ static inline size_t egress_read_max(const Egress *e)
 }
 
 /* client.c */
-int client_new(Egress *e, int take_fd, bool is_transparent) _must_check_;
+/* `door`: what a transparent connection was made to; NULL: a client of the proxy. */
+int client_new(Egress *e, int take_fd, const Authority *door) _must_check_;
 /* Without a state yet. */
 int client_add(Egress *e, int take_fd, Client **ret) _must_check_;
 void client_close(Client *c, CloseReason reason);
@@ -213,6 +218,8 @@ void egress_update_listeners(Egress *e);
 
 /* Sends what is in `buf`. 1: empty now; 0: the socket is full; -EPIPE …: the peer is gone. */
 int buf_send(int fd, Buf *buf) _must_check_;
+/* The same; more, or the end, follows at once: it need not be a packet of its own. */
+int buf_send_more(int fd, Buf *buf) _must_check_;
 /* What a socket holds, up to n bytes, into `to`. > 0: so many; 0: end; -EAGAIN: nothing now. */
 int buf_receive(int fd, Buf *to, size_t n) _must_check_;
 
@@ -263,7 +270,7 @@ int bounds_refuse_download(Client *c) _must_check_;
 /* transparent.c */
 /* The address that a socket has on our side. */
 int transparent_address(int fd, Authority *ret) _must_check_;
-int transparent_begin(Client *c) _must_check_;
+int transparent_begin(Client *c, const Authority *door) _must_check_;
 /* A step of CLIENT_NAMING. */
 int transparent_step_name(Client *c) _must_check_;
 /* The client waits for the server to speak first. */

@@ -19,8 +19,9 @@ typedef struct Bytes {
         size_t n_used;
 } Bytes;
 
-/* What of b the body takes goes to fd, and to `out` what fd does not take now. */
-static int forward_plain(BodyState *body, int fd, Buf *out, Bytes *b)
+/* What of b the body takes goes to fd, and to `out` what fd does not take now. is_last: the connection ends
+ * with the body. */
+static int forward_plain(BodyState *body, int fd, Buf *out, bool is_last, Bytes *b)
 {
         size_t n = body->kind == HTTP_BODY_LENGTH ? (size_t) MIN_OF((uint64_t) b->size, body->left)
                                                   : b->size;
@@ -28,7 +29,9 @@ static int forward_plain(BodyState *body, int fd, Buf *out, Bytes *b)
         int r;
 
         if (buf_size(out) == 0) {
-                sent = send(fd, b->data, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+                bool is_end = is_last && body->kind == HTTP_BODY_LENGTH && body->left == n;
+
+                sent = send(fd, b->data, n, MSG_NOSIGNAL | MSG_DONTWAIT | (is_end ? MSG_MORE : 0));
                 if (sent < 0 && errno != EAGAIN && errno != EINTR)
                         return neg_errno();
                 sent = MAX_OF(sent, (ssize_t) 0);
@@ -53,20 +56,30 @@ static int forward_chunks(BodyState *body, HttpParser *p, Buf *out, bool is_rech
         return r < 0 ? -EBADMSG : 0;
 }
 
+typedef struct Source {
+        int fd;
+        Buf *kept;
+        bool *may_read;
+} Source;
+
 /* Body bytes from `kept`, else from the socket. > 0: there are some; 0: the end; -EAGAIN: none now. */
-static int next_bytes(Egress *e, int fd, Buf *kept, size_t n_max, Bytes *ret)
+static int next_bytes(Egress *e, const Source *from, size_t n_max, Bytes *ret)
 {
         ssize_t n;
 
-        if (buf_size(kept) > 0) {
-                *ret = (Bytes){ .data = buf_front(kept), .size = buf_size(kept) };
+        if (buf_size(from->kept) > 0) {
+                *ret = (Bytes){ .data = buf_front(from->kept), .size = buf_size(from->kept) };
                 return 1;
         }
+        if (!*from->may_read)
+                return -EAGAIN;
         do
-                n = recv(fd, e->scratch, n_max, MSG_DONTWAIT);
+                n = recv(from->fd, e->scratch, n_max, MSG_DONTWAIT);
         while (n < 0 && errno == EINTR);
-        if (n < 0)
+        if (n < 0) {
+                *from->may_read = false;
                 return neg_errno();
+        }
         *ret = (Bytes){ .data = e->scratch, .size = (size_t) n };
         return n > 0;
 }
@@ -108,7 +121,8 @@ static int step_request_body(Client *c)
                                        ? CHUNKS_READ_MAX
                                        : (size_t) MIN_OF(body->left, (uint64_t) egress_read_max(c->egress));
         Bytes b;
-        int r = next_bytes(c->egress, c->fd, &c->in, n_max, &b);
+        Source from = { .fd = c->fd, .kept = &c->in, .may_read = &c->may_read };
+        int r = next_bytes(c->egress, &from, n_max, &b);
 
         if (r == -EAGAIN)
                 return 0;
@@ -118,7 +132,7 @@ static int step_request_body(Client *c)
                 r = forward_chunks(body, &c->request_parser, &c->to_server, /* is_rechunked= */ true, &b);
                 bounds_count_sent(c, 0);
         } else
-                r = forward_plain(body, c->server.fd, &c->to_server, &b);
+                r = forward_plain(body, c->server.fd, &c->to_server, /* is_last= */ false, &b);
         if (r == -EBADMSG)
                 return on_bad_body(c);
         if (r < 0)
@@ -185,10 +199,12 @@ static int put_head(Client *c, const HttpHead *h)
 static int receive_head(Server *s)
 {
         size_t n = MIN_OF(HTTP_HEAD_MAX - buf_size(&s->in), 16384U);
-        int r = bounds_room(&s->received, s->fd, n, &n);
+        int r = s->may_read ? bounds_room(&s->received, s->fd, n, &n) : -EAGAIN;
 
         if (r >= 0)
                 r = buf_receive(s->fd, &s->in, n);
+        if (r == -EAGAIN)
+                s->may_read = false;
         if (r > 0)
                 s->received.used += (uint64_t) r;
         return r;
@@ -243,10 +259,11 @@ static int step_response_body(Client *c)
                                        ? (size_t) MIN_OF(body->left, (uint64_t) egress_read_max(c->egress))
                                        : egress_read_max(c->egress);
         Bytes b;
-        int r = is_kept ? 0 : bounds_room(&s->received, s->fd, n_max, &n_max);
+        Source from = { .fd = s->fd, .kept = &s->in, .may_read = &s->may_read };
+        int r = is_kept || !s->may_read ? 0 : bounds_room(&s->received, s->fd, n_max, &n_max);
 
         if (r >= 0)
-                r = next_bytes(c->egress, s->fd, &s->in, n_max, &b);
+                r = next_bytes(c->egress, &from, n_max, &b);
         if (r == -EAGAIN)
                 return 0;
         if (r == -EDQUOT)
@@ -263,7 +280,7 @@ static int step_response_body(Client *c)
         if (body->kind == HTTP_BODY_CHUNKED)
                 r = forward_chunks(body, &c->response_parser, &c->to_client, !c->is_old_client, &b);
         else
-                r = forward_plain(body, c->fd, &c->to_client, &b);
+                r = forward_plain(body, c->fd, &c->to_client, c->is_last, &b);
         if (r < 0)
                 return r;
         if (is_kept)
@@ -289,9 +306,17 @@ static int end_exchange(Client *c)
         return 1;
 }
 
+static int send_response(Client *c)
+{
+        bool is_more = c->has_response_head &&
+                       (c->response_body.is_done ? c->is_last : buf_size(&c->server.in) > 0);
+
+        return is_more ? buf_send_more(c->fd, &c->to_client) : buf_send(c->fd, &c->to_client);
+}
+
 static int step_response(Client *c)
 {
-        int r = buf_send(c->fd, &c->to_client);
+        int r = send_response(c);
 
         if (r <= 0)
                 return r;

@@ -29,6 +29,7 @@ int inbound_new(Egress *e, const PrivInbound *m, int take_fds[2])
         c->server.sequence = m->sequence;
         c->server.fd = TAKE_FD(inside);
         (void) setsockopt(c->server.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+        (void) setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         r = loop_io_new(e->loop, c->server.fd, 0, request_on_server_io, c, &c->server.io);
         if (r < 0) {
                 client_close(c, CLOSE_ERROR);

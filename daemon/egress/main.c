@@ -26,12 +26,17 @@
 /* For channels, listeners and DNS, and for connections in. */
 #define FILES_RESERVED 2560U
 
-/* Whoever a program asks for names by TCP, it asks us. */
-static bool is_dns(int fd)
+static int take_door(Egress *e, int take_fd)
 {
         Authority a;
+        int r = transparent_address(take_fd, &a);
 
-        return transparent_address(fd, &a) >= 0 && a.port == DNS_PORT;
+        if (r < 0) {
+                (void) fd_close(take_fd);
+                return r;
+        }
+        /* Whoever a program asks for names by TCP, it asks us. */
+        return e->dns && a.port == DNS_PORT ? dns_accept(e->dns, take_fd) : client_new(e, take_fd, &a);
 }
 
 /* It listens no more: somebody before us shut it down, and it would be ready for ever. */
@@ -53,10 +58,7 @@ static void on_accept(void *userdata, int fd, _unused_ unsigned events)
                         give_up(l);
                 if (client < 0)
                         return;
-                if (l->is_transparent && e->dns && is_dns(client))
-                        r = dns_accept(e->dns, client);
-                else
-                        r = client_new(e, client, l->is_transparent);
+                r = l->is_transparent ? take_door(e, client) : client_new(e, client, NULL);
                 if (r < 0)
                         (void) log_warning(r, "cannot take a connection");
                 egress_update_listeners(e);

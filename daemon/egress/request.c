@@ -430,16 +430,19 @@ static void refuse_descriptor(Egress *e, uint64_t sequence)
         (void) priv_link_send(e->dialer, PRIV_CONNECTION_DONE, &done, sizeof(done), NULL, 0);
 }
 
-void request_on_server_io(void *userdata, _unused_ int fd, _unused_ unsigned events)
+void request_on_server_io(void *userdata, _unused_ int fd, unsigned events)
 {
-        client_pump(userdata);
+        Client *c = userdata;
+
+        c->server.may_read |= (events & LOOP_READ) != 0;
+        client_pump(c);
 }
 
 int request_on_connected(Egress *e, const PrivConnected *m, int take_fd)
 {
         _cleanup_close_ int fd = take_fd;
         Client *c = map_get(&e->requests, &m->request, sizeof(m->request));
-        int one = 1, r;
+        int r;
 
         if (!c || !c->wants_connection || c->server.fd >= 0) {
                 refuse_descriptor(e, m->sequence);
@@ -451,12 +454,12 @@ int request_on_connected(Egress *e, const PrivConnected *m, int take_fd)
                 client_close(c, CLOSE_ERROR);
                 return 0;
         }
-        (void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         c->server.fd = TAKE_FD(fd);
         c->server.sequence = m->sequence;
         c->server.authority = c->authority;
         c->server.scanned = 0;
-        c->server.is_eof = c->server.is_shut = false;
+        c->server.error = 0;
+        c->server.may_read = c->server.is_eof = c->server.is_shut = false;
         c->server.sent = c->server.received = (Volume){ .used = 0 };
         c->server.idle_usec = 0;
         /* The two channels are not in step: the verdict may still be on its way. */

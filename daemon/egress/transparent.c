@@ -59,13 +59,11 @@ static bool is_never_passed_on(const Client *c, const Authority *a)
         return a->port == DNS_PORT;
 }
 
-int transparent_begin(Client *c)
+int transparent_begin(Client *c, const Authority *door)
 {
         static const HttpSlice nothing = { "", 0 };
-        int r = transparent_address(c->fd, &c->authority);
 
-        if (r < 0)
-                return r;
+        c->authority = *door;
         c->is_connect = true;
         if (is_never_passed_on(c, &c->authority))
                 return request_refuse(c, REFUSE_CLOSE, "", nothing);

@@ -155,49 +155,86 @@ int tunnel_step_peek(Client *c)
         return 1;
 }
 
-/* One direction. Its end is passed on once all before it has been sent. */
+/* One direction. */
 typedef struct Direction {
         int from_fd;
         int to_fd;
         Buf *kept;
+        bool *may_read;
         bool *is_eof;
-        bool *is_shut;
+        int *error;
         Volume *volume;
 } Direction;
 
+/* What is there, and whether that was all: then the end goes with it, in one packet. An error is told when
+ * what came before it has gone. */
+static size_t take(const Direction *d, char *to, size_t room)
+{
+        size_t n = 0;
+
+        while (n < room && *d->may_read && !*d->is_eof && *d->error == 0) {
+                ssize_t got = recv(d->from_fd, to + n, room - n, MSG_DONTWAIT);
+
+                if (got > 0)
+                        n += (size_t) got;
+                else if (got == 0)
+                        *d->is_eof = true;
+                else if (errno == EAGAIN)
+                        *d->may_read = false;
+                else if (errno != EINTR)
+                        *d->error = neg_errno();
+        }
+        return n;
+}
+
 static int relay(Egress *e, const Direction *d)
 {
-        ssize_t n, sent;
-        size_t room;
+        size_t room, n;
+        ssize_t sent;
         int r = buf_send(d->to_fd, d->kept);
 
         if (r <= 0)
                 return r;
         if (d->volume->is_over)
                 return -EDQUOT;
-        if (*d->is_eof) {
-                if (!*d->is_shut)
-                        (void) shutdown(d->to_fd, SHUT_WR);
-                *d->is_shut = true;
+        if (*d->error < 0)
+                return *d->error;
+        if (*d->is_eof || !*d->may_read)
                 return 0;
-        }
         r = bounds_room(d->volume, d->from_fd, egress_read_max(e), &room);
         if (r < 0)
                 return r == -EAGAIN ? 0 : r;
-        n = recv(d->from_fd, e->scratch, room, MSG_DONTWAIT);
-        if (n < 0)
-                return errno == EAGAIN || errno == EINTR ? 0 : neg_errno();
-        if (n == 0) {
-                *d->is_eof = true;
-                return 1;
-        }
-        d->volume->used += (uint64_t) n;
-        sent = send(d->to_fd, e->scratch, (size_t) n, MSG_NOSIGNAL | MSG_DONTWAIT);
+        n = take(d, e->scratch, room);
+        if (n == 0)
+                return *d->error;
+        d->volume->used += n;
+        sent = send(d->to_fd, e->scratch, n, MSG_NOSIGNAL | MSG_DONTWAIT | (*d->is_eof ? MSG_MORE : 0));
         if (sent < 0 && errno != EAGAIN && errno != EINTR)
                 return neg_errno();
         sent = MAX_OF(sent, (ssize_t) 0);
-        r = buf_put(d->kept, e->scratch + sent, (size_t) (n - sent));
+        r = buf_put(d->kept, e->scratch + sent, n - (size_t) sent);
         return r < 0 ? r : 1;
+}
+
+static void shut(int fd, bool *is_shut)
+{
+        if (!*is_shut)
+                (void) shutdown(fd, SHUT_WR);
+        *is_shut = true;
+}
+
+/* Once all before an end has been sent. Where both have ended, closing says so. */
+static void pass_on_ends(Client *c)
+{
+        bool has_sent = c->is_eof && buf_size(&c->to_server) == 0;
+        bool has_received = c->server.is_eof && buf_size(&c->to_client) == 0;
+
+        if (has_sent && has_received)
+                client_close(c, CLOSE_DONE);
+        else if (has_sent)
+                shut(c->server.fd, &c->server.is_shut);
+        else if (has_received)
+                shut(c->fd, &c->is_shut);
 }
 
 int tunnel_step(Client *c)
@@ -205,14 +242,16 @@ int tunnel_step(Client *c)
         Direction up = { .from_fd = c->fd,
                          .to_fd = c->server.fd,
                          .kept = &c->to_server,
+                         .may_read = &c->may_read,
                          .is_eof = &c->is_eof,
-                         .is_shut = &c->server.is_shut,
+                         .error = &c->error,
                          .volume = &c->server.sent };
         Direction down = { .from_fd = c->server.fd,
                            .to_fd = c->fd,
                            .kept = &c->to_client,
+                           .may_read = &c->server.may_read,
                            .is_eof = &c->server.is_eof,
-                           .is_shut = &c->is_shut,
+                           .error = &c->server.error,
                            .volume = &c->server.received };
         int sent = relay(c->egress, &up), received;
 
@@ -225,9 +264,6 @@ int tunnel_step(Client *c)
                 c->end = CLOSE_MAX_DOWNLOAD;
         if (received < 0)
                 return received;
-        if (c->is_shut && c->server.is_shut) {
-                client_close(c, CLOSE_DONE);
-                return 0;
-        }
-        return sent | received;
+        pass_on_ends(c);
+        return c->is_closed ? 0 : sent | received;
 }
