@@ -101,7 +101,7 @@ int connection_add(Session *s, const Connection *what, int fd)
                 return -ENOMEM;
         *c = *what;
         c->session = s;
-        c->fd = -EBADF;
+        c->fd = fd;
         c->started_usec = clock_monotonic_usec();
         list_init(&c->expiring);
         r = map_put(&s->connections, &c->sequence, sizeof(c->sequence), c);
@@ -109,20 +109,17 @@ int connection_add(Session *s, const Connection *what, int fd)
                 free(c);
                 return r;
         }
-        r = dialer_check_file(s->dialer, fcntl(fd, F_DUPFD_CLOEXEC, 3), &c->fd);
-        if (r >= 0)
-                r = watch(s->dialer, c);
+        r = watch(s->dialer, c);
         if (r >= 0)
                 r = expiry_watch(c);
         if (r < 0) {
                 list_unlink(&c->expiring);
-                if (c->fd >= 0)
-                        c->fd = fd_close(c->fd);
+                c->fd = -EBADF;
                 (void) connection_free(c);
+                return r;
         }
-        if (r >= 0)
-                s->dialer->n_connections++;
-        return r;
+        s->dialer->n_connections++;
+        return 0;
 }
 
 int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress *address)
@@ -140,6 +137,7 @@ int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress 
         if (r < 0)
                 return r;
         (void) priv_link_send(s->egress, PRIV_CONNECTED, &message, sizeof(message), &fd, 1);
+        (void) TAKE_FD(fd);
         return 0;
 }
 

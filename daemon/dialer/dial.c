@@ -86,6 +86,7 @@ static CloseReason reason_of(int error)
 
 /* ---- connecting ---- */
 
+/* 0: it stands; -EINPROGRESS: not yet. */
 static int connect_to(int fd, const PrivAddress *a, uint32_t port)
 {
         struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons((uint16_t) port) };
@@ -99,7 +100,9 @@ static int connect_to(int fd, const PrivAddress *a, uint32_t port)
                 memcpy(&v6.sin6_addr, a->bytes, 16);
                 r = connect(fd, (struct sockaddr *) &v6, sizeof(v6));
         }
-        return r < 0 && errno != EINPROGRESS ? neg_errno() : 0;
+        if (r < 0 && errno == EALREADY)
+                return -EINPROGRESS;
+        return r < 0 ? neg_errno() : 0;
 }
 
 static void start_next(Dial *d);
@@ -149,32 +152,30 @@ static void ask_proxy(Dial *d, Attempt *a)
                 dial_cancel(d, CLOSE_PROXY);
 }
 
-static void on_stands(Dial *d, Attempt *a)
+static void on_attempt_io(void *userdata, int fd, unsigned events);
+
+/* To the kernel a socket is still connecting until it is asked again: one whose connection then ends could
+ * be connected elsewhere by whoever holds it. May free the dial. */
+static void go_on_connecting(Attempt *a)
 {
-        /* To the kernel a socket is still connecting until it is asked again: one whose connection then ends
-         * could be connected elsewhere by whoever holds it. */
+        Dial *d = a->dial;
         int r = connect_to(a->fd, &a->address, d->port);
 
+        if (r == -EINPROGRESS)
+                r = a->io ? 0
+                          : loop_io_new(d->session->dialer->loop, a->fd, LOOP_WRITE, on_attempt_io, a,
+                                        &a->io);
+        else if (r >= 0 && d->is_proxied)
+                ask_proxy(d, a);
+        else if (r >= 0)
+                dial_hand_over(d, a);
         if (r < 0)
                 on_attempt_failed(d, a, -r);
-        else if (d->is_proxied)
-                ask_proxy(d, a);
-        else
-                dial_hand_over(d, a);
 }
 
-static void on_attempt_io(void *userdata, int fd, _unused_ unsigned events)
+static void on_attempt_io(void *userdata, _unused_ int fd, _unused_ unsigned events)
 {
-        Attempt *a = userdata;
-        socklen_t size = sizeof(int);
-        int error = 0;
-
-        if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
-                error = EIO;
-        if (error == 0)
-                on_stands(a->dial, a);
-        else
-                on_attempt_failed(a->dial, a, error);
+        go_on_connecting(userdata);
 }
 
 static int start_attempt(Attempt *a)
@@ -191,9 +192,7 @@ static int start_attempt(Attempt *a)
         (void) setsockopt(a->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         (void) setsockopt(a->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
         r = connect_to(a->fd, &a->address, d->port);
-        if (r < 0)
-                return r;
-        return loop_io_new(d->session->dialer->loop, a->fd, LOOP_WRITE, on_attempt_io, a, &a->io);
+        return r == -EINPROGRESS ? 0 : r;
 }
 
 /* May free the dial. */
@@ -211,6 +210,8 @@ static void start_next(Dial *d)
         }
         if (d->n_started < d->n_addresses && loop_timer_set(d->stagger, STAGGER_USEC) < 0)
                 (void) log_warning(0, "cannot set a timer, ignoring");
+        /* What is near stands already. */
+        go_on_connecting(a);
 }
 
 static void on_stagger(void *userdata)

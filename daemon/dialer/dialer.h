@@ -144,7 +144,8 @@ void questions_drop(Session *s);
 
 /* connection.c: takes the descriptor, also on error; -EMFILE: there are too many */
 int dialer_check_file(const Dialer *d, int take_fd, int *ret_fd) _must_check_;
-/* Lists and watches a duplicate of fd: number, address, port and expiry are taken from `what`. */
+/* Lists and watches fd, which is the connection's from then on: number, address, port and expiry are taken
+ * from `what`. On error it is the caller's to close. */
 int connection_add(Session *s, const Connection *what, int fd) _must_check_;
 int connection_new(Session *s, const Dial *dial, int take_fd, const PrivAddress *address) _must_check_;
 /* Cuts it for everybody and reports it, unless that was done. It stays listed. */

@@ -27,12 +27,14 @@ void inbound_take(Dialer *d, Session *s, const PrivDialerInbound *m, int take_fd
                 report(d, m, s ? CLOSE_EGRESS_GONE : CLOSE_SESSION_ENDED);
         else {
                 if (s->connections.n + s->n_dials < MIN_OF(session_share(s), (size_t) DIALER_INBOUND_MAX))
-                        r = connection_add(s, &c, take_fds[0]);
+                        r = take_fds[0] < d->files_max ? connection_add(s, &c, take_fds[0]) : -EMFILE;
                 if (r < 0)
                         report(d, m, CLOSE_ERROR);
-                else
+                else {
                         (void) priv_link_send(s->egress, PRIV_INBOUND, &message, sizeof(message), take_fds,
                                               2);
+                        take_fds[0] = -EBADF;
+                }
         }
         fd_close_many(take_fds, 2);
 }
