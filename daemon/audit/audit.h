@@ -99,6 +99,12 @@ struct Audit {
         ListLink decisions;  /* in the order they came */
         ListLink held;       /* of held.h: not queued yet */
         ListLink committing; /* the batch under way */
+        struct {
+                bool is_awaited;    /* somebody waits for one of the rows that are queued */
+                bool has_rested;    /* a moment has passed for this commit */
+                size_t n_decisions; /* since the last commit */
+                size_t n_last;      /* in the last commit */
+        } gather;                   /* of gather.h */
         size_t n_reports;
         uint64_t batch;
         uint64_t n_egresses; /* ever attached: numbers them */

@@ -7,6 +7,7 @@
 #include "daemon/audit/queue.h"
 
 #include "daemon/audit/bounds.h"
+#include "daemon/audit/gather.h"
 #include "daemon/audit/held.h"
 #include "daemon/audit/quota.h"
 #include "daemon/audit/readers.h"
@@ -84,6 +85,7 @@ static void note_lost(Audit *a)
 
 void queue_put(Audit *a, Pending *take)
 {
+        gather_note(a, take);
         if (take->type == PENDING_DECISION) {
                 take->egress->n_undecided++;
                 list_append(&a->decisions, &take->link);
@@ -261,27 +263,30 @@ static bool take_share(Audit *a, Session *s)
         return s->n_batch++ < SESSION_BATCH_MAX;
 }
 
-static void select_batch(Audit *a, ListLink *batch)
+/* How many of them are decisions. */
+static size_t select_batch(Audit *a, ListLink *batch)
 {
-        size_t n = 0;
+        size_t n = 0, n_decisions = 0;
 
         a->batch++;
         LIST_FOREACH (p, &a->reports, Pending, link) {
                 if (n++ >= BATCH_MAX)
-                        return;
+                        return 0;
                 list_unlink(&p->link);
                 list_append(batch, &p->link);
                 a->n_reports--;
         }
         LIST_FOREACH (d, &a->decisions, Pending, link) {
                 if (n >= BATCH_MAX)
-                        return;
+                        break;
                 if (!take_share(a, d->session))
                         continue;
                 list_unlink(&d->link);
                 list_append(batch, &d->link);
                 n++;
+                n_decisions++;
         }
+        return n_decisions;
 }
 
 /* A row that the schema does not take would fail every commit that it is part of. */
@@ -420,8 +425,10 @@ void queue_commit(void *audit)
         held_review(a);
         if (list_is_empty(&a->reports) && list_is_empty(&a->decisions))
                 return;
+        if (!gather_is_done(a))
+                return;
         expire(a);
-        select_batch(a, batch);
+        gather_begin(a, select_batch(a, batch));
         r = write_batch(a, batch);
         note_result(a, r);
         if (r < 0)
