@@ -71,6 +71,13 @@ def cpu_usec(pids):
     return ticks * 1e6 / os.sysconf("SC_CLK_TCK")
 
 
+def busy_seconds():
+    """Of all processors together, whoever used them."""
+    with open("/proc/stat", encoding="ascii") as f:
+        ticks = [int(x) for x in f.readline().split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def percentile(values, part):
     return sorted(values)[min(len(values) - 1, int(len(values) * part))]
 
@@ -144,17 +151,18 @@ class Bench:
             "relay": (lambda: self.outside("bulk", "127.0.0.1", RELAY, size), lambda: self.proxies["relay"].pid),
             "splice": (lambda: self.outside("bulk", "127.0.0.1", SPLICE, size), lambda: self.proxies["splice"].pid),
         }
-        speeds, costs = {name: [] for name in ways}, {name: [] for name in ways}
+        speeds, costs, uses = {name: [] for name in ways}, {name: [] for name in ways}, {name: [] for name in ways}
         self.within("bulk", FAR, PORT, size)
         for _ in range(rounds):
             for name, (measure, pid_of) in ways.items():
                 pid = pid_of() if pid_of else None
                 before = cpu_usec([pid]) if pid else 0
+                used = busy_seconds()
                 nanoseconds = int(measure().split()[0])
+                uses[name].append((busy_seconds() - used) / (int(size) / 2**30))
                 speeds[name].append(int(size) * 8 / nanoseconds)
                 costs[name].append((cpu_usec([pid]) - before) / 1e6 / (int(size) / 2**30) if pid else 0)
-        return ({name: statistics.median(v) for name, v in speeds.items()},
-                {name: statistics.median(v) for name, v in costs.items()})
+        return [{name: statistics.median(v) for name, v in found.items()} for found in (speeds, costs, uses)]
 
     # ---- connections ----
 
@@ -200,13 +208,14 @@ def verdict(ratio, bound, is_at_least):
 
 def rows_of(bench, rounds):
     rows = []
-    speed, cost = bench.bulk(str(2**30), rounds)
+    speed, cost, use = bench.bulk(str(2**30), rounds)
     texts = {"direct": "one stream, direct veth", "session": "one stream out of a session, transparent",
              "haproxy": "one stream, HAProxy in TCP mode, one thread", "relay": "one stream, a plain epoll relay, read and send",
              "splice": "one stream, a plain epoll relay, splice"}
     for name, text in texts.items():
         ratio = speed[name] / speed["direct"]
-        rows.append([text, f"{speed[name]:.1f} Gb/s" + (f", {cost[name]:.2f} CPU s/GiB" if cost[name] else ""),
+        rows.append([text, f"{speed[name]:.1f} Gb/s, {use[name]:.2f} CPU s/GiB"
+                     + (f", {cost[name]:.2f} of them the relay's" if cost[name] else ""),
                      f"{ratio:.2f} x direct", verdict(ratio, 0.9, True) if name == "session" else ""])
     rate = bench.rates(rounds, "2")
     for suffix, name, text, peer, bound in (("16", "session", "absolute form, 16 at once, each with its rows", "tinyproxy", 1.0),
