@@ -153,7 +153,9 @@ def test_an_early_answer_leaves_no_half_request(rig):
     server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
 
     def post():
+        n = len(rig.decided)
         s.sendall(get(server, method="POST", more=f"Content-Length: {size}\r\n") + b"x" * size)
+        eventually(lambda: len(rig.decided) > n and len(accepted) == len([d for d in rig.decided if d["wants"]]))
         time.sleep(0.02)
         accepted[-1].sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         assert b" 200 " in read_head(s) and s.recv(2) == b"ok"
