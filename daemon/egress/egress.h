@@ -86,8 +86,8 @@ typedef struct Server {
         Buf in;             /* response bytes not yet understood */
         size_t scanned;     /* of `in`, for http_find_head() */
         uint64_t head_usec; /* when the head in it began */
-        bool may_read;  /* as of Client */
-        int error;      /* likewise */
+        bool may_read;      /* as of Client */
+        int error;          /* likewise */
         bool is_eof;
         bool is_shut; /* our direction has ended */
         bool is_last; /* serves no further request */
