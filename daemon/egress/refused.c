@@ -45,6 +45,7 @@ struct Refused {
         LoopIo *io;
         LoopTimer *timer;
         bool is_ticking;
+        bool is_over; /* there is no later time for what waits: audit has room for that much more */
         Destination destinations[DESTINATIONS_MAX];
         size_t n_destinations;
         Destination rest; /* the newest of those beyond */
@@ -65,7 +66,7 @@ static bool write_row(Refused *f, Destination *d)
                               .count = d->count,
                               .address = d->address };
 
-        if (f->n_undecided >= UNDECIDED_MAX ||
+        if (f->n_undecided >= UNDECIDED_MAX + (f->is_over ? DESTINATIONS_MAX + 1U : 0U) ||
             priv_link_send(f->egress->audit, PRIV_DECIDE, &decide, sizeof(decide), NULL, 0) < 0)
                 return false;
         f->n_requests++;
@@ -278,6 +279,7 @@ static void on_packets(void *userdata, _unused_ int fd, _unused_ unsigned events
 void refused_finish(Refused *f)
 {
         take(f, LEFT_MAX);
+        f->is_over = true;
         on_tick(f);
 }
 

@@ -142,7 +142,7 @@ void policy_match_name(const PolicyBlock *b, const char *host, uint64_t now_usec
                        PolicyRequest *ret_request);
 
 /* How many bytes at the begin of a name whoever asks could choose freely: 0 where a rule names it, or the
- * default lets everything through anyway; else what stands before the longest wildcard's own name. */
+ * defaults let everything through anyway; else what stands before the longest wildcard's own name. */
 size_t policy_name_chosen(const PolicyBlock *b, const char *host);
 
 /* The dialer's judgement of one address that the request's host resolved to: false where a deny rule covers

@@ -4,7 +4,7 @@
 
 #include "daemon/policy/address.h"
 #include "daemon/policy/block.h"
-#include "daemon/policy/resolvers.h"
+#include "daemon/policy/reserved.h"
 #include "daemon/policy/terms.h"
 #include "daemon/policy/url_path.h"
 #include "proto/base/hash.h"
@@ -158,19 +158,6 @@ static void take_better_literal(const Matcher *m, const BlockRule *r, void *user
         take_better(m, r, userdata);
 }
 
-/* Names that mean this machine or its network: only a rule opens them, no default. */
-static bool is_local_name(const char *host)
-{
-        static const char *const names[] = { "localhost", "local", "internal" };
-        const char *last = strrchr(host, '.');
-
-        last = last ? last + 1 : host;
-        for (size_t i = 0; i < ELEMENTSOF(names); i++)
-                if (str_equal(last, names[i]))
-                        return true;
-        return false;
-}
-
 /* Other people's DNS, over TLS or HTTPS: likewise. */
 static bool is_resolver(const Matcher *m)
 {
@@ -183,7 +170,7 @@ static Outcome match_set(const Matcher *m)
 
         if (m->name) {
                 visit_host_rules(m, take_better, &o);
-                o.is_guarded = m->set->default_verdict != VERDICT_DENY && is_local_name(m->q->host);
+                o.is_guarded = m->set->default_verdict != VERDICT_DENY && host_is_local(m->q->host);
         } else {
                 PrivAddress a = address_unmap(&m->q->address);
 
@@ -589,10 +576,11 @@ size_t policy_name_chosen(const PolicyBlock *b, const char *host)
         size_t n = SIZE_MAX;
         _left_as_is_ BlockName name;
 
-        if (m.set->default_verdict == VERDICT_ALLOW)
-                return 0;
         block_name_init(&name, b->seed, host);
         m.name = &name;
-        visit_host_rules(&m, view_chosen, &n);
+        /* A name has to get through each set: the narrowest says how much of it is free. */
+        for (uint32_t i = 0; i < b->n_sets; i++, m.set++)
+                if (m.set->default_verdict != VERDICT_ALLOW)
+                        visit_host_rules(&m, view_chosen, &n);
         return n == SIZE_MAX ? 0 : n;
 }

@@ -127,7 +127,7 @@ class Rig:
 
     def __init__(self, confined, dns, egress_options=()):
         self.session, self.sequence, self.decided = secrets.token_bytes(16), 100, []
-        self.allows_tls = 1
+        self.allows_tls, self.allows_tcp = 1, 0
         self.bounds = [0] * 7
         self.refused, self.closed, self.audit_sleeps = [], [], False
         self.verdicts = lambda host, decide: ALLOW if host in ("allowed.test", "other.test", "rebound.test",
@@ -186,7 +186,7 @@ class Rig:
                              "raw": tail[:n_raw], "path": tail[n_raw:n_raw + n_path], "verdict": verdict,
                              "method": privsep.text(method), "sequence": self.sequence})
         self.egress_audit.send("VERDICT", request, self.sequence, verdict, 1 if verdict == DENY else 0, b"rule",
-                               b"because", self.allows_tls, 0, *self.bounds)
+                               b"because", self.allows_tls, self.allows_tcp, *self.bounds)
         if verdict == ALLOW and wants:
             self.dial(request, self.sequence, host, port, protocol, (family, raw_address))
 

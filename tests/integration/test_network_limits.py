@@ -271,6 +271,71 @@ def test_idle_connections_end(names, sink):
         rig.stop()
 
 
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        fields = f.read().rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rests(rig):
+    """Three seconds in which nothing happens cost the worker nothing; one that is called again and again takes what it can get."""
+    before = cpu_seconds(rig.egress.pid)
+    time.sleep(3)
+    return cpu_seconds(rig.egress.pid) - before < 0.3
+
+
+def fill(s):
+    """Sends until nobody takes anything any more."""
+    s.setblocking(False)
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        try:
+            s.send(bytes(65536))
+            end = time.monotonic() + 1
+        except BlockingIOError:
+            time.sleep(0.05)
+
+
+def test_a_body_that_the_server_does_not_take(rig):
+    """The client has more, the server's buffers are full: until that changes nobody calls."""
+    held = []
+    server = Script(lambda s: (held.append(s), read_head(s), time.sleep(120)))
+    with rig.connect() as s:
+        s.sendall(get(server, method="POST", more="Content-Length: 1000000000\r\n"))
+        fill(s)
+        assert held and rests(rig)
+
+
+def test_a_client_that_says_more_than_was_answered(rig):
+    """Further requests, more than fit, behind one that the server has not answered; then the end of what the client says."""
+    held = []
+    server = Script(lambda s: (held.append(s), read_head(s), time.sleep(120)))
+    with rig.connect() as s:
+        s.sendall(get(server))
+        fill(s)
+        assert held and rests(rig)
+    with rig.connect() as s:
+        s.sendall(get(server))
+        eventually(lambda: len(held) == 2, 20)
+        s.shutdown(socket.SHUT_WR)
+        assert rests(rig)
+
+
+def test_a_server_that_speaks_into_a_hello(rig):
+    """Where anything may be spoken the first bytes are heard out for a second; what the server says meanwhile waits."""
+    rig.allows_tcp = 1
+    server = Script(lambda s: (s.sendall(b"hello"), time.sleep(120)))
+    before, n = cpu_seconds(rig.egress.pid), 0
+    for _ in range(5):
+        s, head = connect(rig, "allowed.test", server.server_port)
+        with s:
+            assert b" 200 " in head
+            s.sendall(b"\x16\x03")
+            s.settimeout(30)
+            n += len(s.recv(5))
+    assert n == 25 and cpu_seconds(rig.egress.pid) - before < 0.5
+
+
 BAD_HEADS = {
     "two status lines": b"HTTP/1.1 200 OK\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     "a megabyte of fields": b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(1000)) + b"\r\n",

@@ -611,6 +611,25 @@ static void test_names_ceiling(void **state)
         assert_int_equal(m.dns_types, 0);
 }
 
+/* Where the project allows less than the default of the session's own rules, its wildcards count. */
+static void test_names_chosen_by_project(void **state)
+{
+        _cleanup_(policy_freep) Policy *p = NULL, *project = NULL;
+        _cleanup_(policy_block_closep) const PolicyBlock *b = NULL;
+        _cleanup_close_ int fd = -EBADF;
+
+        (void) state;
+        p = parse_text(POLICY_PROFILE, RULES("allow", ""));
+        project = parse_text(POLICY_PROJECT,
+                             RULES("deny", "{ \"action\": \"allow\", \"host\": \"*.w.test\" },"
+                                           "{ \"action\": \"allow\", \"host\": \"x.w.test\" }"));
+        ASSERT_OK(policy_compile(p, project, NULL, 7, &fd));
+        ASSERT_OK(policy_block_open(fd, &b));
+        assert_int_equal(policy_name_chosen(b, "secret.a.w.test"), strlen("secret.a"));
+        assert_int_equal(policy_name_chosen(b, "x.w.test"), 0);
+        assert_int_equal(policy_name_chosen(b, "nowhere.test"), 0);
+}
+
 /* A default that allows: what asks about one port leaves the others. */
 static void test_names_default(void **state)
 {
@@ -640,7 +659,7 @@ int main(void)
                 cmocka_unit_test(test_unsealed),       cmocka_unit_test(test_shelf),
                 cmocka_unit_test(test_resolvers),      cmocka_unit_test(test_many),
                 cmocka_unit_test(test_names),          cmocka_unit_test(test_names_default),
-                cmocka_unit_test(test_names_ceiling),
+                cmocka_unit_test(test_names_ceiling),  cmocka_unit_test(test_names_chosen_by_project),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,4 @@
-#include "daemon/policy/resolvers.h"
+#include "daemon/policy/reserved.h"
 
 #include <string.h>
 
@@ -6,7 +6,7 @@
 #include "proto/base/str.h"
 
 /* Each with what is below it. use-application-dns.net is what Firefox asks before it uses one by itself. */
-static const char *const names[] = {
+static const char *const resolvers[] = {
         "dns.controld.com",
         "adguard-dns.com",
         "cloudflare-dns.com",
@@ -55,11 +55,23 @@ bool host_is_public_resolver(const char *host)
 {
         size_t n = strlen(host);
 
-        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
-                size_t m = strlen(names[i]);
+        for (size_t i = 0; i < ELEMENTSOF(resolvers); i++) {
+                size_t m = strlen(resolvers[i]);
 
-                if (str_has_suffix(host, names[i]) && (n == m || host[n - m - 1] == '.'))
+                if (str_has_suffix(host, resolvers[i]) && (n == m || host[n - m - 1] == '.'))
                         return true;
         }
+        return false;
+}
+
+bool host_is_local(const char *host)
+{
+        static const char *const names[] = { "localhost", "local", "internal" };
+        const char *last = strrchr(host, '.');
+
+        last = last ? last + 1 : host;
+        for (size_t i = 0; i < ELEMENTSOF(names); i++)
+                if (str_equal(last, names[i]))
+                        return true;
         return false;
 }
