@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/xattr.h>
 
 #include "daemon/init/setup.h"
 #include "daemon/isolate/kernel.h"
@@ -27,6 +28,10 @@ struct Piece {
         int fd;     /* detached mount; -EBADF: a link, or a directory that is put together */
         bool is_directory;
         bool is_mask; /* what is hidden lies here in truth */
+        int made_fd;  /* a directory that was made for it; -EBADF: none */
+        mode_t mode;  /* of the one that it stands for, as the next two */
+        uid_t uid;
+        gid_t gid;
 };
 
 /* What a session has of its own: the host's does not show there. */
@@ -81,7 +86,7 @@ static bool is_composed(const Setup *s, const char *path)
 
 static int add_piece(Setup *s, const char *path, const char *link, int take_fd, bool is_directory)
 {
-        Piece p = { .fd = take_fd, .is_directory = is_directory };
+        Piece p = { .fd = take_fd, .made_fd = -EBADF, .is_directory = is_directory };
         int r;
 
         r = s->n_pieces < PIECES_MAX ? str_dup(path, &p.path) : -E2BIG;
@@ -153,6 +158,28 @@ static int add_entry(Setup *s, int directory_fd, const char *parent, const char 
         return may_pass_over(r) ? 0 : r;
 }
 
+/* The directory keeps the rights that it had: a session may have fewer groups than its caller, who opens all
+ * of this. What an access list says of others than the owning group is not known from the mode. */
+static int add_directory(Setup *s, const char *path, int fd)
+{
+        struct stat st;
+        int r;
+
+        if (fstat(fd, &st) < 0)
+                return neg_errno();
+        r = add_piece(s, path, NULL, -EBADF, /* is_directory= */ true);
+        if (r == 0) {
+                Piece *p = &s->pieces[s->n_pieces - 1];
+
+                p->mode = st.st_mode & 01777;
+                p->uid = st.st_uid;
+                p->gid = st.st_gid;
+                if (fgetxattr(fd, "system.posix_acl_access", NULL, 0) > 0)
+                        p->mode &= ~(mode_t) 070;
+        }
+        return r;
+}
+
 /* Opened as the caller: who may not list it has nothing of it. */
 static int compose(Setup *s, const char *path, unsigned depth)
 {
@@ -170,7 +197,7 @@ static int compose(Setup *s, const char *path, unsigned depth)
                 (void) fd_close(fd);
                 return -ENOMEM;
         }
-        r = depth > 0 ? add_piece(s, path, NULL, -EBADF, /* is_directory= */ true) : 0;
+        r = depth > 0 ? add_directory(s, path, dirfd(d)) : 0;
         while (r >= 0 && (e = readdir(d))) {
                 if (str_equal(e->d_name, ".") || str_equal(e->d_name, ".."))
                         continue;
@@ -299,7 +326,7 @@ static int attach_piece(Setup *s, Piece *p)
         else if (p->fd >= 0)
                 r = target_attach(s, p->fd, p->path, p->is_directory);
         else
-                r = target_make_directory(s, p->path);
+                r = target_make_directory(s, p->path, &p->made_fd);
         p->fd = fd_close(p->fd);
         /* /etc has its own already; of the rest nothing is there. */
         return r == -EEXIST ? 0 : r;
@@ -324,10 +351,31 @@ int compose_attach(Setup *s)
         return 0;
 }
 
+int compose_close(Setup *s)
+{
+        for (size_t i = 0; i < s->n_pieces; i++) {
+                Piece *p = &s->pieces[i];
+                char link[32];
+                int r;
+
+                if (p->made_fd < 0)
+                        continue;
+                r = str_printf(link, sizeof(link), "/proc/self/fd/%d", p->made_fd);
+                if (r >= 0 && (fchownat(p->made_fd, "", p->uid, p->gid, AT_EMPTY_PATH) < 0 ||
+                               chmod(link, p->mode) < 0))
+                        r = neg_errno();
+                p->made_fd = fd_close(p->made_fd);
+                if (r < 0)
+                        return setup_fail(s, r, "%s", p->path);
+        }
+        return 0;
+}
+
 void compose_done(Setup *s)
 {
         for (size_t i = 0; i < s->n_pieces; i++) {
                 (void) fd_close(s->pieces[i].fd);
+                (void) fd_close(s->pieces[i].made_fd);
                 free(s->pieces[i].path);
                 free(s->pieces[i].link);
         }

@@ -6,6 +6,7 @@
 #include "daemon/isolate/kernel.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
+#include "proto/base/str.h"
 
 /*
  * A persistent home is a directory of the daemon's state that earlier sessions of the same profile and
@@ -49,6 +50,7 @@ static int mount_id(int fd, uint64_t *ret)
 
 static int attach_given(Setup *s, const char *path)
 {
+        _cleanup_close_ int fd = -EBADF;
         int r;
 
         r = target_attach(s, s->home_mount_fd, path, /* is_directory= */ true);
@@ -56,6 +58,8 @@ static int attach_given(Setup *s, const char *path)
                 r = layers_allow_write(s, s->home_mount_fd, /* is_directory= */ true);
         if (r == 0)
                 r = mount_id(s->home_mount_fd, &s->home_mount_id);
+        if (r == 0)
+                r = target_make_directory(s, path, &fd);
         return r < 0 ? setup_fail(s, r, "%s", path) : 0;
 }
 
@@ -71,6 +75,23 @@ int home_attach(Setup *s)
         if (h->home_kind == PLAN_HOME_SHOWN)
                 return target_attach_sealed(s, path, "0700", h->home_size_bytes);
         return target_attach_tmpfs(s, path, "0700", h->home_size_bytes);
+}
+
+/* A session may have closed what is its own; the next one has to come in. */
+int home_open_up(Setup *s, int fd)
+{
+        struct stat st;
+        char link[32];
+        int r;
+
+        if (!home_holds(s, fd) || fstat(fd, &st) < 0 || !S_ISDIR(st.st_mode) || (st.st_mode & 0700) == 0700)
+                return 0;
+        r = str_printf(link, sizeof(link), "/proc/self/fd/%d", fd);
+        if (r >= 0)
+                r = identity_walk_as_session(s);
+        if (r >= 0 && chmod(link, (st.st_mode | 0700) & 07777) < 0)
+                r = neg_errno();
+        return r;
 }
 
 bool home_holds(const Setup *s, int fd)

@@ -132,6 +132,8 @@ int compose_resolve(Setup *s) _must_check_;
 int compose_attach(Setup *s) _must_check_;
 /* When all else is attached. */
 int compose_mask(Setup *s) _must_check_;
+/* When no mount point is made any more: directories get the rights of those that they stand for. */
+int compose_close(Setup *s) _must_check_;
 void compose_done(Setup *s);
 
 /* ---- home.c ---- */
@@ -144,6 +146,8 @@ int home_attach(Setup *s) _must_check_;
 bool home_holds(const Setup *s, int fd);
 /* What stands where a directory is to be, and is none, goes: 1. */
 int home_clear(int directory_fd, const char *name) _must_check_;
+/* A directory of the given home that its user cannot enter, can be again. fd: opened by O_PATH. */
+int home_open_up(Setup *s, int fd) _must_check_;
 
 /* ---- target.c ---- */
 
@@ -152,7 +156,7 @@ int target_attach_all(Setup *s) _must_check_;
 int target_attach(Setup *s, int mount_fd, const char *path, bool is_directory) _must_check_;
 /* The same for what is no mount; -EEXIST: something is there. */
 int target_link(Setup *s, const char *link, const char *path) _must_check_;
-int target_make_directory(Setup *s, const char *path) _must_check_;
+int target_make_directory(Setup *s, const char *path, int *ret_fd) _must_check_;
 bool target_exists(Setup *s, const char *path);
 int target_mask(Setup *s, const char *path) _must_check_;
 /* As target_attach_tmpfs(), but nobody may write once root_seal() has run. */

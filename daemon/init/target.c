@@ -76,6 +76,11 @@ static int step_into(Setup *s, Walk *w, const char *name, bool make, bool is_dir
                 return neg_errno();
         if (S_ISLNK(st.st_mode))
                 return -ELOOP;
+        if (make && is_directory) {
+                r = home_open_up(s, fd);
+                if (r < 0)
+                        return r;
+        }
         (void) fd_close(w->fd);
         *w = (Walk){ .fd = TAKE_FD(fd), .device = st.st_dev, .is_directory = S_ISDIR(st.st_mode) };
         return 0;
@@ -207,14 +212,14 @@ int target_link(Setup *s, const char *link, const char *path)
         return identity_walk_as_root(s) < 0 ? -EPERM : r;
 }
 
-int target_make_directory(Setup *s, const char *path)
+int target_make_directory(Setup *s, const char *path, int *ret_fd)
 {
         Walk w;
         int r;
 
         r = walk(s, path, /* make= */ true, /* is_directory= */ true, &w);
         if (r == 0)
-                (void) fd_close(w.fd);
+                *ret_fd = w.fd;
         return r;
 }
 
@@ -384,6 +389,8 @@ int target_attach_all(Setup *s)
                 r = compose_mask(s);
         if (r == 0)
                 r = matches_mask(s);
+        if (r == 0)
+                r = compose_close(s);
         compose_done(s);
         return r;
 }

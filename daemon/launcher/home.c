@@ -85,6 +85,9 @@ static int open_home(int parent_fd, const char *name, uint32_t uid, int *ret_fd)
 
         if (fd < 0 || fstat(fd, &st) < 0)
                 return neg_errno();
+        /* Made, and not given away: the daemon ended between the two. Nobody was ever in it. */
+        if (st.st_uid == 0 && uid != 0 && unlinkat(parent_fd, name, AT_REMOVEDIR) >= 0)
+                return -ENOENT;
         if (st.st_uid != uid)
                 return -EPERM;
         *ret_fd = TAKE_FD(fd);

@@ -61,7 +61,7 @@ static int read_answer(int fd, void *to, size_t size, uint64_t end_usec)
         return 0;
 }
 
-static int ask_in_child(const LookupCall *call)
+int lookup_in_child(const LookupCall *call)
 {
         uint64_t end_usec = clock_monotonic_usec() + NSS_DEADLINE_USEC;
         int pipe_fds[2], r, result = 0;
@@ -87,7 +87,7 @@ static int ask_in_child(const LookupCall *call)
 int lookup_within(const LookupCall *call)
 {
         static const char *const databases[] = { "passwd", "group", "initgroups" };
-        int r = ask_in_child(call);
+        int r = lookup_in_child(call);
 
         if (r != -ETIMEDOUT)
                 return r;

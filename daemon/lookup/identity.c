@@ -1,11 +1,14 @@
 /* Users and groups, from whatever name service the machine has. */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "daemon/lookup/lookup.h"
+#include "proto/base/fd.h"
 #include "proto/base/str.h"
 
 #define NSS_BUFFER_SIZE (64U * 1024U)
@@ -111,6 +114,24 @@ int lookup_identity(uint32_t uid, PrivIdentity *ret)
                 return r;
         *ret = to;
         return 0;
+}
+
+int lookup_home(PrivIdentity *identity)
+{
+        _cleanup_close_ int fd = open(identity->home, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        char link[32], path[PRIV_PATH_SIZE];
+        ssize_t n;
+
+        if (fd < 0 || str_printf(link, sizeof(link), "/proc/self/fd/%d", fd) < 0)
+                return 0;
+        n = readlink(link, path, sizeof(path) - 1);
+        if (n <= 1 || path[0] != '/')
+                return 0;
+        path[n] = '\0';
+        /* It becomes a field of /etc/passwd. */
+        if (strpbrk(path, ":\n") || strlen(path) >= sizeof(identity->home))
+                return 0;
+        return str_copy(identity->home, sizeof(identity->home), path);
 }
 
 static int find_account(const char *name, uint32_t *ret_uid, uint32_t *ret_gid)

@@ -18,6 +18,12 @@ typedef struct LookupCall {
         uint32_t uid;
 } LookupCall;
 
+/* The same home by its real name: ~ may stand for a path with links in it, which no mount is made by. Stays
+ * as it is where the way cannot be walked. */
+int lookup_home(PrivIdentity *identity) _must_check_;
+
+/* Asks in a process of its own. -ETIMEDOUT: no answer came in time. */
+int lookup_in_child(const LookupCall *call) _must_check_;
 /* Asks, and where no answer comes in time asks the machine's own files. What ask() returns. */
 int lookup_within(const LookupCall *call) _must_check_;
 

@@ -53,6 +53,26 @@ static int ask_identity(const LookupCall *call)
         return lookup_identity(call->uid, call->answer);
 }
 
+static int ask_home(const LookupCall *call)
+{
+        return lookup_home(call->answer);
+}
+
+/* A file system on the way may not answer either. */
+static void find_home(PrivIdentity *identity)
+{
+        _cleanup_free_ PrivIdentity *found = malloc(sizeof(*found));
+
+        if (found)
+                *found = *identity;
+        if (found &&
+            lookup_in_child(&(LookupCall){ .ask = ask_home, .answer = found, .size = sizeof(*found) }) >= 0)
+                *identity = *found;
+        else
+                (void) log_warning(0, "the home of uid %u is not looked at: known by its name alone",
+                                   identity->uid);
+}
+
 static int ask_workers(const LookupCall *call)
 {
         const char *missing = "";
@@ -72,7 +92,10 @@ static int run_identity(const char *argument)
                 return log_error(r, "identity: expected a uid");
         r = lookup_within(&(LookupCall){
                         .ask = ask_identity, .answer = &identity, .size = sizeof(identity), .uid = uid });
-        return r < 0 ? log_error(r, "cannot look up uid %u", uid) : answer(&identity, sizeof(identity));
+        if (r < 0)
+                return log_error(r, "cannot look up uid %u", uid);
+        find_home(&identity);
+        return answer(&identity, sizeof(identity));
 }
 
 static int run_workers(const char *argument)

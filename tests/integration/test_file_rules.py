@@ -543,3 +543,104 @@ def test_where_a_secret_leads_is_hidden(instance, alice):
         for name in links:
             os.unlink(os.path.join(alice.home, name))
         shutil.rmtree(folder)
+
+
+# ---- homes that somebody spoiled, or that lie elsewhere ----
+
+@pytest.mark.parametrize("closed", ["~", "~/.local", "~ ~/.local"])
+def test_what_a_session_closed_opens_to_the_next(instance, alice, closed):
+    """Mount points lie in it: the way to them is the user's own, and no reason not to start."""
+    top = "closed" + closed.count("~") * "x" + closed.count("l") * "y"
+    work = alice.workspace(f"{top}/w")
+    tools = alice.home + "/.local/bin"
+    os.makedirs(tools, exist_ok=True)
+    for part in (alice.home + "/.local", tools):
+        os.chown(part, alice.uid, alice.gid)
+    own = profile(alice, {"home": "persistent"})
+    done = instance.sh(alice, f"echo kept >~/f; mkdir -p ~/other; chmod 0 ~/other {closed}; true", workspace=work,
+                       options=["-p", own])
+    assert done.returncode == 0, done
+    done = instance.sh(alice, "pwd; cat ~/f; ls -d ~/.local/bin", workspace=work, options=["-p", own])
+    assert done.stdout.split() == [work, "kept", tools], done
+
+
+def test_a_home_that_was_never_given_away(instance, alice):
+    """The daemon ended between making it and giving it to its user."""
+    work = alice.workspace()
+    before = set(homes_of(instance, alice))
+    own = profile(alice, {"home": "persistent"})
+    instance.sh(alice, "true", workspace=work, options=["-p", own])
+    [home] = set(homes_of(instance, alice)) - before
+    shutil.rmtree(home)
+    os.mkdir(home, 0o700)
+    assert instance.sh(alice, "echo kept >~/f; cat ~/f", workspace=work, options=["-p", own]).stdout == "kept\n"
+    assert os.stat(home).st_uid == alice.uid
+
+
+def test_folders_put_together_keep_their_rights(member, root):
+    """What a session without the group could not list, and what nobody else could, it cannot list there either."""
+    user, (kept, other) = member
+    import machine
+    folder = f"/srv/sbxt-rights-{os.getpid()}"
+    work = user.workspace()
+    try:
+        for name, group, mode in (("kept", kept, 0o750), ("other", other, 0o750), ("all", other, 0o755), ("search", other, 0o751)):
+            os.makedirs(f"{folder}/{name}")
+            for file in ("open", "denied"):
+                user.write(f"{folder}/{name}/{file}", "SECRETBYTES\n" if file == "denied" else "shown\n", 0o644)
+            shutil.chown(f"{folder}/{name}", 0, group)
+            os.chmod(f"{folder}/{name}", mode)
+        denied = [f"{folder}/{name}/denied" for name in ("kept", "other", "all", "search")]
+        own = profile(user, {"root": "host", "deny": denied}, groups=[kept])
+        with machine.Instance() as instance:
+            done = instance.sh(user, "for d in kept other all search; do echo $d $(stat -c %a:%g $d) $(ls $d 2>/dev/null) "
+                                     "$(cat $d/open 2>/dev/null); done; cat */denied", workspace=work,
+                               options=["-p", own, "--workdir", folder])
+        gid = os.stat(f"{folder}/kept").st_gid
+        lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+        assert "SECRETBYTES" not in done.stdout, done
+        assert lines["kept"] == f"750:{gid} open shown", done
+        assert lines["all"].startswith("755:") and lines["all"].endswith(" open shown"), done
+        assert lines["other"].split(":")[0] == "750" and "open" not in lines["other"] and "shown" not in lines["other"], done
+        assert lines["search"].startswith("751:") and lines["search"].endswith(" shown") and "open" not in lines["search"], done
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_home_behind_a_link(instance, alice):
+    """As where /home is a link to /data/home: its real name is the one that counts, for all that is said of ~."""
+    base = f"/srv/sbxt-real-{os.getpid()}"
+    link = f"/srv/sbxt-link-{os.getpid()}"
+    folder = f"{base}/{alice.name}"
+    shutil.copytree(alice.home, folder, symlinks=True, ignore=shutil.ignore_patterns("work"))
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            os.lchown(os.path.join(parent, name), alice.uid, alice.gid)
+    os.chown(folder, alice.uid, alice.gid)
+    os.symlink(base, link)
+    work = alice.workspace()
+    subprocess.run(["usermod", "-d", f"{link}/{alice.name}", alice.name], check=True)
+    before, alice.home = alice.home, folder
+    try:
+        import machine
+        with furnished(alice), machine.Instance() as other:
+            for home in ("empty", "masked", "persistent"):
+                own = profile(alice, {"root": "host", "home": home})
+                done = other.sh(alice, f"{LOOK}; cat {folder}/.ssh/id_sbxt {link}/{alice.name}/.ssh/id_sbxt; echo end",
+                                workspace=work, options=["-p", own])
+                assert "SECRETBYTES" not in done.stdout and done.stdout.endswith("end\n"), done
+                assert ("ordinary" in done.stdout) == (home == "masked"), done
+            # What appears later is hidden as well, and the home itself is no workspace by any of its names.
+            session = other.create(alice, "-p", profile(alice, {"root": "host", "home": "masked"}), cwd=work)
+            alice.write(folder + "/.aws/later", "SECRETBYTES\n", 0o644)
+            done = other.ctl(alice, "exec", session, "--", "sh", "-c", f"cat {folder}/.aws/later ~/.aws/later; echo end")
+            assert done.stdout == "end\n", done
+            for name in (folder, f"{link}/{alice.name}"):
+                done = other.ctl(alice, "run", "-T", "-w", name, "--", "true")
+                assert done.returncode == 125, (name, done)
+            other.ctl(alice, "terminate", "--grace", "0", session)
+    finally:
+        alice.home = before
+        subprocess.run(["usermod", "-d", before, alice.name], check=True)
+        shutil.rmtree(base)
+        os.unlink(link)
