@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
+#include "daemon/init/matches.h"
 #include "daemon/init/protect.h"
 #include "daemon/isolate/kernel.h"
 #include "proto/base/clock.h"
@@ -23,6 +24,9 @@
 typedef struct Guard {
         Setup *setup;
         Protect protect;
+        Matches *matches; /* what is denied by a pattern or a name; NULL: nothing */
+        bool has_rules;
+        bool is_frozen;
 } Guard;
 
 /* ---- freezing ---- */
@@ -90,6 +94,16 @@ static void freeze(const Guard *g)
         for_each_group(g->setup->cgroup_fd, wait_frozen, &end);
 }
 
+/* Once, however much there is to be done then. */
+static void stop_for_masks(void *userdata)
+{
+        Guard *g = userdata;
+
+        if (!g->is_frozen)
+                freeze(g);
+        g->is_frozen = true;
+}
+
 static void thaw(const Guard *g)
 {
         char zero[] = "0";
@@ -118,28 +132,59 @@ static int look(Guard *g, bool has_commands)
         return r;
 }
 
+static int look_for_matches(Guard *g)
+{
+        int r = matches_look(g->matches);
+
+        if (g->is_frozen)
+                thaw(g);
+        g->is_frozen = false;
+        return r;
+}
+
+static int timeout_msec(const Guard *g)
+{
+        int timeout = g->matches ? matches_timeout_msec(g->matches) : -1;
+
+        if (!g->has_rules || g->protect.watch)
+                return timeout;
+        return timeout < 0 ? GUARD_LOOK_MSEC : MIN_OF(timeout, GUARD_LOOK_MSEC);
+}
+
+static int look_for_rules(Guard *g)
+{
+        Protect *p = &g->protect;
+        int r;
+
+        if (!g->has_rules)
+                return 0;
+        r = p->watch ? watch_read(p->watch) : 1;
+        return r > 0 ? look(g, /* has_commands= */ true) : r;
+}
+
 static int serve(Guard *g)
 {
         Protect *p = &g->protect;
 
         for (;;) {
-                struct pollfd fds[2] = {
+                struct pollfd fds[3] = {
                         { .fd = p->init_fd, .events = POLLIN },
                         { .fd = p->watch ? watch_fd(p->watch) : -1, .events = POLLIN },
+                        { .fd = g->matches ? matches_fd(g->matches) : -1, .events = POLLIN },
                 };
-                int r = poll(fds, 2, p->watch ? -1 : GUARD_LOOK_MSEC);
+                int r = poll(fds, 3, timeout_msec(g));
 
                 if (r < 0 && errno != EINTR)
                         return neg_errno();
                 if (fds[0].revents) {
                         /* All commands are gone: a last look. */
-                        r = look(g, /* has_commands= */ false);
+                        r = g->has_rules ? look(g, /* has_commands= */ false) : 0;
                         protect_note(p, GUARD_SWEPT, "");
                         return r;
                 }
-                r = p->watch ? watch_read(p->watch) : 1;
-                if (r > 0)
-                        r = look(g, /* has_commands= */ true);
+                r = g->matches ? look_for_matches(g) : 0;
+                if (r >= 0)
+                        r = look_for_rules(g);
                 if (r < 0)
                         return r;
         }
@@ -164,18 +209,33 @@ static int open_watch(Guard *g)
         return 0;
 }
 
+static int compare_fds(const void *a, const void *b)
+{
+        return *(const int *) a - *(const int *) b;
+}
+
 static int close_others(Guard *g)
 {
-        const int keep = g->setup->cgroup_fd, channel = g->protect.init_fd;
-        int low = MIN_OF(keep, channel), high = MAX_OF(keep, channel);
+        int keep[] = { g->setup->cgroup_fd, g->protect.init_fd, g->setup->mask_fd };
+        unsigned first = 3;
 
-        if (low < 3 || low == high)
-                return -EBADF;
-        if ((low > 3 && kernel_close_range(3, (unsigned) low - 1, 0) < 0) ||
-            (high > low + 1 && kernel_close_range((unsigned) low + 1, (unsigned) high - 1, 0) < 0) ||
-            kernel_close_range((unsigned) high + 1, UINT_MAX, 0) < 0)
-                return neg_errno();
-        return 0;
+        qsort(keep, ELEMENTSOF(keep), sizeof(keep[0]), compare_fds);
+        for (size_t i = 0; i < ELEMENTSOF(keep); i++) {
+                if (keep[i] < (int) first)
+                        return -EBADF;
+                if (keep[i] > (int) first && kernel_close_range(first, (unsigned) keep[i] - 1, 0) < 0)
+                        return neg_errno();
+                first = (unsigned) keep[i] + 1;
+        }
+        return kernel_close_range(first, UINT_MAX, 0) < 0 ? neg_errno() : 0;
+}
+
+/* init has masked what there was; what came since is found by this walk, and what comes by the watch. */
+static int begin_matches(Guard *g)
+{
+        int r = g->matches ? matches_watch(g->matches, stop_for_masks, g) : 0;
+
+        return r >= 0 && g->matches ? matches_walk(g->matches) : r;
 }
 
 static int prepare(Guard *g)
@@ -194,7 +254,10 @@ static int prepare(Guard *g)
         g->protect.workspace_fd =
                         kernel_openat2(AT_FDCWD, g->protect.workspace, O_RDONLY | O_DIRECTORY | O_CLOEXEC,
                                        RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
-        return g->protect.workspace_fd < 0 ? neg_errno() : open_watch(g);
+        if (g->protect.workspace_fd < 0)
+                return neg_errno();
+        r = g->has_rules ? open_watch(g) : 0;
+        return r < 0 ? r : begin_matches(g);
 }
 
 _noreturn_ static void run(Guard *g)
@@ -203,10 +266,12 @@ _noreturn_ static void run(Guard *g)
         int r = prepare(g);
 
         g->protect.is_first = true;
-        if (r >= 0)
+        if (r >= 0 && g->has_rules)
                 r = protect_pass(&g->protect);
         g->protect.is_first = false;
         if (r >= 0) {
+                if (g->matches)
+                        matches_serve(g->matches);
                 protect_note(&g->protect, GUARD_READY, "");
                 r = serve(g);
         }
@@ -253,7 +318,11 @@ int guard_start(Setup *s, int *ret_fd)
         r = protect_rules(&guard.protect, &s->plan, &n);
         if (r < 0)
                 return setup_fail(s, r, "rules");
-        if (n == 0)
+        guard.has_rules = n > 0;
+        r = matches_new(s, &guard.matches);
+        if (r < 0)
+                return r;
+        if (n == 0 && !guard.matches)
                 return 0;
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
                 return setup_fail(s, neg_errno(), "socketpair");

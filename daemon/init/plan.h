@@ -19,7 +19,7 @@
 #define PLAN_SIZE_MAX    (1024U * 1024U)
 #define PLAN_MOUNTS_MAX  1024U
 #define PLAN_PATH_MAX    4096U
-#define PLAN_MATCHES_MAX 64U /* patterns */
+#define PLAN_MATCHES_MAX 256U /* patterns */
 
 typedef enum PlanMountType {
         PLAN_BIND = 0, /* source, opened as the caller, shown at target */

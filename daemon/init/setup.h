@@ -164,11 +164,6 @@ int target_attach_sealed(Setup *s, const char *path, const char *mode, uint64_t 
 /* A private file system, writable for the session. mode in octal; owned by the session's user. */
 int target_attach_tmpfs(Setup *s, const char *path, const char *mode, uint64_t size_bytes) _must_check_;
 
-/* ---- matches.c ---- */
-
-/* What the workspace has of denied patterns; when all is attached. */
-int matches_mask(Setup *s) _must_check_;
-
 /* ---- submounts.c ---- */
 
 /* No kernel interface came along with what is shown, and every mount is nosuid and nodev. */

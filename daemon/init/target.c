@@ -1,7 +1,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "daemon/init/setup.h"
+#include "daemon/init/matches.h"
 #include "daemon/isolate/kernel.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -366,6 +366,14 @@ static int make_workspace(Setup *s)
         return is_in_root ? target_attach_tmpfs(s, path, "0700", s->plan.header->home_size_bytes) : 0;
 }
 
+static int mask_matches(Setup *s)
+{
+        _cleanup_(matches_freep) Matches *m = NULL;
+        int r = matches_new(s, &m);
+
+        return r < 0 || !m ? r : matches_walk(m);
+}
+
 int target_attach_all(Setup *s)
 {
         const PlanHeader *h = s->plan.header;
@@ -388,7 +396,7 @@ int target_attach_all(Setup *s)
         if (r == 0)
                 r = compose_mask(s);
         if (r == 0)
-                r = matches_mask(s);
+                r = mask_matches(s);
         if (r == 0)
                 r = compose_close(s);
         compose_done(s);

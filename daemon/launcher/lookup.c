@@ -13,7 +13,7 @@
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 
-#define LOOKUP_DEADLINE_USEC (5 * USEC_PER_SEC)
+#define LOOKUP_DEADLINE_USEC (12 * USEC_PER_SEC) /* what a child waits for itself, and some */
 #define LOOKUP_OUTPUT_MAX    (1024U * 1024U)
 #define LOOKUP_CHUNK         16384U
 

@@ -63,7 +63,8 @@ static int read_answer(int fd, void *to, size_t size, uint64_t end_usec)
 
 int lookup_in_child(const LookupCall *call)
 {
-        uint64_t end_usec = clock_monotonic_usec() + NSS_DEADLINE_USEC;
+        uint64_t end_usec = clock_monotonic_usec() +
+                            (call->deadline_usec > 0 ? call->deadline_usec : NSS_DEADLINE_USEC);
         int pipe_fds[2], r, result = 0;
         pid_t pid;
 

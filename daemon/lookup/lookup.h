@@ -16,6 +16,7 @@ typedef struct LookupCall {
         void *answer;
         size_t size;
         uint32_t uid;
+        uint64_t deadline_usec; /* 0: that of a name service */
 } LookupCall;
 
 /* The same home by its real name: ~ may stand for a path with links in it, which no mount is made by. Stays

@@ -13,12 +13,14 @@
 #include <unistd.h>
 
 #include "daemon/lookup/lookup.h"
+#include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
+#define HOME_DEADLINE_USEC (6 * USEC_PER_SEC)
 #define EXTRA_FD           3
 #define SETTINGS_FD        4
 #define SETTINGS_BYTES_MAX (1U << 20)
@@ -65,8 +67,10 @@ static void find_home(PrivIdentity *identity)
 
         if (found)
                 *found = *identity;
-        if (found &&
-            lookup_in_child(&(LookupCall){ .ask = ask_home, .answer = found, .size = sizeof(*found) }) >= 0)
+        if (found && lookup_in_child(&(LookupCall){ .ask = ask_home,
+                                                    .answer = found,
+                                                    .size = sizeof(*found),
+                                                    .deadline_usec = HOME_DEADLINE_USEC }) >= 0)
                 *identity = *found;
         else
                 (void) log_warning(0, "the home of uid %u is not looked at: known by its name alone",

@@ -7,6 +7,8 @@
 #include "proto/base/glob.h"
 #include "proto/base/str.h"
 
+#define PATTERNS_MAX 64U /* the rest of what a plan may have is for paths */
+
 static int expand(const char *pattern, const PolicyVariables *v, char *ret, size_t size)
 {
         char path[PLAN_PATH_MAX];
@@ -33,10 +35,10 @@ int globs_plan(const Policy *p, const PolicyVariables *v, PlanBuilder *b, Policy
                 r = expand(p->paths[i].pattern, v, tail, sizeof(tail));
                 if (r == -ENOENT)
                         continue;
-                if (r >= 0 && n++ >= PLAN_MATCHES_MAX) {
+                if (r >= 0 && n++ >= PATTERNS_MAX) {
                         r = diagnose(d, SEVERITY_FAILURE,
                                      &(DiagnosticPlace){ .source = "policy", .key = "filesystem.deny" },
-                                     "too many patterns (at most %u)", PLAN_MATCHES_MAX);
+                                     "too many patterns (at most %u)", PATTERNS_MAX);
                         return r < 0 ? r : -EINVAL;
                 }
                 if (r >= 0)
@@ -45,6 +47,19 @@ int globs_plan(const Policy *p, const PolicyVariables *v, PlanBuilder *b, Policy
                         return r;
         }
         return 0;
+}
+
+int globs_plan_literal(const char *path, const PolicyVariables *v, PlanBuilder *b)
+{
+        size_t n = strlen(v->workspace);
+        Glob g;
+
+        /* A name that would be read as a pattern, or has too many folders above it, is masked at the start
+         * alone. */
+        if (n == 0 || !path_is_below(path, v->workspace) || path[n] == '\0' || path_is_glob(path + n + 1) ||
+            glob_parse(path + n + 1, &g) < 0)
+                return 0;
+        return plan_builder_mount(b, PLAN_MASK_MATCHES, 0, path + n + 1, v->workspace, 0);
 }
 
 const PathRule *glob_matching(const Policy *p, const PolicyVariables *v, const char *path)

@@ -244,6 +244,8 @@ bool path_is_glob(const char *pattern);
 const char *path_glob_check(const char *s, char *ret, size_t size);
 /* Adds them to the plan, after all else: they hold against whatever else is said about a path. */
 int globs_plan(const Policy *p, const PolicyVariables *v, PlanBuilder *b, PolicyDiagnostics *d) _must_check_;
+/* A denied path of the workspace: looked for as well when it appears there, or is replaced. */
+int globs_plan_literal(const char *path, const PolicyVariables *v, PlanBuilder *b) _must_check_;
 /* The one that hides this path, because it or a folder above it matches; or NULL. */
 const PathRule *glob_matching(const Policy *p, const PolicyVariables *v, const char *path);
 

@@ -388,6 +388,7 @@ static bool has_hole(const Items *x, const Item *denied)
 static int put_denied(const Items *x, const Item *item, const PolicyVariables *v, PlanBuilder *b)
 {
         bool is_covered = is_below_shown(x, x->n, item->path) || !path_is_below(item->path, v->home);
+        int r;
 
         /* In the session's own empty home there is nothing to hide. */
         if (!is_covered)
@@ -395,7 +396,8 @@ static int put_denied(const Items *x, const Item *item, const PolicyVariables *v
         /* A mask cannot carry the mount below it; an own empty folder can. */
         if (has_hole(x, item))
                 return plan_builder_mount(b, PLAN_TMPFS, 0, "", item->path, HOLE_BYTES);
-        return plan_builder_mount(b, PLAN_MASK, 0, "", item->path, 0);
+        r = plan_builder_mount(b, PLAN_MASK, 0, "", item->path, 0);
+        return r < 0 ? r : globs_plan_literal(item->path, v, b);
 }
 
 static int put_items(const Items *x, const PolicyVariables *v, bool is_root_session, PlanBuilder *b)
