@@ -201,7 +201,7 @@ static const KeyRule rule_rules[] = {
         { "max_connections", rule_read_max_connections, NULL },
         { "idle", rule_read_idle, NULL },
         { "dns_types", rule_read_dns_types, NULL },
-        { "websocket", NULL, NULL },
+        { "websocket", NULL, "a rule with protocol \"tcp\" lets it pass, and over TLS any rule does" },
         { "credential", NULL, "no credential is injected yet" },
 };
 static const KeyTable rule_table = { rule_rules, ELEMENTSOF(rule_rules) };
