@@ -38,6 +38,7 @@ int verb_attach(Common *common, int argc, char *argv[]);
 int verb_forward(Common *common, int argc, char *argv[]);
 int verb_logs(Common *common, int argc, char *argv[]);
 int verb_list(Common *common, int argc, char *argv[]);
+int verb_report(Common *common, int argc, char *argv[]);
 int verb_describe(Common *common, int argc, char *argv[]);
 int verb_wait(Common *common, int argc, char *argv[]);
 int verb_signal(Common *common, int argc, char *argv[]);

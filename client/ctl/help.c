@@ -112,6 +112,10 @@ static const struct {
           "  --all-users          everybody's: for root and the group sandboxd-admins\n"
           "  --of USER            that user's\n" COMMON_TEXT },
         { "describe", "usage: sandboxctl describe ID\n\nOne session in full.\n\n" COMMON_TEXT },
+        { "report",
+          "usage: sandboxctl report [--markdown] ID\n\nWhat a session did and what it leaves in its workspace, at its "
+          "end or so far.\n\n"
+          "  --markdown           as a page in Markdown\n" COMMON_TEXT },
         { "wait", "usage: sandboxctl wait ID [PROCESS]\n\nWaits for the end of a session, or of one of its "
                   "commands.\n\n" COMMON_TEXT },
         { "signal",

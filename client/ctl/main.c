@@ -37,7 +37,7 @@ static const Verb verbs[] = {
         { "diff", NULL, NULL },
         { "commit", NULL, NULL },
         { "discard", NULL, NULL },
-        { "report", NULL, NULL },
+        { "report", NULL, verb_report },
         { "approvals", NULL, NULL },
         { "grants", NULL, NULL },
         { "events", NULL, verb_events },

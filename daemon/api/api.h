@@ -89,6 +89,7 @@ typedef enum WaitKind {
         WAIT_RELAY,     /* another worker answers */
         WAIT_ADMIN_END, /* the launcher does */
         WAIT_FORWARD,   /* likewise */
+        WAIT_REPORT,    /* likewise */
 } WaitKind;
 
 struct Process {
@@ -140,6 +141,8 @@ struct Session {
         bool is_ending; /* the launcher was told */
         bool has_end_reason;
         bool has_denials;
+        struct SessionDenial *denials; /* report.c; equal ones counted together */
+        size_t n_denials;
         bool knows_denials; /* audit told of them since its beginning */
         char name[PRIV_NAME_SIZE];
         char profile[PRIV_NAME_SIZE];
@@ -205,7 +208,7 @@ struct Client {
         bool wait_frozen; /* WAIT_FREEZE: what it is to become */
         Id *wait_ids;     /* WAIT_TERMINATE */
         size_t n_wait_ids;
-        uint64_t wait_token; /* WAIT_ADMIN_END, WAIT_FORWARD */
+        uint64_t wait_token; /* WAIT_ADMIN_END, WAIT_FORWARD, WAIT_REPORT */
         AuditQuery *query;
         Relay *relay;
         LoopTimer *output_timer; /* until the answer is read */
@@ -329,6 +332,7 @@ int method_terminate(Client *c, const Json *parameters);
 int method_list(Client *c, const Json *parameters);
 int method_forward(Client *c, const Json *parameters);
 int method_describe(Client *c, const Json *parameters);
+int method_report(Client *c, const Json *parameters);
 int method_remove(Client *c, const Json *parameters);
 int method_prune(Client *c, const Json *parameters);
 int method_policy_list(Client *c, const Json *parameters);

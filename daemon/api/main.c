@@ -300,6 +300,8 @@ static int on_launcher_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return on_admin_terminated(api, m->body);
         if (m->type == PRIV_SESSION_FORWARDED)
                 return on_session_forwarded(api, m);
+        if (m->type == PRIV_SESSION_REPORTED)
+                return on_session_reported(api, m);
         if (m->type == PRIV_SESSION_STOP)
                 return on_session_stop(api, m->body);
         if (m->type == PRIV_SESSION_FROZEN)

@@ -72,6 +72,7 @@ static const struct {
         { "io.sandboxd.Session.List", method_list },
         { "io.sandboxd.Session.Forward", method_forward },
         { "io.sandboxd.Session.Describe", method_describe },
+        { "io.sandboxd.Session.Report", method_report },
         { "io.sandboxd.Session.Remove", method_remove },
         { "io.sandboxd.Session.Prune", method_prune },
         { "io.sandboxd.Policy.List", method_policy_list },

@@ -101,6 +101,7 @@ Session *session_free(Session *s)
         s->context = json_unref(s->context);
         s->warnings = json_unref(s->warnings);
         s->environment = json_unref(s->environment);
+        free(s->denials);
         free(s->workspace);
         free(s->working_directory);
         free(s);
@@ -504,7 +505,7 @@ int session_on_denied(Api *api, const PrivDenied *m)
             !decision_reason_to_string(m->reason) || m->port > UINT16_MAX || m->sequence > INT64_MAX)
                 return -EPROTO;
         if (s)
-                s->has_denials = true;
+                session_note_denied(s, m);
         events_denied(api, m);
         return 0;
 }

@@ -53,6 +53,13 @@ bool session_settle_orphan(Api *api, const PrivSessionEnd *end);
 
 int session_on_guarded(Session *s, const PrivGuarded *m) _must_check_;
 
+/* ---- report.c ---- */
+
+int on_session_reported(Api *api, Imsg *m) _must_check_;
+typedef struct SessionDenial SessionDenial;
+/* Counts it with those that are equal. */
+void session_note_denied(Session *s, const PrivDenied *m);
+
 /* ---- freeze.c ---- */
 
 int session_on_frozen(Api *api, const PrivSessionFrozen *m) _must_check_;

@@ -132,8 +132,8 @@ static int spawn_lookup(Lookup *k, const LookupQuestion *question, int output_fd
                            .output_fd = output_fd,
                            .fds = question->child_fds,
                            .n_fds = question->n_child_fds,
-                           .uid = LOOKUP_ID_NOBODY,
-                           .gid = LOOKUP_ID_NOBODY };
+                           .uid = question->is_of_user ? question->uid : LOOKUP_ID_NOBODY,
+                           .gid = question->is_of_user ? question->gid : LOOKUP_ID_NOBODY };
         pid_t pid;
 
         return spawn(&spec, &pid, &k->pidfd);

@@ -15,6 +15,9 @@ typedef struct LookupQuestion {
         const char *argument;          /* NULL: none */
         int child_fds[LOOKUP_FDS_MAX]; /* become the child's 3, 4 */
         size_t n_child_fds;
+        bool is_of_user; /* the child has the rights of uid and gid, not those of nobody */
+        uint32_t uid;    /* 0: root's, without any capability: it drops them itself */
+        uint32_t gid;
 } LookupQuestion;
 
 /* The callback comes once, later; lookup_free() before that kills the child. */

@@ -25,9 +25,6 @@
 
 #define USER_IDLE_USEC (30 * USEC_PER_SEC)
 
-/* As many as an api worker keeps at most. */
-#define USER_ENDED_MAX 256U
-
 /* An unknown uid stays unknown for so long: many of them must not keep us starting children. */
 #define USER_REFUSED_USEC (10 * USEC_PER_SEC)
 
@@ -77,6 +74,7 @@ static void count_lookup(User *u, bool is_there)
 static void user_free(User *u)
 {
         u->lookup = lookup_free(u->lookup);
+        u->report = lookup_free(u->report);
         count_lookup(u, false);
         u->timer = loop_timer_free(u->timer);
         worker_retire(u->api);
@@ -112,23 +110,6 @@ void user_count_session(User *u, int difference)
         if (u->uid != 0)
                 l->n_sessions = (unsigned) ((int) l->n_sessions + difference);
         user_check_idle(u);
-}
-
-void user_note_ended(User *u, const Id *session)
-{
-        if (!u->ended)
-                u->ended = calloc(USER_ENDED_MAX, sizeof(*u->ended));
-        if (u->ended)
-                u->ended[u->n_ended++ % USER_ENDED_MAX] = *session;
-}
-
-bool user_has_ended(const User *u, const Id *session)
-{
-        for (size_t i = 0; i < MIN_OF(u->n_ended, (size_t) USER_ENDED_MAX); i++) {
-                if (id_equal(&u->ended[i], session))
-                        return true;
-        }
-        return false;
 }
 
 static void on_idle(void *userdata)
@@ -315,6 +296,8 @@ static int on_api_message(void *owner, _unused_ Worker *w, Imsg *m)
                 return session_kill_command(u, m->body);
         case PRIV_SESSION_FORWARD:
                 return inbound_forward(u, m->body);
+        case PRIV_SESSION_REPORT:
+                return report_ask(u, m->body);
         case PRIV_ADMIN_OPEN:
                 return admin_open(u, m->body);
         case PRIV_ADMIN_TERMINATE:

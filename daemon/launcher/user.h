@@ -23,6 +23,8 @@ struct User {
         uint32_t uid;
         PrivIdentity identity;
         Lookup *lookup;
+        Lookup *report; /* under way; one at a time */
+        uint64_t report_token;
         Worker *api;
         ListLink connections;
         unsigned n_connections;
@@ -59,6 +61,9 @@ const Connection *user_find_connection(const User *u, uint64_t number);
 /* For administrators, who name sessions only by their id. */
 void user_note_ended(User *u, const Id *session);
 bool user_has_ended(const User *u, const Id *session);
+
+/* report.c: from api; < 0: it broke a rule. */
+int report_ask(User *u, const PrivSessionReport *m) _must_check_;
 
 /* A session more or less. */
 void user_count_session(User *u, int difference);

@@ -33,6 +33,9 @@ int lookup_within(const LookupCall *call) _must_check_;
 int lookup_load(int bundle_fd, const char *settings, size_t size, const PrivSettings *running,
                 PrivLoaded *ret) _must_check_;
 
+/* "USEC:/WORKSPACE": what has changed there since, as entries (PrivReportEntry) to output_fd. */
+int lookup_report(const char *argument, int output_fd) _must_check_;
+
 /* The servers of a resolv.conf text; lines that say nothing of use are skipped. */
 void lookup_servers(const char *text, size_t size, PrivResolver *ret);
 /* A hosts text as canonical lines "ADDRESS NAME". */

@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "daemon/isolate/kernel.h"
 #include "daemon/lookup/lookup.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -40,6 +41,14 @@ static int drop_privileges(uint32_t uid, uint32_t gid)
         }
         if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
                 return log_error(neg_errno(), "cannot set no_new_privs");
+        return 0;
+}
+
+/* Root's own files are root's to read without any of them. */
+static int drop_capabilities(void)
+{
+        if (kernel_capset(0, 0, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+                return log_error(neg_errno(), "cannot drop capabilities");
         return 0;
 }
 
@@ -184,14 +193,20 @@ static int run_resolver(const char *argument)
         return answer(&resolver, sizeof(resolver));
 }
 
+/* Here the child has rights: those of the owner of a session. */
+static int run_report(const char *argument)
+{
+        int r = lookup_report(argument, STDOUT_FILENO);
+
+        return r < 0 ? log_error(r, "cannot look through a workspace") : 0;
+}
+
 static const struct {
         const char *name;
         int (*run)(const char *argument);
 } questions[] = {
-        { "identity", run_identity },
-        { "workers", run_workers },
-        { "load", run_load },
-        { "resolver", run_resolver },
+        { "identity", run_identity }, { "workers", run_workers }, { "load", run_load },
+        { "resolver", run_resolver }, { "report", run_report },
 };
 
 static int ask(const char *name, const char *argument)
@@ -219,10 +234,12 @@ int main(int argc, char **argv)
                 }
         }
         if (i >= argc) {
-                (void) log_error(-EINVAL, "expected identity UID, workers, load or resolver");
+                (void) log_error(-EINVAL,
+                                 "expected identity UID, workers, load, resolver or report USEC:FOLDER");
                 return 1;
         }
-        if (drop_privileges(uid, gid) < 0)
+        if ((str_equal(argv[i], "report") && geteuid() == 0 && uid == 0 ? drop_capabilities()
+                                                                        : drop_privileges(uid, gid)) < 0)
                 return 1;
         return ask(argv[i], i + 1 < argc ? argv[i + 1] : NULL) < 0 ? 1 : 0;
 }

@@ -680,6 +680,47 @@ typedef struct PrivInitResult {
         char missing[PRIV_TEXT_SIZE * 4];
 } PrivInitResult;
 
+/* ---- what a session leaves in its workspace ---- */
+
+typedef struct PrivSessionReport {
+        uint64_t token;
+        uint64_t since_usec; /* CLOCK_REALTIME */
+        char workspace[PRIV_PATH_SIZE];
+} PrivSessionReport;
+
+/* fd where error is 0: sealed memory, of entries up to one that is REPORT_END. */
+typedef struct PrivSessionReported {
+        uint64_t token;
+        int32_t error;
+        uint32_t padding;
+} PrivSessionReported;
+
+typedef enum PrivReportKind {
+        REPORT_CHANGED = 0, /* nothing but that */
+        REPORT_SYMLINK_OUTSIDE,
+        REPORT_HARD_LINK,
+        REPORT_HOOK,
+        REPORT_GIT_CONFIG,
+        REPORT_REPOSITORY,
+        REPORT_SETUID,
+        REPORT_EXECUTABLE,
+        REPORT_SPECIAL_FILE,
+        REPORT_EDITOR_CONFIG,
+        REPORT_AGENT_CONFIG,
+        REPORT_BUILD_FILE,
+        REPORT_ODD_NAME,
+        REPORT_END,
+        _REPORT_KIND_MAX,
+} PrivReportKind;
+
+/* Behind it: the path below the workspace, then the target of a link, neither with a NUL. Of REPORT_END
+ * path_size says whether there was more (1). */
+typedef struct PrivReportEntry {
+        uint32_t kind;
+        uint32_t path_size;
+        uint32_t target_size;
+} PrivReportEntry;
+
 /* ---- api <-> init ---- */
 
 /* What became of a protected path. */
