@@ -22,7 +22,7 @@
 
 #define PROCS_MAX   4096U
 #define STATUS_MAX  16384U
-#define LEFT_ROUNDS 100U
+#define LEFT_ROUNDS 500U
 #define LEFT_MSEC   10
 
 int cgroup_kill_commands(int cgroup_fd, uint32_t uid, uint32_t gid)

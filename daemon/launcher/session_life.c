@@ -26,7 +26,7 @@
 #define SESSION_POLLS_MAX       2500U
 #define SESSION_API_RETURN_USEC (30 * USEC_PER_SEC)
 #define SESSION_KILL_USEC       (3 * USEC_PER_SEC)
-#define SESSION_SWEEP_USEC      (1 * USEC_PER_SEC)
+#define SESSION_SWEEP_USEC      (3 * USEC_PER_SEC)
 
 static void session_free(Session *s)
 {
