@@ -1,3 +1,4 @@
+#include "daemon/audit/gather.h"
 #include "daemon/audit/queue.h"
 #include "daemon/audit/quota.h"
 #include "daemon/audit/readers.h"
@@ -160,8 +161,13 @@ static void stop(Audit *a)
 {
         Row row = ROW_INIT(AUDIT_KIND_ADMIN, "stop");
 
-        if (queue_report(a, &row, NULL, NULL) >= 0)
-                queue_commit(a);
+        if (queue_report(a, &row, NULL, NULL) >= 0) {
+                /* All that is queued, a batch at a time. */
+                do {
+                        gather_no_more(a);
+                        queue_commit(a);
+                } while (!a->is_failing && a->n_reports > 0);
+        }
         sign(a);
 }
 

@@ -52,6 +52,12 @@ static bool are_ends_due(Audit *a)
         return false;
 }
 
+void gather_no_more(Audit *a)
+{
+        a->gather.is_awaited = true;
+        a->gather.has_rested = true;
+}
+
 /* Not in the loop: each message would wake us. */
 static void rest(void)
 {

@@ -109,9 +109,10 @@ int connection_add(Session *s, const Connection *what, int fd)
                 free(c);
                 return r;
         }
-        r = watch(s->dialer, c);
+        r = expiry_watch(c);
+        /* Last: others hold the file, too, whose end alone would take it out of the set. */
         if (r >= 0)
-                r = expiry_watch(c);
+                r = watch(s->dialer, c);
         if (r < 0) {
                 list_unlink(&c->expiring);
                 c->fd = -EBADF;

@@ -102,6 +102,9 @@ static int connect_to(int fd, const PrivAddress *a, uint32_t port)
         }
         if (r < 0 && errno == EALREADY)
                 return -EINPROGRESS;
+        /* It was over at once, and this is the second question. */
+        if (r < 0 && errno == EISCONN)
+                return 0;
         return r < 0 ? neg_errno() : 0;
 }
 
