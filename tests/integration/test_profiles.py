@@ -61,6 +61,18 @@ def test_samples_grant_their_own_only(name):
         assert any(part.lstrip(".").startswith(word) for part in path[2:].split("/")), path
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_samples_have_a_page(name):
+    """Which says of each path what the sample does with it, and names no other."""
+    with open(f"{POLICIES}/agents/{name}.json", encoding="utf-8") as f:
+        of = json.loads(re.sub(r"^//.*$", "", f.read(), flags=re.M))["filesystem"]
+    with open(f"{POLICIES}/../docs/profiles/agents/{name}.md", encoding="utf-8") as f:
+        rows = [line.split("|")[1:3] for line in f if line.startswith("| `")]
+    said = {path: word.strip() for paths, word in rows for path in re.findall(r"`([^`]+)`", paths)}
+    words = {"read": "read", "write": "writable", "tmpfs": "own, empty"}
+    assert said == {path: words[key] for key, paths in of.items() for path in paths}
+
+
 @pytest.mark.parametrize("name, path", [("claude-code", ".claude/shell-snapshots/snapshot.sh"), ("gemini-cli", ".gemini/tmp/bin/rg"),
                                         ("opencode", ".local/share/opencode/bin/server")])
 def test_samples_do_not_change_what_runs_outside(instance, alice, name, path):
