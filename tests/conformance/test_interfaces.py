@@ -14,7 +14,7 @@ SERVICE = "org.varlink.service."
 # Of later versions: described, and answered with that they are not implemented.
 NOT_IMPLEMENTED = (
     [f"io.sandboxd.Approval.{m}" for m in IDL["io.sandboxd.Approval"].methods] +
-    [f"io.sandboxd.Session.{m}" for m in ("Copy", "Update", "Diff", "Commit", "Discard", "Report")] +
+    [f"io.sandboxd.Session.{m}" for m in ("Copy", "Update", "Diff", "Commit", "Discard")] +
     [f"io.sandboxd.Policy.{m}" for m in ("Edit", "Suggest", "Replay")] +
     [f"io.sandboxd.Audit.{m}" for m in ("Stats", "Export")])
 METHODS = {f"{name}.{method}": (interface, *interface.methods[method])
