@@ -204,6 +204,12 @@ int cgroup_kill(_unused_ int cgroup_fd)
         return 0;
 }
 
+int cgroup_kill_commands(_unused_ int cgroup_fd, uint32_t uid, uint32_t gid)
+{
+        sb_assert(uid != 0 && gid != 0);
+        return fails() ? -EIO : 0;
+}
+
 int cgroup_freeze(_unused_ int cgroup_fd, _unused_ bool is_frozen, uint32_t uid, uint32_t gid)
 {
         sb_assert(uid != 0 && gid != 0);
@@ -238,6 +244,7 @@ int netns_new(_unused_ int home_fd, _unused_ const Steering *steering, NetworkNa
         *ret = NETNS_INIT;
         ret->fd = null_fd();
         ret->socket_fds[EGRESS_PROXY4] = null_fd();
+        ret->dns_fds[0] = null_fd();
         return 0;
 }
 
@@ -261,6 +268,7 @@ void netns_done(NetworkNamespace *n)
 {
         n->fd = fd_close(n->fd);
         fd_close_many(n->socket_fds, ELEMENTSOF(n->socket_fds));
+        n->dns_fds[0] = fd_close(n->dns_fds[0]);
 }
 
 int userns_new(uint32_t uid, uint32_t gid, int *ret_fd)
