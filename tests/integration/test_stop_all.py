@@ -33,11 +33,13 @@ time.sleep(100000)
 
 
 def start_time(pid):
+    """None: it is gone, or dead and merely not waited for yet."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as f:
-            return f.read().rpartition(b")")[2].split()[19]
+            fields = f.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+    return None if fields[0] in (b"Z", b"X") else fields[19]
 
 
 def inside(instance, uid):
@@ -111,7 +113,7 @@ def test_d46_one_verb_ends_everything_under_floods(own_instance, alice, bob, roo
                             timeout=60)
         seconds = time.monotonic() - begin
         # What was there then is not there now: not a process of it.
-        left = {(pid, start) for pid, start in before if start_time(pid) == start}
+        left = {(pid, start) for pid, start in before if start and start_time(pid) == start}
         assert done.returncode == 0 and not left, (done, left)
         assert json.loads(done.stdout)["terminated"] >= len(bombs)
     finally:
