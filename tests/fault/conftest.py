@@ -85,13 +85,18 @@ def results(lanes):
     return RESULTS
 
 
+def ends_of(result):
+    ends = [f"{n} {how}" for how, n in result.get("ends", {}).items()]
+    return f" ({', '.join(ends)})" if ends else ""
+
+
 def pytest_terminal_summary(terminalreporter):
     if not RESULTS:
         return
     terminalreporter.section("fault points")
     for name, result in sorted(RESULTS.items()):
         terminalreporter.write_line(f"{name:44} {result['points']:5} points {result['seconds']:6} s  "
-                                    f"{len(result['problems']) or 'nothing'} found")
+                                    f"{len(result['problems']) or 'nothing'} found{ends_of(result)}")
     for action in ("fail", "kill"):
         n = sum(result["points"] for result in RESULTS.values() if result["task"]["action"] == action)
         terminalreporter.write_line(f"{action}: {n} points")

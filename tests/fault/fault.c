@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <link.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
@@ -23,6 +24,9 @@
 #define STOP_CYCLES (100ULL * 1000 * 1000 * 1000)
 #define PATH_SIZE   4096
 #define WAIT_MSEC   100
+#define KILLED      137
+/* Five deaths in ten seconds are too many for the launcher. */
+#define LADDER_PAUSE_NSEC 2100000000
 
 enum {
         PROGRAM_LAUNCHER = 1,
@@ -56,6 +60,8 @@ enum {
         LINE_epoll_ctl,
         LINE_recvmsg,
         LINE_epoll_wait,
+        LINE_waitid,
+        LINE_poll,
 #define CALL(name, class, failure, error) LINE_##name,
 #define GNU                               CALL
 #include "tests/fault/calls.def"
@@ -67,6 +73,7 @@ static FaultPage *page;
 static uint32_t program;
 static int32_t host_pid;
 static uintptr_t base;
+static uint32_t own_at, own_count; /* of a ladder */
 
 static long raw(long number, long a, long b, long c, long d, long e, long f)
 {
@@ -94,6 +101,32 @@ static void stop(void)
                 __builtin_ia32_pause();
 }
 
+/* The call that this process has taken for its own, once. */
+static bool hit_rung(const void *caller)
+{
+        FaultRung *rung = &page->rungs[own_at];
+
+        if (__atomic_add_fetch(&own_count, 1U, __ATOMIC_ACQ_REL) != own_at)
+                return false;
+        rung->caller = (uintptr_t) caller - base;
+        __atomic_store_n(&rung->state, FAULT_RUNG_FIRED, __ATOMIC_RELEASE);
+        return true;
+}
+
+static void take_rung(void)
+{
+        uint32_t at;
+
+        if (!page->is_ladder || page->target != program)
+                return;
+        at = __atomic_fetch_add(&page->next, page->stride, __ATOMIC_ACQ_REL);
+        if (at > page->last || at >= FAULT_RUNGS)
+                return;
+        page->rungs[at].pid = host_pid;
+        own_at = at;
+        __atomic_store_n(&page->rungs[at].state, FAULT_RUNG_STARTED, __ATOMIC_RELEASE);
+}
+
 /* Whether this call is to fail. */
 static bool hit(FaultClass class, uint32_t line, const void *caller)
 {
@@ -104,6 +137,14 @@ static bool hit(FaultClass class, uint32_t line, const void *caller)
         (void) __atomic_add_fetch(&page->counts[program][class], 1U, __ATOMIC_RELAXED);
         if (page->target != program || !(page->classes & (1U << class)))
                 return false;
+        if (page->is_ladder) {
+                if (!hit_rung(caller))
+                        return false;
+                /* As if it were killed: nothing more of it runs. */
+                if (page->action == FAULT_STOP)
+                        (void) raw(SYS_exit_group, KILLED, 0, 0, 0, 0, 0);
+                return page->action == FAULT_FAIL;
+        }
         n = __atomic_add_fetch(&page->count, 1U, __ATOMIC_ACQ_REL);
         if (n != page->at || page->action == FAULT_COUNT)
                 return false;
@@ -307,6 +348,44 @@ long fault_recvmsg(SIX_NAMES)
         return n;
 }
 
+/* Its start is over. */
+static void note_up(void)
+{
+        static bool is_waiting;
+
+        if (is_waiting || !page || page->target != program || !page->is_ladder)
+                return;
+        is_waiting = true;
+        page->up_count = own_count;
+        if (own_at && page->rungs[own_at].state == FAULT_RUNG_FIRED)
+                __atomic_store_n(&page->rungs[own_at].state, FAULT_RUNG_UP, __ATOMIC_RELEASE);
+}
+
+/* libevent takes this where it gets no memory for its descriptor of epoll. */
+STAND_BEFORE(poll)
+long fault_poll(SIX_NAMES)
+{
+        (void) HIT(FAULT_STEP, poll);
+        if ((int) c != 0)
+                note_up();
+        return real_poll(a, b, c, d, e, f);
+}
+
+/* On a ladder one death follows the other: the launcher is to find each of them long ago. */
+STAND_BEFORE(waitid)
+long fault_waitid(SIX_NAMES)
+{
+        const siginfo_t *info = (const siginfo_t *) c;
+        long r;
+
+        (void) HIT(FAULT_STEP, waitid);
+        r = real_waitid(a, b, c, d, e, f);
+        if (page && program == PROGRAM_LAUNCHER && page->is_ladder && page->target && (int) r == 0 && info &&
+            info->si_pid > 0)
+                (void) __atomic_add_fetch(&page->clock_skew_nsec, LADDER_PAUSE_NSEC, __ATOMIC_RELAXED);
+        return r;
+}
+
 static FaultClass class_of(long number)
 {
         switch (number) {
@@ -407,6 +486,7 @@ long fault_epoll_wait(SIX_NAMES)
         long r;
 
         (void) HIT(FAULT_STEP, epoll_wait);
+        note_up();
         if (!page || program != PROGRAM_LAUNCHER)
                 return real_epoll_wait(a, b, c, d, e, f);
         do {
@@ -465,6 +545,8 @@ __attribute__((constructor)) static void prepare(void)
         (void) dl_iterate_phdr(note_base, NULL);
 #endif
         map_page(path, (size_t) (name - path) - 1);
-        if (page)
+        if (page) {
                 page->live[program] = 0;
+                take_rung();
+        }
 }

@@ -9,9 +9,14 @@ import time
 TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [os.path.join(TESTS, "support"), os.path.join(TESTS, "fault")]
 
+import answers  # noqa: E402
+import ladder  # noqa: E402
 import machine  # noqa: E402
 import points  # noqa: E402
 import stubs  # noqa: E402
+
+
+points.FLOWS.update(ladder=ladder.run, answers=answers.run)
 
 
 def main():

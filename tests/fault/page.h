@@ -25,6 +25,21 @@ typedef enum FaultAction {
 } FaultAction;
 
 #define FAULT_PROGRAMS 16
+#define FAULT_RUNGS    16384
+
+/* How far a process of a ladder has come. */
+typedef enum FaultRungState {
+        FAULT_RUNG_NONE = 0,
+        FAULT_RUNG_STARTED,
+        FAULT_RUNG_FIRED,
+        FAULT_RUNG_UP, /* its call has failed, and it waits for work all the same */
+} FaultRungState;
+
+typedef struct FaultRung {
+        int32_t pid; /* as the host sees it */
+        uint32_t state;
+        uint64_t caller;
+} FaultRung;
 
 typedef struct FaultPage {
         uint32_t target;  /* the program that is counted: its place in points.py's list, 0 for none */
@@ -41,4 +56,12 @@ typedef struct FaultPage {
         int64_t clock_skew_nsec; /* the clocks of launcher and api go ahead: pauses need not be waited for */
         int64_t live[FAULT_PROGRAMS]; /* allocations that are not freed */
         uint32_t counts[FAULT_PROGRAMS][_FAULT_CLASS_MAX];
+        /* A ladder: each process of the target that starts takes the next call for its own, and counts for
+         * itself. */
+        uint32_t is_ladder;
+        uint32_t next;
+        uint32_t last;
+        uint32_t stride;
+        uint32_t up_count; /* calls of the latest one until it waited for work */
+        FaultRung rungs[FAULT_RUNGS];
 } FaultPage;

@@ -37,18 +37,26 @@ LIBRARIES = 1 << 32
 UNIQUE = re.compile(r"[0-9a-f]{32}|[0-9]+")
 
 
+class Rung(ctypes.Structure):
+    """page.h"""
+    _fields_ = [("pid", ctypes.c_int32), ("state", ctypes.c_uint32), ("caller", ctypes.c_uint64)]
+
+
 class Page(ctypes.Structure):
     """page.h"""
     _fields_ = [("target", ctypes.c_uint32), ("classes", ctypes.c_uint32), ("action", ctypes.c_uint32),
                 ("at", ctypes.c_uint32), ("count", ctypes.c_uint32), ("fired", ctypes.c_uint32),
                 ("is_stopped", ctypes.c_uint32), ("pid", ctypes.c_int32), ("own_pid", ctypes.c_int32),
                 ("call", ctypes.c_uint32), ("caller", ctypes.c_uint64), ("clock_skew_nsec", ctypes.c_int64),
-                ("live", ctypes.c_int64 * 16), ("counts", (ctypes.c_uint32 * 7) * 16)]
+                ("live", ctypes.c_int64 * 16), ("counts", (ctypes.c_uint32 * 7) * 16),
+                ("is_ladder", ctypes.c_uint32), ("next", ctypes.c_uint32), ("last", ctypes.c_uint32),
+                ("stride", ctypes.c_uint32), ("up_count", ctypes.c_uint32), ("rungs", Rung * 16384)]
 
 
 def call_names():
     """Names of the calls by their numbers."""
-    names = ["", "malloc", "calloc", "realloc", "aligned", "fork", "syscall", "fcntl", "epoll_ctl", "recvmsg", "epoll_wait"]
+    names = ["", "malloc", "calloc", "realloc", "aligned", "fork", "syscall", "fcntl", "epoll_ctl", "recvmsg", "epoll_wait",
+             "waitid", "poll"]
     with open(os.path.join(machine.TOP, "tests/fault/calls.def"), encoding="utf-8") as f:
         names += [line.split("(")[1].split(",")[0] for line in f if line.startswith(("CALL(", "GNU("))]
     return names
@@ -93,7 +101,7 @@ class FaultInstance(machine.Instance):
     def arm(self, program, classes, at, action):
         """The at-th call of these classes in this program; earlier deaths are long ago for the launcher."""
         page = self.page
-        page.target = 0
+        page.target = page.is_ladder = 0
         page.clock_skew_nsec += 11 * 10**9
         page.classes = sum(1 << CLASSES.index(name) for name in classes)
         page.action, page.at, page.count, page.fired, page.is_stopped = action, at, 0, 0, 0
@@ -239,6 +247,10 @@ def difference(before, now):
         else:
             words.append(f"{key}: {old} -> {new}")
     return ", ".join(words)
+
+
+# Flows that are not of this file: functions of the lane and the task (lane.py).
+FLOWS = {}
 
 
 class Point:
