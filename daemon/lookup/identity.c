@@ -4,26 +4,54 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "daemon/lookup/lookup.h"
+#include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 
 #define NSS_BUFFER_SIZE (64U * 1024U)
 #define NSS_GROUPS_MAX  65536
+#define PASSWD_PATH     "/etc/passwd"
+#define GROUP_PATH      "/etc/group"
+#define LOOKS           2U
+
+/*
+ * The C library says "not found" also where it could not look: a service that failed for want of memory or
+ * descriptors is passed over, and the next one knows nobody. A user who was not found would get the group of
+ * that number; so nobody is believed to be unknown before somebody has looked twice, at files that open.
+ */
+static int check_readable(const char *path)
+{
+        FILE *f = fopen(path, "re");
+
+        if (!f)
+                return errno == ENOENT ? 0 : neg_errno();
+        (void) fclose(f);
+        return 0;
+}
+
+static int find_failure(int r)
+{
+        return r == 0 || r == ENOENT || r == ESRCH ? 0 : -r;
+}
 
 static int find_user_id(uint32_t uid, struct passwd *pw, char *buffer, const struct passwd **ret)
 {
         struct passwd *found = NULL;
-        int r;
+        int r = 0;
 
-        r = getpwuid_r((uid_t) uid, pw, buffer, NSS_BUFFER_SIZE, &found);
-        if (r != 0 && r != ENOENT && r != ESRCH)
-                return -r;
-        *ret = found;
-        return 0;
+        for (unsigned i = 0; r >= 0 && !found && i < LOOKS; i++) {
+                r = i > 0 ? check_readable(PASSWD_PATH) : 0;
+                if (r >= 0)
+                        r = find_failure(getpwuid_r((uid_t) uid, pw, buffer, NSS_BUFFER_SIZE, &found));
+        }
+        if (r >= 0)
+                *ret = found;
+        return r;
 }
 
 static int set_unknown(uint32_t uid, PrivIdentity *to)
@@ -39,27 +67,52 @@ static int set_unknown(uint32_t uid, PrivIdentity *to)
         return r < 0 ? r : str_copy(to->shell, sizeof(to->shell), "/bin/sh");
 }
 
+/* NULL: it has no name. */
+static int find_group_id(uint32_t gid, struct group *gr, char *buffer, const char **ret)
+{
+        struct group *found = NULL;
+        int r = 0;
+
+        for (unsigned i = 0; r >= 0 && !found && i < LOOKS; i++) {
+                r = i > 0 ? check_readable(GROUP_PATH) : 0;
+                if (r >= 0)
+                        r = find_failure(getgrgid_r((gid_t) gid, gr, buffer, NSS_BUFFER_SIZE, &found));
+        }
+        /* Any other failure only leaves it without a name. */
+        if (r == -ENOMEM || r == -EMFILE || r == -ENFILE)
+                return r;
+        *ret = found ? found->gr_name : NULL;
+        return 0;
+}
+
 static int set_group_name(PrivIdentity *to, char *buffer)
 {
-        struct group gr, *found = NULL;
+        const char *name = NULL;
+        struct group gr;
+        int r = find_group_id(to->gid, &gr, buffer, &name);
 
-        if (getgrgid_r((gid_t) to->gid, &gr, buffer, NSS_BUFFER_SIZE, &found) == 0 && found &&
-            str_copy(to->group, sizeof(to->group), found->gr_name) >= 0)
+        if (r < 0)
+                return r;
+        if (name && str_copy(to->group, sizeof(to->group), name) >= 0)
                 return 0;
         return str_printf(to->group, sizeof(to->group), "%u", to->gid);
 }
 
 /* Only for people and policies, which name groups: one without a name, or with one that is too long, cannot
  * be named. */
-static void set_group_names(PrivIdentity *to, char *buffer)
+static int set_group_names(PrivIdentity *to, char *buffer)
 {
         for (uint32_t i = 0; i < to->n_groups; i++) {
-                struct group gr, *found = NULL;
+                const char *name = NULL;
+                struct group gr;
+                int r = find_group_id(to->groups[i], &gr, buffer, &name);
 
-                if (getgrgid_r((gid_t) to->groups[i], &gr, buffer, NSS_BUFFER_SIZE, &found) != 0 || !found ||
-                    str_copy(to->group_names[i], sizeof(to->group_names[i]), found->gr_name) < 0)
+                if (r < 0)
+                        return r;
+                if (!name || str_copy(to->group_names[i], sizeof(to->group_names[i]), name) < 0)
                         to->group_names[i][0] = '\0';
         }
+        return 0;
 }
 
 /* More groups than a message carries: the session opens paths with fewer rights, never with more. */
@@ -71,8 +124,12 @@ static int set_groups(const struct passwd *pw, PrivIdentity *to)
         groups = calloc(NSS_GROUPS_MAX, sizeof(*groups));
         if (!groups)
                 return -ENOMEM;
-        if (getgrouplist(pw->pw_name, pw->pw_gid, groups, &n) < 0)
+        if (getgrouplist(pw->pw_name, pw->pw_gid, groups, &n) < 0) {
+                /* Nothing was written then, and nothing would be the group of root. */
+                if (n <= NSS_GROUPS_MAX)
+                        return -ENOMEM;
                 n = NSS_GROUPS_MAX;
+        }
         for (int i = 0; i < n && to->n_groups < PRIV_GROUPS_MAX; i++)
                 to->groups[to->n_groups++] = (uint32_t) groups[i];
         return 0;
@@ -108,7 +165,7 @@ int lookup_identity(uint32_t uid, PrivIdentity *ret)
                 if (r >= 0)
                         r = set_group_name(&to, buffer);
                 if (r >= 0)
-                        set_group_names(&to, buffer);
+                        r = set_group_names(&to, buffer);
         }
         if (r < 0)
                 return r;
@@ -143,9 +200,9 @@ static int find_account(const char *name, uint32_t *ret_uid, uint32_t *ret_gid)
         buffer = malloc(NSS_BUFFER_SIZE);
         if (!buffer)
                 return -ENOMEM;
-        r = getpwnam_r(name, &pw, buffer, NSS_BUFFER_SIZE, &found);
-        if (r != 0 && r != ENOENT && r != ESRCH)
-                return -r;
+        r = find_failure(getpwnam_r(name, &pw, buffer, NSS_BUFFER_SIZE, &found));
+        if (r < 0)
+                return r;
         if (!found || found->pw_uid == 0 || found->pw_gid == 0)
                 return -ENOENT;
         *ret_uid = (uint32_t) found->pw_uid;
@@ -157,14 +214,18 @@ static int find_group(const char *name, uint32_t *ret_gid)
 {
         _cleanup_free_ char *buffer = NULL;
         struct group gr, *found = NULL;
-        int r;
+        int r = 0;
 
         buffer = malloc(NSS_BUFFER_SIZE);
         if (!buffer)
                 return -ENOMEM;
-        r = getgrnam_r(name, &gr, buffer, NSS_BUFFER_SIZE, &found);
-        if (r != 0 && r != ENOENT && r != ESRCH)
-                return -r;
+        for (unsigned i = 0; r >= 0 && !found && i < LOOKS; i++) {
+                r = i > 0 ? check_readable(GROUP_PATH) : 0;
+                if (r >= 0)
+                        r = find_failure(getgrnam_r(name, &gr, buffer, NSS_BUFFER_SIZE, &found));
+        }
+        if (r < 0)
+                return r;
         *ret_gid = found ? (uint32_t) found->gr_gid : UINT32_MAX;
         return 0;
 }
