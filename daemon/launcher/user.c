@@ -23,7 +23,8 @@
  * whatever comes next; each callback ends with it.
  */
 
-#define USER_IDLE_USEC (30 * USEC_PER_SEC)
+#define USER_IDLE_USEC  (30 * USEC_PER_SEC)
+#define USER_RETRY_USEC (2 * USEC_PER_SEC) /* for a worker that could not be started */
 
 /* An unknown uid stays unknown for so long: many of them must not keep us starting children. */
 #define USER_REFUSED_USEC (10 * USEC_PER_SEC)
@@ -94,10 +95,17 @@ static bool is_idle(const User *u)
         return list_is_empty(&u->connections) && u->n_sessions == 0 && !u->has_unsaid_ends;
 }
 
+/* Whoever has sessions gets a worker again, even if none could be started and nobody connects. */
 static void user_check_idle(User *u)
 {
+        uint64_t now = clock_monotonic_usec(), retry = USER_RETRY_USEC;
+
+        if (u->no_worker_until_usec > now)
+                retry = u->no_worker_until_usec - now;
         if (is_idle(u))
                 (void) !loop_timer_set(u->timer, USER_IDLE_USEC);
+        else if (!u->api && u->has_identity)
+                (void) !loop_timer_set(u->timer, retry);
         else
                 loop_timer_stop(u->timer);
 }

@@ -199,6 +199,24 @@ def test_a_worker_that_always_dies_does_not_spin(own_instance, alice, profile, w
     assert eventually(lambda: serves(own_instance, alice, profile, web), 30, 0.3), own_instance.log_text()[-3000:]
 
 
+def test_a_users_worker_comes_back_by_itself(own_instance, alice):
+    """Who has sessions has a worker, after the pause that follows many deaths too, though nobody connects; even if one
+    of the sessions ends meanwhile."""
+    instance = own_instance
+    names = [instance.create(alice, cwd=alice.workspace()) for _ in range(2)]
+    inits = [pid for pid in instance.workers("sandbox-init") if os.stat(f"/proc/{pid}").st_uid == alice.uid]
+    assert len(inits) == 2
+
+    def has_died_often():
+        kill_workers(instance, "sandboxd-api")
+        return "ended too often: waiting" in instance.log_text()
+    assert eventually(has_died_often, 60, 0.05)
+    os.kill(inits[0], signal.SIGKILL)
+    assert eventually(lambda: len(instance.workers("sandboxd-api")) == 1, 60, 0.1)
+    answers = [instance.ctl(alice, "exec", name, "--", "echo", "alive").stdout for name in names]
+    assert sorted(answers) == ["", "alive\n"]
+
+
 def test_killed_readers_of_rows(own_instance, alice):
     """The helpers that fork readers have spares; the writer goes on, and connections with it."""
     def parent(pid):
