@@ -83,6 +83,11 @@ static void decide(Pending *p, const PrivDecide *d)
                 p->reason = REASON_PROTOCOL;
         else
                 decision_match(p, d);
+        /* It was asked for while there was a session; nobody is there who could have it. */
+        if (p->session->ended_usec > 0 && p->row.verdict == VERDICT_ALLOW) {
+                p->row.verdict = VERDICT_DENY;
+                p->reason = REASON_NO_NETWORK;
+        }
         /* Without a dialer nothing can come of it. */
         if (p->row.verdict == VERDICT_ALLOW && (p->wants_connection || p->wants_lookup) &&
             !p->egress->audit->dialer) {
@@ -174,9 +179,6 @@ static int on_decide(Egress *e, const PrivDecide *d, size_t size)
                 return r;
         if (e->n_undecided >= UNDECIDED_MAX)
                 return -EPROTO;
-        /* What was refused before the end may come after it; all else is nobody's any more. */
-        if (e->session->ended_usec > 0 && d->entry != ENTRY_UDP)
-                return 0;
         if (!quota_take_request(e->audit, e->session, size - sizeof(*d))) {
                 refuse_beyond_quota(e, d);
                 return 0;

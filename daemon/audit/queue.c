@@ -172,11 +172,20 @@ void queue_forget_egress(Audit *a, const Egress *e)
         LIST_FOREACH (c, &a->committing, Pending, link)
                 if (c->egress == e)
                         c->egress = NULL;
-        /* Nobody heard of these, and nothing came of them. */
+        /* Nobody heard of these, and nothing came of them: what was refused is recorded all the same. */
         held_forget_egress(a, e);
-        LIST_FOREACH (d, &a->decisions, Pending, link)
-                if (d->egress == e)
+        LIST_FOREACH (d, &a->decisions, Pending, link) {
+                if (d->egress != e)
+                        continue;
+                if (d->row.verdict == VERDICT_ALLOW) {
                         (void) pending_free(d);
+                        continue;
+                }
+                list_unlink(&d->link);
+                d->egress = NULL;
+                d->type = PENDING_REPORT;
+                queue_put(a, d);
+        }
 }
 
 static void release(Audit *a, Pending *p, int error)

@@ -216,22 +216,29 @@ void server_close(Client *c, CloseReason reason)
         (void) priv_link_send(c->egress->dialer, PRIV_CONNECTION_DONE, &done, sizeof(done), NULL, 0);
 }
 
-void client_close(Client *c, CloseReason reason)
+void client_bury(Client *c)
 {
         Egress *e = c->egress;
 
-        if (c->is_closed)
-                return;
-        c->is_closed = true;
         request_drop(c);
-        server_close(c, reason);
-        c->io = loop_io_free(c->io);
-        c->timer = loop_timer_free(c->timer);
-        c->fd = fd_close(c->fd);
         list_unlink(&c->link);
         list_append(&e->dead, &c->link);
         e->n_clients--;
         egress_update_listeners(e);
+}
+
+void client_close(Client *c, CloseReason reason)
+{
+        if (c->is_closed)
+                return;
+        c->is_closed = true;
+        server_close(c, reason);
+        c->io = loop_io_free(c->io);
+        c->timer = loop_timer_free(c->timer);
+        c->fd = fd_close(c->fd);
+        /* Until then it counts: nobody leaves more of them than they may have connections. */
+        if (!request_outlives(c))
+                client_bury(c);
 }
 
 static void client_free(Client *c)

@@ -201,7 +201,10 @@ static inline size_t egress_read_max(const Egress *e)
 int client_new(Egress *e, int take_fd, const Authority *door) _must_check_;
 /* Without a state yet. */
 int client_add(Egress *e, int take_fd, Client **ret) _must_check_;
+/* It is freed at the end of the turn; where a request of it is still to be recorded, after that. */
 void client_close(Client *c, CloseReason reason);
+/* Of one that is closed: nothing is to come of it any more. */
+void client_bury(Client *c);
 /* Does what can be done now, then waits for what it needs. May close the client. */
 void client_pump(Client *c);
 /* Takes what the client has sent, while less than a head's worth waits. 1: something came; 0: nothing, or
@@ -233,6 +236,9 @@ void request_on_failed(Egress *e, const PrivConnectFailed *m);
 void request_on_timeout(Client *c);
 /* Forgets the request: what still comes for it is nobody's. */
 void request_drop(Client *c);
+/* Whether audit works on it, or it is a refusal that waits for its turn to be recorded: both go on without
+ * the client, so that audit never has more to do than was agreed, and no refusal is without its row. */
+bool request_outlives(const Client *c);
 /* What breaks the rules is recorded like any other request, and answered as `status` says when its row is
  * there. */
 int request_refuse(Client *c, unsigned status, const char *method, HttpSlice raw) _must_check_;

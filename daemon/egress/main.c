@@ -259,8 +259,15 @@ static int serve(Egress *e)
 
 static void egress_done(Egress *e)
 {
-        LIST_FOREACH (c, &e->clients, Client, link)
+        LIST_FOREACH (w, &e->waiting, Client, waiting)
+                list_unlink(&w->waiting);
+        while (!list_is_empty(&e->clients)) {
+                Client *c = list_entry(e->clients.next, Client, link);
+
                 client_close(c, CLOSE_EGRESS_GONE);
+                if (request_outlives(c))
+                        client_bury(c);
+        }
         egress_sweep(e);
         for (size_t i = 0; i < e->n_listeners; i++) {
                 e->listeners[i].io = loop_io_free(e->listeners[i].io);

@@ -55,9 +55,18 @@ static void release_turn(Client *c)
                 Client *next = list_entry(e->waiting.next, Client, waiting);
 
                 list_unlink(&next->waiting);
-                if (ask(next) < 0)
+                if (ask(next) >= 0)
+                        continue;
+                if (next->is_closed)
+                        client_bury(next);
+                else
                         client_close(next, CLOSE_ERROR);
         }
+}
+
+bool request_outlives(const Client *c)
+{
+        return c->is_undecided || (c->refuse_status != 0 && !list_is_empty(&c->waiting));
 }
 
 void request_drop(Client *c)
@@ -396,6 +405,10 @@ void request_on_verdict(Egress *e, const PrivVerdict *v)
 
         if (!c)
                 return;
+        if (c->is_closed) {
+                client_bury(c);
+                return;
+        }
         release_turn(c);
         if (c->refuse_status != 0) {
                 request_drop(c);
@@ -444,7 +457,7 @@ int request_on_connected(Egress *e, const PrivConnected *m, int take_fd)
         Client *c = map_get(&e->requests, &m->request, sizeof(m->request));
         int r;
 
-        if (!c || !c->wants_connection || c->server.fd >= 0) {
+        if (!c || c->is_closed || !c->wants_connection || c->server.fd >= 0) {
                 refuse_descriptor(e, m->sequence);
                 return 0;
         }
@@ -472,7 +485,7 @@ void request_on_failed(Egress *e, const PrivConnectFailed *m)
 {
         Client *c = map_get(&e->requests, &m->request, sizeof(m->request));
 
-        if (!c || !c->wants_connection || c->server.fd >= 0)
+        if (!c || c->is_closed || !c->wants_connection || c->server.fd >= 0)
                 return;
         c->has_failed = true;
         c->fail_reason = m->reason;
@@ -486,6 +499,11 @@ void request_on_timeout(Client *c)
 {
         bool is_deciding = c->state == CLIENT_DECIDING;
 
+        /* Its row is still to come. */
+        if (!c->is_undecided && request_outlives(c)) {
+                client_close(c, CLOSE_TIMEOUT);
+                return;
+        }
         request_drop(c);
         server_close(c, CLOSE_TIMEOUT);
         c->is_last = true;
