@@ -14,6 +14,8 @@ import machine
 import tasks
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+# What each task found, as soon as it is through.
+LOG = os.path.join(machine.BUILD, "tests/fault/results.txt")
 
 
 def pytest_configure(config):
@@ -21,11 +23,19 @@ def pytest_configure(config):
         raise pytest.UsageError("the fault tests need root")
 
 
+def line_of(name, result):
+    ends = ", ".join(f"{n} {how}" for how, n in result.get("ends", {}).items())
+    return (f"{name:44} {result['points']:5} points {result['seconds']:6} s  "
+            f"{len(result['problems']) or 'nothing'} found{f' ({ends})' if ends else ''}")
+
+
 class Lanes:
     """Processes that take one task after another. A point waits more than it works: more of them than processors."""
 
     def __init__(self, todo):
         self.results = {}
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(LOG)
         self.todo = queue.Queue()
         for task in todo:
             self.todo.put(task)
@@ -57,8 +67,11 @@ class Lanes:
                 lane.stdin.write(json.dumps(task) + "\n")
                 lane.stdin.flush()
                 line = lane.stdout.readline()
-                self.results[tasks.name_of(task)] = json.loads(line) if line else {
-                    "task": task, "points": 0, "counted": 0, "seconds": 0, "slow": [], "problems": ["the lane has died"]}
+                result = json.loads(line) if line else {"task": task, "points": 0, "counted": 0, "seconds": 0, "slow": [],
+                                                        "problems": ["the lane has died"]}
+                self.results[tasks.name_of(task)] = result
+                with open(LOG, "a", encoding="utf-8") as log:
+                    log.write("\n    ".join([line_of(tasks.name_of(task), result), *result["problems"]]) + "\n")
 
 
 RESULTS = {}
@@ -85,18 +98,12 @@ def results(lanes):
     return RESULTS
 
 
-def ends_of(result):
-    ends = [f"{n} {how}" for how, n in result.get("ends", {}).items()]
-    return f" ({', '.join(ends)})" if ends else ""
-
-
 def pytest_terminal_summary(terminalreporter):
     if not RESULTS:
         return
     terminalreporter.section("fault points")
     for name, result in sorted(RESULTS.items()):
-        terminalreporter.write_line(f"{name:44} {result['points']:5} points {result['seconds']:6} s  "
-                                    f"{len(result['problems']) or 'nothing'} found{ends_of(result)}")
+        terminalreporter.write_line(line_of(name, result))
     for action in ("fail", "kill"):
         n = sum(result["points"] for result in RESULTS.values() if result["task"]["action"] == action)
         terminalreporter.write_line(f"{action}: {n} points")

@@ -74,6 +74,7 @@ TASKS = [
     task("fail", "session", "sandboxctl", "write"),
     task("fail", "restart", "sandboxd-api", "alloc", step=1511, is_sample=True),
     task("fail", "restart", "sandboxd-api", "open", "write"),
+    task("fail", "rows", "reader", "alloc", step=61),
     task("fail", "rows", "reader", "open", "write", "spawn"),
     task("kill", "ladder", "sandboxd-audit"),
     task("kill", "ladder", "sandboxd-dialer"),
