@@ -459,16 +459,18 @@ static void on_dialer_closed(void *owner, _unused_ PrivLink *link, int reason)
 
 void dialer_lose(Audit *a)
 {
-        Connection *c;
-        size_t cursor = 0;
+        size_t cursor = 0, n_left = 0;
 
         a->dialer = priv_link_free(a->dialer);
         /* Its sockets died with it; how much went over them nobody knows. */
-        while ((c = map_next(&a->connections, &cursor))) {
-                if (queue_close(a, c, NULL, CLOSE_ERROR) < 0)
-                        return;
-                cursor = 0;
+        for (Connection *c; (c = map_next(&a->connections, &cursor));) {
+                if (queue_close(a, c, NULL, CLOSE_ERROR) >= 0)
+                        map_stay(&cursor);
+                else
+                        n_left++;
         }
+        if (n_left > 0)
+                (void) log_error(-ENOMEM, "%zu connections of the dialer get no close row for now", n_left);
 }
 
 int dialer_attach(Audit *a, int take_fd)

@@ -28,12 +28,9 @@ static int on_egress_message(void *owner, _unused_ PrivLink *link, Imsg *m)
 
 static void forget_connections(Session *s, CloseReason reason)
 {
-        for (;;) {
-                size_t cursor = 0;
-                Connection *c = map_next(&s->connections, &cursor);
+        size_t cursor = 0;
 
-                if (!c)
-                        return;
+        for (Connection *c; (c = map_next(&s->connections, &cursor)); map_stay(&cursor)) {
                 connection_end(c, reason);
                 (void) connection_free(c);
         }

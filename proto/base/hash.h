@@ -37,5 +37,11 @@ int map_put(Map *m, const void *key, size_t key_size, void *value) _must_check_;
 void *map_get(const Map *m, const void *key, size_t key_size);
 void *map_remove(Map *m, const void *key, size_t key_size);
 
-/* Walks over all values: *cursor starts at 0; NULL ends. The map must not change meanwhile. */
+/* Walks over all values: *cursor starts at 0; NULL ends. The map must not change meanwhile, but that the
+ * value just returned may be removed: then map_stay() before the next, and none is missed. */
 void *map_next(const Map *m, size_t *cursor);
+static inline void map_stay(size_t *cursor)
+{
+        /* What follows may have moved into its place. */
+        (*cursor)--;
+}

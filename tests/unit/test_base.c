@@ -198,6 +198,35 @@ static void map_follows_a_model(void **state _unused_)
         map_done(&m);
 }
 
+/* Each value comes, though some are removed as they come. */
+static void map_walk_and_remove(void **state _unused_)
+{
+        static uint32_t keys[1000];
+        static unsigned seen[ELEMENTSOF(keys)];
+        _cleanup_(map_done) Map m = MAP_INIT;
+        size_t cursor = 0;
+
+        for (uint32_t round = 1; round <= 4; round++) {
+                for (uint32_t i = 0; i < ELEMENTSOF(keys); i++) {
+                        keys[i] = i;
+                        seen[i] = 0;
+                        (void) !map_put(&m, &keys[i], sizeof(keys[i]), &keys[i]);
+                }
+                cursor = 0;
+                for (uint32_t *key; (key = map_next(&m, &cursor));) {
+                        seen[*key]++;
+                        if (*key % round != 0)
+                                continue;
+                        assert_ptr_equal(map_remove(&m, key, sizeof(*key)), key);
+                        map_stay(&cursor);
+                }
+                for (uint32_t i = 0; i < ELEMENTSOF(keys); i++) {
+                        assert_true(seen[i] > 0);
+                        assert_true((map_get(&m, &i, sizeof(i)) == NULL) == (i % round == 0));
+                }
+        }
+}
+
 static void siphash_vector(void **state _unused_)
 {
         uint8_t key[16], data[15];
@@ -432,6 +461,7 @@ int main(void)
                 cmocka_unit_test(escapes_what_could_deceive),
                 cmocka_unit_test(strings_never_cut),
                 cmocka_unit_test(map_follows_a_model),
+                cmocka_unit_test(map_walk_and_remove),
                 cmocka_unit_test(siphash_vector),
                 cmocka_unit_test(list_survives_removal_in_a_walk),
                 cmocka_unit_test(sealed_memory),
