@@ -410,22 +410,6 @@ static void start_api(User *u)
         count_worker(u, true);
 }
 
-static bool group_names_are_sound(const PrivIdentity *i)
-{
-        for (size_t n = 0; n < ELEMENTSOF(i->group_names); n++) {
-                if (!PRIV_STRING_OK(i->group_names[n]))
-                        return false;
-        }
-        return true;
-}
-
-static bool identity_is_sound(const User *u, const PrivIdentity *i)
-{
-        return i->uid == u->uid && i->n_groups <= PRIV_GROUPS_MAX && group_names_are_sound(i) &&
-               PRIV_STRING_OK(i->user) && PRIV_STRING_OK(i->group) && PRIV_STRING_OK(i->home) &&
-               PRIV_STRING_OK(i->shell);
-}
-
 /* Somebody may have waited for its turn. */
 static void lookup_next(Launcher *l)
 {
@@ -448,7 +432,7 @@ static void on_identity(void *userdata, int error, const void *data, size_t size
         lookup_next(u->launcher);
         if (error >= 0 && size == sizeof(u->identity)) {
                 memcpy(&u->identity, data, sizeof(u->identity));
-                u->has_identity = identity_is_sound(u, &u->identity);
+                u->has_identity = lookup_identity_is_sound(&u->identity, u->uid);
         }
         if (!u->has_identity) {
                 (void) log_warning(0, "uid %u has no usable identity: its connections are closed", u->uid);
