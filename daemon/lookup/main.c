@@ -118,7 +118,8 @@ static int run_workers(const char *argument)
 
         (void) argument;
         r = lookup_within(&(LookupCall){ .ask = ask_workers, .answer = &ids, .size = sizeof(ids) });
-        return r < 0 ? log_error(r, "cannot look up the accounts of the workers") : answer(&ids, sizeof(ids));
+        return r < 0 ? log_error(r, "cannot look up the accounts of the workers")
+                     : answer(&ids, sizeof(ids));
 }
 
 /* load [UID]: of root's sessions, where a daemon runs that has one. */
