@@ -25,9 +25,9 @@ def task(action, flow, program, *classes, step=1, is_sample=False):
 
 # The longest first, so that the last ones end together.
 TASKS = [
-    task("fail", "ladder", "sandboxd-audit", "alloc", step=5),
-    task("fail", "ladder", "sandboxd-api", "alloc", step=3),
-    task("fail", "answers", "sandboxd-lookup", "alloc"),
+    task("fail", "ladder", "sandboxd-audit", "alloc", step=7),
+    task("fail", "ladder", "sandboxd-api", "alloc", step=5),
+    task("fail", "answers", "sandboxd-lookup", "alloc", step=3),
     task("fail", "start", "sandboxd", "alloc", "open", "write", "spawn"),
     task("fail", "session", "sandboxd-api", "alloc"),
     task("kill", "start", "sandboxd-audit", step=5),

@@ -204,7 +204,11 @@ def test_a_users_worker_comes_back_by_itself(own_instance, alice):
     of the sessions ends meanwhile."""
     instance = own_instance
     names = [instance.create(alice, cwd=alice.workspace()) for _ in range(2)]
-    inits = [pid for pid in instance.workers("sandbox-init") if os.stat(f"/proc/{pid}").st_uid == alice.uid]
+    # Not their children, which wait to be the next command.
+    launcher = instance.process.pid
+    with open(f"/proc/{launcher}/task/{launcher}/children", encoding="ascii") as f:
+        inits = [pid for pid in map(int, f.read().split())
+                 if program_of(pid) == "sandbox-init" and os.stat(f"/proc/{pid}").st_uid == alice.uid]
     assert len(inits) == 2
 
     def has_died_often():
