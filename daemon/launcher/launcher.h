@@ -112,6 +112,8 @@ struct Launcher {
         Map inbounds; /* by token: connections into sessions that are being made */
         uint64_t last_inbound;
         uint64_t last_connection;
+        ListLink leftovers; /* of leftover.h */
+        LoopTimer *leftover_timer;
         ListLink endings; /* administrators' calls that wait for the end of sessions */
         unsigned n_endings;
         unsigned n_connections; /* this and the next three: of all users but root */

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "daemon/isolate/spawn.h"
+#include "daemon/launcher/leftover.h"
 #include "proto/base/buf.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -29,6 +30,7 @@ struct Lookup {
         LoopIo *output_io;
         LoopIo *pidfd_io;
         LoopTimer *timer;
+        uint32_t uid; /* whose rights the child has */
         int output_fd;
         int pidfd;
         bool has_output;
@@ -43,7 +45,7 @@ static void close_all(Lookup *k)
         k->pidfd_io = loop_io_free(k->pidfd_io);
         k->timer = loop_timer_free(k->timer);
         k->output_fd = fd_close(k->output_fd);
-        spawn_reap(TAKE_FD(k->pidfd));
+        leftover_kill(k->launcher, k->uid, TAKE_FD(k->pidfd));
 }
 
 static void finish(void *userdata)
@@ -102,9 +104,14 @@ static void on_pidfd(void *userdata, int fd, _unused_ unsigned events)
         Lookup *k = userdata;
         siginfo_t info = { 0 };
 
-        if (waitid(P_PIDFD, (id_t) fd, &info, WEXITED | WNOHANG) < 0 || info.si_pid == 0)
+        if (waitid(P_PIDFD, (id_t) fd, &info, WEXITED | WNOHANG) < 0)
                 return;
         k->pidfd_io = loop_io_free(k->pidfd_io);
+        if (info.si_pid == 0) {
+                /* Dead, and somebody traces it: not ours to ask yet. */
+                complete(k, -EPROTO);
+                return;
+        }
         k->pidfd = fd_close(k->pidfd);
         k->has_ended = true;
         if (info.si_code != CLD_EXITED || info.si_status != 0)
@@ -132,7 +139,7 @@ static int spawn_lookup(Lookup *k, const LookupQuestion *question, int output_fd
                            .output_fd = output_fd,
                            .fds = question->child_fds,
                            .n_fds = question->n_child_fds,
-                           .uid = question->is_of_user ? question->uid : LOOKUP_ID_NOBODY,
+                           .uid = k->uid,
                            .gid = question->is_of_user ? question->gid : LOOKUP_ID_NOBODY };
         pid_t pid;
 
@@ -166,6 +173,7 @@ int lookup_new(Launcher *l, const LookupQuestion *question, LookupCallback callb
                        .callback = callback,
                        .userdata = userdata,
                        .what = question->what,
+                       .uid = question->is_of_user ? question->uid : LOOKUP_ID_NOBODY,
                        .output = BUF_INIT(LOOKUP_OUTPUT_MAX),
                        .output_fd = -EBADF,
                        .pidfd = -EBADF };

@@ -8,6 +8,7 @@
 #include "daemon/launcher/blank.h"
 #include "daemon/launcher/inside.h"
 #include "daemon/launcher/launcher.h"
+#include "daemon/launcher/leftover.h"
 #include "daemon/launcher/listen.h"
 #include "daemon/launcher/load.h"
 #include "daemon/launcher/lookup.h"
@@ -124,6 +125,7 @@ static void launcher_done(Launcher *l)
         l->watch_fd = fd_close(l->watch_fd);
         l->hosts_fd = fd_close(l->hosts_fd);
         l->profiles_fd = fd_close(l->profiles_fd);
+        leftover_done(l);
         l->loop = loop_free(l->loop);
 }
 
@@ -146,10 +148,13 @@ static int run(const Config *config, Kernel *kernel)
         list_init(&l.workers);
         list_init(&l.inside);
         list_init(&l.endings);
+        list_init(&l.leftovers);
         r = loop_new(&l.loop);
         if (r < 0)
                 return log_error(r, "cannot make the event loop");
         r = id_random(&l.instance);
+        if (r >= 0)
+                r = leftover_open(&l);
         if (r >= 0)
                 r = launcher_start(&l);
         if (r >= 0)

@@ -6,11 +6,15 @@
 
 #include <errno.h>
 
+#include "daemon/launcher/leftover.h"
 #include "daemon/launcher/lookup.h"
 #include "daemon/launcher/user.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
+
+/* Children of earlier reports that a user's file system, or the user, holds on to. */
+#define LEFTOVERS_MAX 2U
 
 static void send_answer(User *u, uint64_t token, int error, int fd)
 {
@@ -41,7 +45,7 @@ static int start(User *u, const PrivSessionReport *m)
                                     .gid = u->identity.gid };
         int r;
 
-        if (u->report)
+        if (u->report || leftover_count(u->launcher, u->uid) >= LEFTOVERS_MAX)
                 return -EBUSY;
         r = str_printf(argument, sizeof(argument), "%llu:%s", (unsigned long long) m->since_usec,
                        m->workspace);

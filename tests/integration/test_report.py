@@ -2,9 +2,14 @@
 
 import json
 import os
+import queue
+import subprocess
+import threading
 import time
 
 import pytest
+
+from machine import eventually
 
 
 def report(instance, user, session, *options):
@@ -98,3 +103,47 @@ open("bottom", "w").close()'
     assert told["truncated"] is True and told["changed"]
     assert not any(path.startswith("all/") for path in told["changed"])
     os.chmod(work + "/closed", 0o755)
+
+
+TRACE = """
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+print("ready", flush=True)
+while True:
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/comm") as f:
+                name = f.read()
+            if name == "sandboxd-lookup\\n" and os.stat(f"/proc/{pid}").st_uid == os.getuid():
+                if libc.ptrace(0x4206, int(pid), 0, 0) == 0:  # PTRACE_SEIZE
+                    print("traced", flush=True)
+                    time.sleep(1000)
+        except OSError:
+            pass
+"""
+
+
+def test_a_child_that_its_user_holds_on_to(instance, alice, bob):
+    """Of a report's child its user is the tracer and does not wait for it: nobody else notices."""
+    work = alice.workspace()
+    for n in range(2000):
+        alice.write(f"{work}/file{n}", "")
+    session = instance.create(alice, cwd=work)
+    tracer = alice.popen(["/usr/bin/python3", "-c", TRACE], stdout=subprocess.PIPE, text=True)
+    try:
+        assert tracer.stdout.readline() == "ready\n"
+        lines = queue.Queue()
+        threading.Thread(target=lambda: [lines.put(line) for line in tracer.stdout], daemon=True).start()
+
+        def is_traced():
+            instance.ctl(alice, "report", session)
+            return not lines.empty()
+        assert eventually(is_traced, 120, 0), "never caught"
+        assert instance.sh(bob, "echo fine").stdout == "fine\n"
+        assert instance.ctl(bob, "status").returncode == 0
+    finally:
+        tracer.kill()
+        tracer.wait()
+        tracer.stdout.close()
+        instance.ctl(alice, "terminate", "--grace", "0", session)
+    assert eventually(lambda: instance.ctl(alice, "report", session).returncode == 0, 60)
