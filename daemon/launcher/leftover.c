@@ -1,8 +1,8 @@
 /*
- * Children that were killed and are not gone yet. Nobody may wait for them: a child with a user's rights stands
- * unkillably in that user's file system for as long as its server likes, and one that the user traces is not ours
- * to reap before the tracer has. Readiness of a pidfd does not say so, and a descriptor that stays ready would spin
- * in the loop: they are asked now and then.
+ * Children that were killed and are not gone yet. Nobody may wait for them: a child with a user's rights
+ * stands unkillably in that user's file system for as long as its server likes, and one that the user traces
+ * is not ours to reap before the tracer has. Readiness of a pidfd does not say so, and a descriptor that
+ * stays ready would spin in the loop: they are asked now and then.
  */
 
 #include "daemon/launcher/leftover.h"
