@@ -11,6 +11,9 @@
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 
+/* Instances of one session. */
+#define INOTIFY_MAX "32"
+
 #define CAPABILITY(c)    (UINT64_C(1) << (c))
 #define CAPABILITIES_MAX 64
 #define SECUREBITS                                                                                       \
@@ -146,11 +149,27 @@ static int become_session(Setup *s)
         return 0;
 }
 
+/* Opened only inside: a knob is that of the namespace of whoever opens it. */
+static int set_knob(Setup *s, const char *name, const char *value)
+{
+        _cleanup_close_ int proc = openat(s->proc_fd, "sys/user", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        _cleanup_close_ int knob = -EBADF;
+        int r;
+
+        if (proc < 0)
+                return setup_fail(s, neg_errno(), "/proc/sys/user");
+        knob = openat(proc, name, O_WRONLY | O_CLOEXEC);
+        if (knob < 0)
+                return setup_fail(s, neg_errno(), "%s", name);
+        r = fd_write_all(knob, value, strlen(value));
+        return r < 0 ? setup_fail(s, r, "%s", name) : 0;
+}
+
 /* Nobody outside root's user namespace owns it: a process of the same user outside can neither trace nor
- * enter. */
+ * enter. What the kernel counts for each user it counts for root as well then: a session takes a part of
+ * root's 128 inotify instances, never all. */
 static int enter_user_namespace(Setup *s)
 {
-        _cleanup_close_ int knob = -EBADF;
         int r;
 
         setup_step(s, "user-namespace");
@@ -158,14 +177,8 @@ static int enter_user_namespace(Setup *s)
                 return 0;
         if (setns(s->user_fd, CLONE_NEWUSER) < 0)
                 return setup_fail(s, neg_errno(), "setns");
-        /* Opened only now: the knob is that of the namespace of whoever opens it. */
-        knob = openat(s->proc_fd, "sys/user/max_user_namespaces", O_WRONLY | O_CLOEXEC);
-        if (knob < 0)
-                return setup_fail(s, neg_errno(), "max_user_namespaces");
-        r = fd_write_all(knob, "0", 1);
-        if (r < 0)
-                return setup_fail(s, r, "max_user_namespaces");
-        return 0;
+        r = set_knob(s, "max_inotify_instances", INOTIFY_MAX);
+        return r < 0 ? r : set_knob(s, "max_user_namespaces", "0");
 }
 
 static int drop_capabilities(Setup *s)

@@ -370,3 +370,31 @@ def test_d15_more_users_than_are_known(settings, alice, root):
         assert done.returncode == 0, done
         assert "vendor" in instance.call(root, "org.varlink.service.GetInfo")[0]["parameters"]
         assert session in instance.ctl(alice, "list").stdout
+
+
+WATCHERS = """
+import ctypes, time
+libc = ctypes.CDLL(None, use_errno=True)
+n = 0
+while libc.inotify_init1(0) >= 0:
+    n += 1
+print(n, flush=True)
+time.sleep(1000)
+"""
+
+
+def test_d15_inotify_of_a_session(instance, alice, bob, either):
+    """The kernel counts a session's instances for root as well, who has 128: others have some while it has all of its own."""
+    session = instance.create(alice)
+    child = alice.popen([machine.CTL, "--address", instance.address, "exec", session, "--", "python3", "-c", WATCHERS],
+                        stdout=subprocess.PIPE, text=True)
+    try:
+        assert int(child.stdout.readline()) == 32
+        script = "import ctypes; assert ctypes.CDLL(None).inotify_init1(0) >= 0"
+        assert instance.sh(bob, f"python3 -c '{script}'").returncode == 0
+        assert either.run(["/usr/bin/python3", "-c", script]).returncode == 0
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        instance.ctl(alice, "terminate", "--grace", "0", session)
