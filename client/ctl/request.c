@@ -113,8 +113,11 @@ static int read_text(const char *path, bool follows, char **ret_text, size_t *re
 {
         _cleanup_close_ int fd = -EBADF;
 
-        fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | (follows ? 0 : O_NOFOLLOW | O_NONBLOCK));
+        fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (follows ? 0 : O_NOFOLLOW));
         if (fd < 0)
+                return neg_errno();
+        /* Opening must not wait for a writer; what a pipe of the caller's shell brings may come later. */
+        if (follows && fcntl(fd, F_SETFL, 0) < 0)
                 return neg_errno();
         return fd_read_all(fd, TEXT_MAX, ret_text, ret_size);
 }

@@ -151,6 +151,15 @@ static int take_name(Compilation *k)
         return 0;
 }
 
+/* The daemon's own folders, one in them, or one that holds them: wherever it was told to keep its things. */
+static bool touches_the_daemon(const Api *api, const char *path)
+{
+        for (size_t i = 0; i < PRIV_FOLDERS_MAX; i++)
+                if (path_is_below(path, api->start.folders[i]) || path_is_below(api->start.folders[i], path))
+                        return true;
+        return false;
+}
+
 static int take_workspace(Compilation *k)
 {
         const char *path = get_string(k->context, "workspace");
@@ -163,10 +172,10 @@ static int take_workspace(Compilation *k)
                 if (r == -EINVAL)
                         return path_refused(k->client, path,
                                             "not an absolute, canonical path; name the directory itself");
-                if (r < 0)
+                if (r < 0 || touches_the_daemon(k->api, path))
                         return path_refused(k->client, path,
                                             "no session may work there (/, a home directory itself, system "
-                                            "directories); use a project directory");
+                                            "directories, sandboxd's own); use a project directory");
                 r = str_dup(path, &k->session->workspace);
                 if (r < 0)
                         return r;

@@ -246,6 +246,9 @@ static int on_start(Api *api, Imsg *m)
             !PRIV_STRING_OK(start->identity.group) || !PRIV_STRING_OK(start->identity.home) ||
             !PRIV_STRING_OK(start->identity.shell) || !PRIV_STRING_OK(start->degraded))
                 return -EPROTO;
+        for (size_t i = 0; i < PRIV_FOLDERS_MAX; i++)
+                if (!PRIV_STRING_OK(start->folders[i]))
+                        return -EPROTO;
         api->start = *start;
         api->is_started = true;
         api->is_draining = start->is_draining != 0;

@@ -327,6 +327,10 @@ static int attach_piece(Setup *s, Piece *p)
                 r = target_attach(s, p->fd, p->path, p->is_directory);
         else
                 r = target_make_directory(s, p->path, &p->made_fd);
+        /* The file was removed on the host, or replaced as accounts are, since it was opened: the kernel
+         * mounts no such thing. It does not show. */
+        if (r == -ENOENT && p->fd >= 0)
+                r = 0;
         p->fd = fd_close(p->fd);
         /* /etc has its own already; of the rest nothing is there. */
         return r == -EEXIST ? 0 : r;

@@ -187,9 +187,15 @@ static int populate(Setup *s)
         return build_masks(s);
 }
 
+/* The kernel counts terminals of all instances together: a session that took them all would take them from
+ * others. */
+#define TERMINALS_MAX "128"
+
 static int build_pts(Setup *s)
 {
-        static const char *const options[] = { "ptmxmode", "0666", "mode", "0620", NULL };
+        static const char *const options[] = {
+                "ptmxmode", "0666", "mode", "0620", "max", TERMINALS_MAX, NULL
+        };
         _cleanup_close_ int fd = -EBADF;
         int r;
 

@@ -93,8 +93,8 @@ static bool directories_are_absolute(const Config *c)
                                     c->policy_dir };
 
         for (size_t i = 0; i < ELEMENTSOF(all); i++) {
-                if (all[i][0] != '/') {
-                        (void) log_error(0, "%s is not an absolute path", all[i]);
+                if (all[i][0] != '/' || strlen(all[i]) >= PRIV_TEXT_SIZE) {
+                        (void) log_error(0, "%s is not an absolute path, or too long", all[i]);
                         return false;
                 }
         }

@@ -11,6 +11,7 @@
 #include "daemon/launcher/reload.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
+#include "daemon/launcher/setup.h"
 #include "daemon/launcher/worker.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -222,7 +223,9 @@ static int send_start(User *u)
         int r;
 
         memcpy(body.degraded, l->kernel->degraded, sizeof(body.degraded));
-        r = attach_audit(u, &audit_fd);
+        r = setup_own_folders(l->config, &body);
+        if (r >= 0)
+                r = attach_audit(u, &audit_fd);
         if (r < 0)
                 return r;
         u->is_started = true;

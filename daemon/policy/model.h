@@ -272,9 +272,6 @@ int protect_plan(const Policy *p, const PolicyVariables *v, PlanBuilder *b) _mus
 /* Takes back that path may be written, where a rule keeps it. */
 void protect_answer(const Policy *p, const PolicyVariables *v, const char *path, PolicyFileAnswer *answer);
 
-/* path equals above or lies below it. */
-bool path_is_below(const char *path, const char *above);
-
 /* ---- writing ---- */
 
 /* The JSON of one rule. */

@@ -223,5 +223,8 @@ int policy_settings_check_fixed(const Policy *p, const PrivSettings *running,
  * session may have it as its workspace (/, a home directory itself, system directories, our own state). */
 int policy_workspace_check(const char *path, const char *home) _must_check_;
 
+/* path equals above or lies below it. */
+bool path_is_below(const char *path, const char *above);
+
 /* Lexically canonical absolute path, or -EINVAL. ret: PLAN_PATH_MAX bytes. */
 int policy_path_canonical(const char *path, char *ret, size_t size) _must_check_;

@@ -391,6 +391,9 @@ typedef struct PrivApiSettings {
 } PrivApiSettings;
 
 /* fds: the channel to audit. */
+/* Configuration, state, runtime. */
+#define PRIV_FOLDERS_MAX 3
+
 typedef struct PrivApiStart {
         PrivIdentity identity;
         Id instance;
@@ -402,7 +405,8 @@ typedef struct PrivApiStart {
         uint32_t is_draining; /* as in PrivApiState */
         uint32_t log_level;
         uint32_t padding;
-        char degraded[PRIV_TEXT_SIZE * 2]; /* comma-separated layers that this kernel lacks */
+        char degraded[PRIV_TEXT_SIZE * 2];              /* comma-separated layers that this kernel lacks */
+        char folders[PRIV_FOLDERS_MAX][PRIV_TEXT_SIZE]; /* the daemon's own: no workspace touches them */
 } PrivApiStart;
 
 enum PrivController {
