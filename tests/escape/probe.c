@@ -37,6 +37,8 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "doors.h"
+
 #ifndef SYS_memfd_secret
 #define SYS_memfd_secret 447
 #endif
@@ -44,12 +46,12 @@
 #define IPPROTO_MPTCP 262
 #endif
 
-#define KEY_NAME  "sbxt-canary"
-#define ERRNO_ANY (-1)
+#define KEY_NAME "sbxt-canary"
 
-static int is_open;
+int is_open;
+const char *argument;
 
-static void door_open(const char *format, ...)
+void door_open(const char *format, ...)
 {
         va_list arguments;
 
@@ -60,8 +62,7 @@ static void door_open(const char *format, ...)
         is_open = 1;
 }
 
-/* A call whose result must be -1 with one of two errors (ERRNO_ANY: with any). */
-static void must_fail(const char *what, long result, int wanted, int also)
+void must_fail(const char *what, long result, int wanted, int also)
 {
         int e = errno;
 
@@ -71,12 +72,7 @@ static void must_fail(const char *what, long result, int wanted, int also)
                 door_open("%s: %s", what, strerror(e));
 }
 
-#define DENIED(call) must_fail(#call, (long) (call), EPERM, EPERM)
-#define ABSENT(call) must_fail(#call, (long) (call), ENOSYS, EPERM)
-#define FAILS(call)  must_fail(#call, (long) (call), ERRNO_ANY, 0)
-
-/* The exit status of a function in a child; 128 + number where a signal ended it. */
-static int in_child(void (*run)(void))
+int in_child(void (*run)(void))
 {
         int status;
         pid_t pid = fork();
@@ -90,7 +86,7 @@ static int in_child(void (*run)(void))
         return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-static pid_t sleeping_child(void)
+pid_t sleeping_child(void)
 {
         pid_t pid = fork();
 
@@ -645,11 +641,6 @@ static int run_as_caller(char **command)
         return 127;
 }
 
-typedef struct Probe {
-        const char *id;
-        void (*run)(void);
-} Probe;
-
 static const Probe probes[] = {
         { "F10", f10 }, { "F11", f11 }, { "F16", f16 }, { "F17", f17 }, { "F30", f30 }, { "F31", f31 },
         { "F40", f40 }, { "P03", p03 }, { "R05", r05 }, { "R07", r07 }, { "R11", r11 }, { "R17", r17 },
@@ -660,6 +651,17 @@ static const Probe probes[] = {
         { "S20", s20 }, { "S21", s21 }, { "S22", s22 }, { "S26", s26 }, { "S27", s27 }, { "S29", s29 },
         { "W06", w06 }, { "W07", w07 }, { "W09", w09 }, { "W10", w10 }, { "Q04", q04 }, { "X01", x01 },
 };
+
+static bool run_one(const Probe *table, size_t n, const char *id)
+{
+        for (size_t i = 0; i < n; i++)
+                if (strcmp(id, table[i].id) == 0) {
+                        table[i].run();
+                        fflush(stdout);
+                        return true;
+                }
+        return false;
+}
 
 int main(int argc, char **argv)
 {
@@ -672,11 +674,10 @@ int main(int argc, char **argv)
                         connect_to(argv[i]);
                 return is_open;
         }
-        for (size_t i = 0; i < sizeof(probes) / sizeof(probes[0]); i++)
-                if (strcmp(argv[1], probes[i].id) == 0) {
-                        probes[i].run();
-                        fflush(stdout);
-                        return is_open;
-                }
+        argument = argc > 2 ? argv[2] : NULL;
+        if (run_one(probes, sizeof(probes) / sizeof(probes[0]), argv[1]) ||
+            run_one(call_probes, n_call_probes, argv[1]) ||
+            run_one(process_probes, n_process_probes, argv[1]))
+                return is_open;
         return 125;
 }

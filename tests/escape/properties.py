@@ -1,23 +1,7 @@
-"""The properties that are tried: id of the catalogue, layer, what holds, whether plain bubblewrap fails it, and how to
-try it. A shell script prints nothing where the property holds; the probe's exit status says it."""
+"""The properties that are tried by a script or a probe alone. A shell script prints nothing where the property holds;
+the probe's exit status says it. What takes more than that stands beside this file, by group."""
 
-import collections
-
-Property = collections.namedtuple("Property", "id layer text bwrap_fails script")
-
-
-def probe(identity, layer, text, bwrap_fails=True):
-    return Property(identity, layer, text, bwrap_fails, f"./probe {identity}")
-
-
-def shell(identity, layer, text, script, bwrap_fails=True):
-    return Property(identity, layer, text, bwrap_fails, script)
-
-
-def sockets(identity, text, *paths):
-    """Placeholders in braces are filled in by the world (world.py)."""
-    return Property(identity, "mounts", text, True, "./probe connect " + " ".join(paths))
-
+from property import probe, shell, sockets
 
 MASKED = "interrupts softirqs timer_list sched_debug schedstat slabinfo vmallocinfo pagetypeinfo"
 TOKENS = "AWS_SECRET_ACCESS_KEY|SBXT_TOKEN|SBXT_KEY|SBXT_PASSWORD"
@@ -26,7 +10,7 @@ AGENTS = ("SSH_AUTH_SOCK|DBUS_SESSION_BUS_ADDRESS|DISPLAY|WAYLAND_DISPLAY|DOCKER
 LOADERS = ("LD_AUDIT|GLIBC_TUNABLES|GCONV_PATH|BASH_ENV|ENV|PYTHONSTARTUP|PYTHONPATH|NODE_OPTIONS|PERL5LIB|RUBYOPT|"
            "JAVA_TOOL_OPTIONS|GIT_SSH_COMMAND")
 
-PROPERTIES = [
+SCRIPTS = [
     # files: the mount namespace
     shell("F01", "mounts", "a private key in the home is not readable", "cat {home}/.ssh/id_sbxt 2>/dev/null; true"),
     shell("F02", "mounts", "other users' files are not visible",
@@ -150,7 +134,7 @@ PROPERTIES = [
     shell("E03", "environment", "no tokens", f"env | grep -E '^({TOKENS})='; true"),
     shell("E04", "environment", "no names of sockets", f"env | grep -E '^({AGENTS})='; true"),
     # terminal
-    probe("X01", "stdio", "the terminal is the session's own"),
+    probe("X01", "stdio", "the terminal is the session's own")._replace(alone=True),
     probe("X02", "stdio", "nothing is typed into the caller's terminal")._replace(script="./probe S11"),
     # files, further
     shell("F06", "mounts", "nothing is written beside the workspace",
@@ -205,8 +189,61 @@ PROPERTIES = [
     shell("N09", "pid namespace", "no namespace is the host's", "readlink /proc/self/ns/* | sort -u | grep {namespaces}; true", False),
     shell("N11", "user namespace", "one group id, and no others can be set",
           "grep -vx deny /proc/self/setgroups; awk '$3 != 1' /proc/self/gid_map; true", False),
-    shell("N16", "seccomp", "the host's name cannot be set", "hostname sbxt-escape 2>/dev/null && echo set; true", False),
+    probe("N16", "seccomp", "the machine's name, clock, swap and accounting cannot be set", False),
     sockets("I05", "the daemon's own socket is not there", "{socket}"),
     shell("I16", "ipc namespace", "no shared memory of the host", "ipcs -m | awk '$2 == \"{shared_memory}\"'", False),
     shell("A01", "mounts", "the log is not visible", "ls -A {state} /var/lib/sandboxd 2>/dev/null; true"),
+    # files, once more
+    shell("F09", "mounts", "no second name for what is hidden",
+          "ln .env c 2>/dev/null && cat c; mv .env d 2>/dev/null && cat d; cat .env 2>/dev/null; rm -f c d; true"),
+    shell("F27", "mounts", "a secret that the host shows a second time is not there", "cat {second}/id_sbxt 2>/dev/null; true"),
+    probe("F28", "identity", "setuid files give nothing", False)._replace(script="./setuid F28"),
+    probe("F29", "identity", "capabilities of files give nothing", False)._replace(script="./capable F29"),
+    probe("F37", "seccomp", "no marks on file systems"),
+    probe("F38", "seccomp", "no quotas, freezing and trimming of file systems", False),
+    probe("F39", "seccomp", "a program without a file is confined like any other"),
+    # /proc, /dev, once more
+    shell("P06", "mounts", "no interpreter is registered with the kernel",
+          "for f in register status; do ( : >>/proc/sys/fs/binfmt_misc/$f ) 2>/dev/null && echo $f; done; true", False),
+    shell("V05", "mounts", "devices that root put into the workspace are dead",
+          "head -c1 memory zeros 2>/dev/null | od -c | head -2 | grep -v '^0000000$'; ( : >memory ) 2>/dev/null && echo written; true",
+          False),
+    shell("V06", "mounts", "terminals of the host are not there", "ls /dev/pts | grep -vx ptmx; true", False),
+    # processes, once more
+    probe("R03", "pid namespace", "signals by detours reach nobody outside", False)._replace(script="./probe R03 {user_pid}"),
+    probe("R04", "pid namespace", "no process outside can be traced", False)._replace(script="./probe R04 {user_pid}"),
+    probe("R06", "pid namespace", "no memory of processes outside", False)._replace(script="./probe R06 {user_pid}"),
+    probe("R08", "pid namespace", "a reference to a process outside is of no use", False)._replace(script="./probe R08 giver"),
+    probe("R09", "seccomp", "no asking about processes outside", False)._replace(script="./probe R09 {user_pid}"),
+    probe("R10", "pid namespace", "no priorities of processes outside", False)._replace(script="./probe R10 {user_pid}"),
+    probe("R12", "pid namespace", "settings of a process have no effect outside", False)._replace(script="./probe R12 {user_pid}"),
+    probe("R18", "init", "processes that nobody waits for are reaped", False),
+    shell("N14", "mounts", "the root of the host is nowhere",
+          "awk '$3 == \"{root_device}\" && $4 == \"/\" {{ print $5 }} $5 == \"/\" && ++n > 1' /proc/self/mountinfo"),
+    probe("N15", "seccomp", "calls that mount are refused", False),
+    probe("N18", "identity", "a setuid program is not run as a privileged one", False)._replace(script="./setuid N18"),
+    # calls, once more
+    probe("S19", "seccomp", "no handles of files, in any way"),
+    probe("S23", "seccomp", "pairs of sockets of one family only", False),
+    probe("S24", "seccomp", "no sockets by the 32-bit call"),
+    probe("S25", "seccomp", "no filters, marks and devices on sockets"),
+    probe("S28", "seccomp", "what is read-only is not changed through pipes", False),
+    probe("S30", "seccomp", "every thread is under the filter"),
+    probe("S31", "seccomp", "the filter cannot be taken off, and a new program has it"),
+    shell("S32", "seccomp", "32-bit programs are not answered",
+          "if test -x foreign; then ./foreign; test $? = 7 && echo interrupt; ./foreign x; test $? = 7 && echo sysenter; fi; "
+          "./probe S32", True),
+    probe("S33", "seccomp", "no setting of a process weakens the filter"),
+    # messages, once more
+    probe("I01", "network namespace", "names without files of the host are not there", False)._replace(
+        script="./probe I01 {label}.0 && ./probe I01 {label}.1"),
+    probe("I03", "mounts", "datagrams reach no socket of the host")._replace(script="./probe I03 {datagrams}"),
+    probe("I17", "ipc namespace", "no queues, semaphores and memory of the host", False)._replace(script="./probe I17 {label}"),
+    # network, once more
+    probe("W08", "seccomp", "no other family of sockets exists")._replace(script="./probe S22"),
+    probe("W33", "network namespace", "marks, routes and early data lead nowhere", False)._replace(script="./probe W33 {host_port}"),
+    # limits
+    probe("Q06", "limits", "descriptors of a process are bounded, for good", False),
+    # control groups
+    probe("L01", "cgroup", "the first instruction runs in the command's own control group"),
 ]

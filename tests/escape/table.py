@@ -8,9 +8,9 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import world as worlds  # noqa: E402
-from properties import PROPERTIES  # noqa: E402
+from catalogue import PROPERTIES  # noqa: E402
 
-SHOWN = {"holds": "holds", "open": "OPEN", "unknown": "?"}
+SHOWN = {"holds": "holds", "open": "OPEN", "unknown": "?", "none": "-"}
 
 
 def main():
@@ -22,7 +22,7 @@ def main():
     with worlds.world() as world:
         print(f"{'id':4} {'layer':18} {'property':66} " + " ".join(f"{place:8}" for place in places))
         for prop in tried:
-            results = {place: world.attempt(prop, place) for place in places}
+            results = {place: world.result(prop, place, tried) for place in places}
             for place, (result, _) in results.items():
                 counts[place] += result == "holds"
             print(f"{prop.id:4} {prop.layer:18} {prop.text[:66]:66} " +

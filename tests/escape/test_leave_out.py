@@ -13,7 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import machine  # noqa: E402
 import world as worlds  # noqa: E402
-from properties import PROPERTIES  # noqa: E402
+from catalogue import PROPERTIES  # noqa: E402
 
 MARK = b"sandboxd-leave-out-mark\0"
 BITS = {"seccomp": 1 << 0, "landlock": 1 << 1, "mounts": 1 << 2, "user namespace": 1 << 3, "cgroup": 1 << 4,

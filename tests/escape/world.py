@@ -1,16 +1,22 @@
 """The machine as a victim: a user with secrets, sockets of daemons, a terminal; and the five places in which a
 property is tried."""
 
+import array
 import contextlib
+import ctypes
 import fcntl
+import json
 import os
+import platform
 import pty
 import select
 import shutil
 import socket
 import subprocess
+import struct
 import sys
 import tempfile
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "support"))
@@ -31,6 +37,85 @@ ENVIRONMENT = {
 PLACES = ("host", "bwrap", "firejail", "user", "root")
 
 
+def shut(listener):
+    """Whoever waits at it goes on."""
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+MARK = "=sbxt="
+# Each script in a shell and with a deadline of its own; what is left of it does not hold the next one up.
+TOGETHER = f"""for name in "$@"; do echo "{MARK}begin $name"; timeout -k 1 60 sh tries/$name </dev/null 2>/dev/null
+printf '\\n{MARK}end %s\\n' $?; done"""
+
+
+def judge(prop, status, out, err):
+    lines = [line for line in out.splitlines() if line.strip()]
+    text = "; ".join(lines)[:300] or err.strip()[:300]
+    if prop.script.startswith(("./probe", "./setuid", "./capable")):
+        return {0: "holds", 1: "open"}.get(status, "unknown"), text or f"status {status}"
+    if status != 0 and not lines:
+        return "unknown", f"status {status}: {text}"
+    return ("open" if lines else "holds"), text
+
+
+class Place:
+    """Where a property is tried that is more than a script: sessions of one caller under the profile `agent`."""
+
+    def __init__(self, world, name):
+        self.world, self.name = world, name
+        self.user = world.root if name == "root" else world.user
+        self.instance = world.instance
+        self.work = world.work[name]
+        self._sessions = {}
+        self.counter = 0
+
+    @property
+    def uid_inside(self):
+        return self.user.uid or 1879048192
+
+    def run(self, *arguments, **more):
+        """sandboxctl run with these arguments."""
+        more.setdefault("cwd", self.work)
+        return self.instance.ctl(self.user, "run", "-T", *arguments, **more)
+
+    def sh(self, script, *options, **more):
+        """A script in a session that starts: what is refused would hold whatever the property is."""
+        done = self.run(*options, "--", "/bin/sh", "-c", script, **more)
+        assert done.returncode != 125, done
+        return done
+
+    def session(self, name="first"):
+        """One that lives as long as the place, in a workspace of its own."""
+        if name not in self._sessions:
+            work = self.user.workspace()
+            shutil.copy(self.world.probe, work + "/probe")
+            self._sessions[name] = (self.instance.create(self.user, cwd=work), work)
+        return self._sessions[name]
+
+    def exec(self, script, name="first", **more):
+        return self.instance.ctl(self.user, "exec", self.session(name)[0], "--", "/bin/sh", "-c", script, **more)
+
+    def start(self, *arguments, **more):
+        """sandboxctl in the background; who starts it ends it."""
+        more.setdefault("cwd", self.work)
+        return self.instance.ctl_start(self.user, *arguments, **more)
+
+    def ctl(self, *arguments, **more):
+        return self.instance.ctl(self.user, *arguments, **more)
+
+    def profile(self, **content):
+        """A profile of the caller's own that adds to the profile agent."""
+        self.counter += 1
+        return self.user.write(os.path.join(self.user.base, f"profile-{self.name}{self.counter}.json"),
+                               json.dumps({"version": 1, "name": f"own{self.counter}", "extends": ["agent"], **content}))
+
+    def close(self):
+        for identity, _ in self._sessions.values():
+            self.ctl("terminate", identity)
+        self._sessions = {}
+
+
 class World:
     def __init__(self, stack):
         self.stack = stack
@@ -48,10 +133,12 @@ class World:
         self.probe = os.path.join(tempfile.mkdtemp(prefix="sbxt-probe-", dir="/var/tmp"), "probe")
         stack.callback(shutil.rmtree, os.path.dirname(self.probe))
         os.chmod(os.path.dirname(self.probe), 0o755)
-        subprocess.run(["gcc", "-O1", "-static", "-D_GNU_SOURCE", "-o", self.probe, os.path.join(HERE, "probe.c")], check=True)
+        self.listeners = {}
+        self._compile()
         self._files()
         self._sockets()
         self._processes()
+        self._messages()
         self.dns = stubs.DnsStub({})
         stack.callback(self.dns.close)
         self.web = stubs.HttpStub()
@@ -59,6 +146,17 @@ class World:
         self.instance = stack.enter_context(
             machine.Instance(settings={"resolver": {"servers": [f"127.0.0.1:{self.dns.port}"]}}))
         self.work = {place: self._workspace(self.root if place == "root" else self.user) for place in PLACES}
+        self.places = {name: Place(self, name) for name in ("user", "root")}
+        self.found = {}
+        stack.callback(lambda: [place.close() for place in self.places.values()])
+
+    def _compile(self):
+        sources = [os.path.join(HERE, name) for name in ("probe.c", "probe_calls.c", "probe_processes.c")]
+        subprocess.run(["gcc", "-O1", "-static", "-pthread", "-D_GNU_SOURCE", "-o", self.probe, *sources], check=True)
+        self.foreign = None
+        if platform.machine() == "x86_64":
+            self.foreign = os.path.join(os.path.dirname(self.probe), "foreign")
+            subprocess.run(["gcc", "-m32", "-nostdlib", "-static", "-o", self.foreign, os.path.join(HERE, "foreign.S")], check=True)
 
     def _keep(self, path):
         """Removes it at the end, with the folders that had to be made for it."""
@@ -76,6 +174,14 @@ class World:
                     self._keep(path)
                     user.write(path, "secret\n", 0o600)
         self.other.write(self.other.home + "/readable", "of another user\n")
+        # The same secret at a second place of the host.
+        self.second = f"/srv/sbxt-second-{os.getpid()}"
+        os.mkdir(self.second)
+        subprocess.run(["mount", "--bind", self.user.home + "/.ssh", self.second], check=True)
+        self.stack.callback(os.rmdir, self.second)
+        self.stack.callback(subprocess.run, ["umount", "-l", self.second], check=False)
+        with open("/proc/self/mountinfo", encoding="utf-8") as f:
+            self.root_device = next(line.split()[2] for line in f if line.split()[4] == "/")
         os.mkdir(self.other.home + "/mounted")
         subprocess.run(["mount", "-t", "tmpfs", "sbxt", self.other.home + "/mounted"], check=True)
         self.stack.callback(subprocess.run, ["umount", "-l", self.other.home + "/mounted"], check=False)
@@ -84,6 +190,43 @@ class World:
             self._keep(path)
             with open(path, "w", encoding="utf-8") as f:
                 f.write("canary\n")
+
+    def _messages(self):
+        """What processes of the host have for each other: a queue, a semaphore, names without files."""
+        self.label = f"sbxt-{os.getpid()}"
+        libc = ctypes.CDLL(None, use_errno=True)
+        queue = libc.mq_open(f"/{self.label}".encode(), os.O_CREAT | os.O_RDWR, 0o666, None)
+        self.stack.callback(libc.mq_unlink, f"/{self.label}".encode())
+        self.stack.callback(os.close, queue)
+        for name in (self.label, "sem." + self.label):
+            path = "/dev/shm/" + name
+            with open(path, "w", encoding="utf-8") as f:
+                f.write("of the host\n")
+            os.chmod(path, 0o666)
+            self.stack.callback(os.unlink, path)
+        self.abstract = [socket.socket(socket.AF_UNIX, kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
+        for number, listener in enumerate(self.abstract):
+            self.stack.callback(listener.close)
+            listener.bind("\0" + self.label + "." + str(number))
+        self.abstract[0].listen(64)
+        self.datagrams = [f"/tmp/{self.label}.dgram", f"/run/{self.label}.dgram", f"/dev/shm/{self.label}.dgram"]
+        for path in self.datagrams:
+            taker = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            taker.bind(path)
+            os.chmod(path, 0o666)
+            self.stack.callback(os.unlink, path)
+            self.stack.callback(taker.close)
+
+    def drain(self):
+        """Who has connected to the stand-ins since the last time, by path."""
+        found = []
+        for path, listener in self.listeners.items():
+            listener.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    listener.accept()[0].close()
+                    found.append(path)
+        return found
 
     @staticmethod
     def _serves(path):
@@ -113,9 +256,12 @@ class World:
         os.chmod(path, 0o666)
         os.chown(path, uid, uid)
         listener.listen(64)
+        self.listeners[path] = listener
         self.stack.callback(listener.close)
 
     def _processes(self):
+        terminal = pty.openpty()
+        self.stack.callback(lambda: [os.close(fd) for fd in terminal])
         """One of the user's own, memory that it shares with whoever finds it, and the namespaces that it is in."""
         self.sleeper = self.user.popen(["sleep", "7000"])
         self.stack.callback(self.sleeper.wait)
@@ -149,7 +295,44 @@ class World:
         shutil.chown(path + "/group-file", self.other.uid, self.group)
         os.chmod(path + "/group-file", 0o640)
         user.write(os.path.dirname(path) + "/beside", "of the user\n")
+        user.write(path + "/.env", "SECRET=of the user\n")
+        self._privileged(path)
+        self._giver(path + "/giver")
         return path
+
+    def _privileged(self, path):
+        """Programs and nodes that root has put there."""
+        for name in ("setuid", "capable"):
+            shutil.copy(self.probe, f"{path}/{name}")
+        os.chmod(path + "/setuid", 0o6755)
+        os.setxattr(path + "/capable", "security.capability", struct.pack("<5I", 0x02000001, 0xffffffff, 0, 0xffffffff, 0))
+        os.mknod(path + "/memory", 0o020666, os.makedev(1, 1))
+        os.mknod(path + "/zeros", 0o020666, os.makedev(1, 5))
+        for name in ("memory", "zeros"):
+            os.chmod(f"{path}/{name}", 0o666)
+        if self.foreign:
+            shutil.copy(self.foreign, path + "/foreign")
+            os.chmod(path + "/foreign", 0o755)
+
+    def _giver(self, path):
+        """Gives whoever connects a reference to a process of the user outside."""
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(path)
+        os.chmod(path, 0o666)
+        listener.listen(64)
+        self.stack.callback(listener.close)
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    process = os.pidfd_open(self.sleeper.pid)
+                    with connection, contextlib.suppress(OSError):
+                        connection.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [process]))])
+                    os.close(process)
+
+        threading.Thread(target=serve, daemon=True).start()
+        self.stack.callback(shut, listener)
 
     def script(self, prop, place):
         user = self.root if place == "root" else self.user
@@ -157,11 +340,12 @@ class World:
             home=user.home, other_home=self.other.home, other_name=self.other.name, uid=self.user.uid,
             tmp_canary="/tmp/sbxt-canary", tmp_socket=self.tmp_socket, run_socket=self.run_socket, host_pid=os.getpid(),
             host_port=self.web.server_port, user_pid=self.sleeper.pid, state=self.instance.state, socket=self.instance.socket,
-            shared_memory=self.shared_memory, namespaces=self.namespaces, group=self.group)
+            shared_memory=self.shared_memory, namespaces=self.namespaces, group=self.group, label=self.label,
+            datagrams=",".join(self.datagrams), root_device=self.root_device, second=self.second)
 
-    def command(self, prop, place):
+    def command(self, inner, place):
+        """The whole command line that runs inner there."""
         work = self.work[place]
-        inner = ["/bin/sh", "-c", self.script(prop, place)]
         if place == "bwrap":
             inner = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc",
                      "--die-with-parent", "--chdir", work, *inner]
@@ -172,23 +356,62 @@ class World:
             inner = [machine.CTL, "run", "-p", "agent", "-w", work, "--", *inner]
         return [self.probe, "caller", *inner]
 
-    def attempt(self, prop, place):
-        """("holds" | "open" | "unknown", what it printed)."""
+    def options(self, place):
         user = self.root if place == "root" else self.user
-        environment = user.environment(SANDBOXD_ADDRESS=self.instance.address, **ENVIRONMENT)
-        options = {"cwd": self.work[place], "env": environment}
+        return user, {"cwd": self.work[place],
+                      "env": user.environment(SANDBOXD_ADDRESS=self.instance.address, **ENVIRONMENT)}
+
+    def attempt(self, prop, place):
+        """("holds" | "open" | "unknown" | "none", what it printed), in a session of its own."""
+        if prop.run:
+            return self._call(prop, place)
+        user, options = self.options(place)
+        command = self.command(["/bin/sh", "-c", self.script(prop, place)], place)
         if prop.id == "X01":
-            status, out, err = self._in_terminal(user, self.command(prop, place), options)
+            status, out, err = self._in_terminal(user, command, options)
         else:
-            done = user.run(self.command(prop, place), timeout=60, **options)
+            done = user.run(command, timeout=60, **options)
             status, out, err = done.returncode, done.stdout, done.stderr
-        lines = [line for line in out.splitlines() if line.strip()]
-        text = "; ".join(lines)[:200] or err.strip()[:200]
-        if prop.script.startswith("./probe"):
-            return {0: "holds", 1: "open"}.get(status, "unknown"), text
-        if status != 0 and not lines:
-            return "unknown", f"status {status}: {text}"
-        return ("open" if lines else "holds"), text
+        return judge(prop, status, out, err)
+
+    def _call(self, prop, place):
+        """Of those that are tried from outside as well: they are about sessions."""
+        if place not in self.places:
+            return "none", ""
+        try:
+            text = prop.run(self.places[place])
+        except AssertionError as e:
+            text = str(e) or "an assertion"
+        return ("open", str(text)[:1000]) if text else ("holds", "")
+
+    def attempt_all(self, props, place):
+        """Results by id; those of one place share one session, each in a shell of its own."""
+        together = [p for p in props if p.script and not p.alone]
+        user, options = self.options(place)
+        folder = self.work[place] + "/tries"
+        shutil.rmtree(folder, ignore_errors=True)
+        for prop in together:
+            user.write(f"{folder}/{prop.id}", self.script(prop, place) + "\n")
+        done = user.run(self.command(["/bin/sh", "-c", TOGETHER, "sh", *[p.id for p in together]], place),
+                        timeout=300, **options)
+        results = {}
+        for part in done.stdout.split(MARK + "begin ")[1:]:
+            name, _, rest = part.partition("\n")
+            out, mark, status = rest.partition(MARK + "end ")
+            prop = next(p for p in together if p.id == name)
+            results[name] = judge(prop, int(status.split()[0]), out, "") if mark else ("unknown", "it ended the shell: " + out[:200])
+        for prop in props:
+            if prop.id not in results:
+                results[prop.id] = self.attempt(prop, place)
+        return results
+
+    def result(self, prop, place, props):
+        """Of the first time that anything was tried there."""
+        if place not in self.found:
+            self.found[place] = self.attempt_all([p for p in props if not p.run], place)
+        if prop.id not in self.found[place]:
+            self.found[place][prop.id] = self.attempt(prop, place)
+        return self.found[place][prop.id]
 
     @staticmethod
     def _in_terminal(user, command, options):

@@ -15,15 +15,18 @@ ENOENT, ENOSYS = 2, 38
 
 
 class HungFolder:
-    """A folder of this user that whoever is called `victim` opens and never hears of again."""
+    """A folder of this user that whoever is called `victim` opens and never hears of again; others than the user may not
+    come in where `allow_other` is false."""
 
-    def __init__(self, path, user, victim):
+    def __init__(self, path, user, victim, allow_other=True):
         self.path, self.user, self.victim = path, user, victim
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.hung = []
         self.fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         self.is_over = False
-        data = f"fd={self.fd},rootmode=40000,user_id={user.uid},group_id={user.gid},allow_other,default_permissions"
+        data = f"fd={self.fd},rootmode=40000,user_id={user.uid},group_id={user.gid},default_permissions"
+        if allow_other:
+            data += ",allow_other"
         if self.libc.mount(b"hung", path.encode(), b"fuse", 6, data.encode()) < 0:
             error = ctypes.get_errno()
             os.close(self.fd)
