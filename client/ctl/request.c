@@ -117,9 +117,8 @@ static int read_text(const char *path, bool follows, char **ret_text, size_t *re
         if (fd < 0)
                 return neg_errno();
         /* Opening must not wait for a writer; what a pipe of the caller's shell brings may come later. */
-        if (follows && fcntl(fd, F_SETFL, 0) < 0)
-                return neg_errno();
-        return fd_read_all(fd, TEXT_MAX, ret_text, ret_size);
+        return follows && fcntl(fd, F_SETFL, 0) < 0 ? neg_errno()
+                                                    : fd_read_all(fd, TEXT_MAX, ret_text, ret_size);
 }
 
 static int take_environment_file(Request *q, const char *path)

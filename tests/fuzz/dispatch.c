@@ -440,7 +440,8 @@ static void drive(Loop *l)
         PrivApiStart start = { .identity = { .uid = USER_ID, .gid = USER_ID },
                                .session_uid = USER_ID,
                                .session_gid = USER_ID,
-                               .controllers = 0 };
+                               .controllers = 0,
+                               .folders = { "/etc/sandboxd", "/var/lib/sandboxd", "/run/sandboxd" } };
 
         (void) !str_copy(start.identity.user, sizeof(start.identity.user), "fuzz");
         (void) !str_copy(start.identity.group, sizeof(start.identity.group), "fuzz");
