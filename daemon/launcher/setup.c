@@ -265,11 +265,13 @@ void kernel_done(Kernel *k)
         k->cgroups = cgroup_base_free(k->cgroups);
 }
 
-int setup_own_folders(const Config *c, PrivApiStart *body)
+int setup_describe(const Launcher *l, PrivApiStart *body)
 {
+        const Config *c = l->config;
         const char *const all[] = { c->config_dir, c->state_dir, c->runtime_dir };
         int r = 0;
 
+        memcpy(body->degraded, l->kernel->degraded, sizeof(body->degraded));
         for (size_t i = 0; r >= 0 && i < PRIV_FOLDERS_MAX; i++)
                 r = str_printf(body->folders[i], sizeof(body->folders[i]), "%s", all[i]);
         return r;

@@ -222,11 +222,7 @@ static int send_start(User *u)
                               .log_level = l->log_level };
         int r;
 
-        memcpy(body.degraded, l->kernel->degraded, sizeof(body.degraded));
-        r = setup_own_folders(l->config, &body);
-        if (r >= 0)
-                r = attach_audit(u, &audit_fd);
-        if (r < 0)
+        if ((r = setup_describe(l, &body)) < 0 || (r = attach_audit(u, &audit_fd)) < 0)
                 return r;
         u->is_started = true;
         user_send(u, PRIV_API_START, &body, sizeof(body), &audit_fd, 1);
