@@ -14,6 +14,6 @@ int setup_check_capabilities(void) _must_check_;
 /* Keeps what a running launcher needs; the bounding set keeps what its children need besides. */
 int setup_drop_capabilities(void) _must_check_;
 
-/* Names of the daemon's own folders into what an api worker starts with; -ENOSPC for one that is too long.
- */
-int setup_own_folders(const Config *c, PrivApiStart *body) _must_check_;
+/* What an api worker is told of the kernel and of the daemon's own folders; -ENOSPC for one that is too
+ * long. */
+int setup_describe(const Launcher *l, PrivApiStart *body) _must_check_;
