@@ -313,12 +313,3 @@ def l07_ends(p):
     done = p.exec("( sleep 0.2; kill -CONT $$ ) & kill -STOP $$; wait; exit 5")
     assert time.monotonic() - started >= 0.1
     return done.returncode != 5 and done
-
-
-@tried("L10", "audit", "the row of a refused start is there when the answer comes")
-def l10_refused_starts(p):
-    for _ in range(5):
-        before = p.instance.head()
-        assert p.run("-w", "/etc", "--", "true").returncode == 125
-        rows = p.instance.rows(before, kind="session")
-        assert [row for row in rows if row["verdict"] == "deny" or row["action"] in ("refuse", "refused")], rows
