@@ -212,11 +212,12 @@ def i20_passed_descriptors(p):
     p.user.write(p.work + "/claim.py", CLAIM)
     p.sh("true", "-p", own)
     pids = [p.instance.process.pid, *p.instance.workers("sandboxd-api")]
+    # Eight hundred are passed; sessions made ahead take some of the launcher meanwhile.
     before = {pid: machine.count_fds(pid) for pid in pids}
     done = p.sh(f"python3 claim.py {p.instance.socket}", "-p", own)
     assert "PermissionDenied" in done.stdout or "not permitted" in done.stdout or "reset" in done.stdout, done
     assert '"vendor"' not in done.stdout, done
-    return not machine.eventually(lambda: all(machine.count_fds(pid) <= n + 8 for pid, n in before.items()), 20) and \
+    return not machine.eventually(lambda: all(machine.count_fds(pid) <= n + 200 for pid, n in before.items()), 20) and \
         {pid: (n, machine.count_fds(pid)) for pid, n in before.items()}
 
 
