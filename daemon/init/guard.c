@@ -111,22 +111,52 @@ static void thaw(const Guard *g)
         for_each_group(g->setup->cgroup_fd, write_freeze, zero);
 }
 
+static void is_populated(void *userdata, int group_fd)
+{
+        _cleanup_close_ int fd = openat(group_fd, "cgroup.events", O_RDONLY | O_CLOEXEC);
+        char text[128];
+        ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof(text) - 1, 0);
+        bool *is_any = userdata;
+
+        if (n <= 0)
+                return;
+        text[n] = '\0';
+        *is_any = *is_any || strstr(text, "populated 1");
+}
+
+/* All but init and this one, which the kernel spares. */
+static void kill_commands(const Guard *g)
+{
+        uint64_t end = clock_monotonic_usec() + GUARD_FREEZE_USEC;
+        bool is_any = getppid() == 1; /* else -1 were the whole machine */
+
+        while (is_any && clock_monotonic_usec() < end) {
+                is_any = false;
+                (void) kill(-1, SIGKILL);
+                for_each_group(g->setup->cgroup_fd, is_populated, &is_any);
+                if (is_any)
+                        (void) !poll(NULL, 0, GUARD_PATIENCE);
+        }
+}
+
 /* ---- the loop ---- */
 
 /* What came before the commands stood still is read, too. */
 static int look(Guard *g, bool has_commands)
 {
         Protect *p = &g->protect;
-        int r = 0;
+        int r = 0, pass;
 
         if (has_commands)
                 freeze(g);
         if (p->watch)
                 r = watch_read(p->watch);
-        if (r >= 0)
-                r = protect_pass(p);
-        if (p->watch)
+        pass = protect_pass(p);
+        r = r < 0 ? r : pass;
+        if (p->watch) {
                 watch_clear(p->watch);
+                watch_forget(p->watch);
+        }
         if (has_commands)
                 thaw(g);
         return r;
@@ -183,11 +213,20 @@ static int serve(Guard *g)
                         return r;
                 }
                 r = g->matches ? look_for_matches(g) : 0;
-                if (r >= 0)
-                        r = look_for_rules(g);
+                if (r < 0)
+                        return r;
+                r = look_for_rules(g);
                 if (r < 0)
                         return r;
         }
+}
+
+/* A session that ends because of its guard leaves no more than others: what can be put right is. */
+static void fail_closed(Guard *g)
+{
+        kill_commands(g);
+        if (g->has_rules)
+                (void) look(g, /* has_commands= */ true);
 }
 
 /* ---- the start ---- */
@@ -274,6 +313,8 @@ _noreturn_ static void run(Guard *g)
                         matches_serve(g->matches);
                 protect_note(&g->protect, GUARD_READY, "");
                 r = serve(g);
+                if (r < 0)
+                        fail_closed(g);
         }
         failed.error = r;
         (void) !write(g->protect.init_fd, &failed, sizeof(failed));

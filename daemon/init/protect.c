@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/vfs.h>
 
 #include "daemon/isolate/kernel.h"
@@ -177,14 +178,20 @@ static int open_at(int directory_fd, const char *name, uint64_t flags)
         return fd < 0 ? neg_errno() : fd;
 }
 
+/* Beside it, under a name that nobody could have taken beforehand. */
 static int move_aside(int directory_fd, const char *name)
 {
         char aside[256];
+        uint64_t random;
 
-        for (unsigned i = 1; i < 100; i++) {
-                int r = i == 1 ? str_printf(aside, sizeof(aside), "%s.refused", name)
-                               : str_printf(aside, sizeof(aside), "%s.refused-%u", name, i);
+        for (unsigned i = 0; i < 10; i++) {
+                int r;
 
+                if (getrandom(&random, sizeof(random), 0) != (ssize_t) sizeof(random))
+                        return -EIO;
+                /* The longest names leave no room for it. */
+                r = str_printf(aside, sizeof(aside), "%.220s.refused-%016llx", name,
+                               (unsigned long long) random);
                 if (r < 0)
                         return r;
                 if (syscall(SYS_renameat2, directory_fd, name, directory_fd, aside, 1 /* NOREPLACE */) == 0)
@@ -193,6 +200,32 @@ static int move_aside(int directory_fd, const char *name)
                         return neg_errno();
         }
         return -EEXIST;
+}
+
+static int change_mode(int fd, mode_t mode)
+{
+        char link[32];
+        int r = str_printf(link, sizeof(link), "/proc/self/fd/%d", fd);
+
+        return r < 0 ? r : fchmodat(AT_FDCWD, link, mode, 0) < 0 ? neg_errno() : 0;
+}
+
+/* Modes of what is its user's are the session's to set, and the guard has that user's rights only. *ret_mode
+ * is what modes_back() puts back; an fd of a path alone will do. What cannot be changed, fails later. */
+static bool modes_open(int fd, mode_t *ret_mode)
+{
+        struct stat st;
+
+        if (fstat(fd, &st) < 0 || (st.st_mode & 0700) == 0700)
+                return false;
+        *ret_mode = st.st_mode & 07777;
+        return change_mode(fd, *ret_mode | 0700) >= 0;
+}
+
+static void modes_back(int fd, bool is_changed, mode_t mode)
+{
+        if (is_changed)
+                (void) change_mode(fd, mode);
 }
 
 /* Everything in it was made after it: nobody loses what was brought there. */
@@ -310,6 +343,11 @@ typedef struct Place {
 
 static int visit(Protect *p, const Place *place, const ProtectRule *rule, const char *name);
 
+static int first_error(int first, int r)
+{
+        return first < 0 ? first : MIN_OF(r, 0);
+}
+
 static bool is_literal(const ProtectRule *parent, const char *name)
 {
         for (const ProtectRule *c = parent->first; c; c = c->next)
@@ -333,22 +371,27 @@ static int visit_entries(Protect *p, const Place *place, const ProtectRule *rule
                 (void) fd_close(fd);
                 return -ENOMEM;
         }
-        while (r >= 0 && (e = readdir(d))) {
+        while (n <= PROTECT_ENTRIES_MAX && (e = readdir(d))) {
                 if (str_equal(e->d_name, ".") || str_equal(e->d_name, "..") ||
                     is_literal(place->rule, e->d_name))
                         continue;
-                r = n++ < PROTECT_ENTRIES_MAX ? visit(p, place, rule, e->d_name) : -E2BIG;
+                r = first_error(r, n++ < PROTECT_ENTRIES_MAX ? visit(p, place, rule, e->d_name) : -E2BIG);
         }
         (void) closedir(d);
         return r;
 }
 
+/* An error in one place, which a session can arrange, keeps nobody from looking at the others. */
 static int visit_children(Protect *p, const Place *place)
 {
+        mode_t mode = 0;
+        bool is_changed = modes_open(place->fd, &mode);
         int r = 0;
 
-        for (const ProtectRule *c = place->rule->first; r >= 0 && c; c = c->next)
-                r = str_equal(c->name, "*") ? visit_entries(p, place, c) : visit(p, place, c, c->name);
+        for (const ProtectRule *c = place->rule->first; c; c = c->next)
+                r = first_error(r, str_equal(c->name, "*") ? visit_entries(p, place, c)
+                                                           : visit(p, place, c, c->name));
+        modes_back(place->fd, is_changed, mode);
         return r;
 }
 
@@ -401,18 +444,15 @@ static int follow_link(Protect *p, const Place *place, const ProtectRule *rule, 
         return r;
 }
 
-/* A directory above something protected. */
-static int enter(Protect *p, const Place *place, const ProtectRule *rule, const char *name, const char *path,
-                 Maker maker)
+/* A directory above something protected. *ret_fd is that of its cover, or of itself. */
+static int open_above(Protect *p, const Place *place, const ProtectRule *rule, const char *name,
+                      const char *path, int *ret_fd)
 {
-        Place below = {
-                .rule = rule, .path = path, .maker = maker, .depth = place->depth + 1, .fd = -EBADF
-        };
         _cleanup_close_ int fd = open_at(place->fd, name, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
         int r;
 
         if (fd < 0)
-                return fd == -ENOENT ? 0 : fd;
+                return fd;
         r = is_covered(fd, /* is_read_only= */ false);
         if (r == 0 && holds_something(rule, fd, 0)) {
                 r = cover(p, fd, path, /* is_read_only= */ false, /* is_directory= */ true);
@@ -420,15 +460,53 @@ static int enter(Protect *p, const Place *place, const ProtectRule *rule, const 
                 fd = r < 0 ? -EBADF : open_at(place->fd, name, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
                 r = r < 0 ? r : MIN_OF(fd, 0);
         }
-        if (r < 0)
-                return r;
+        if (r >= 0)
+                *ret_fd = TAKE_FD(fd);
+        return r;
+}
+
+static int enter(Protect *p, const Place *place, const ProtectRule *rule, const char *name, const char *path,
+                 Maker maker)
+{
+        Place below = {
+                .rule = rule, .path = path, .maker = maker, .depth = place->depth + 1, .fd = -EBADF
+        };
+        _cleanup_close_ int fd = -EBADF, at = open_at(place->fd, name, O_PATH | O_DIRECTORY);
+        mode_t mode = 0;
+        bool is_changed;
+        int r;
+
+        if (at < 0)
+                return at == -ENOENT ? 0 : at;
+        is_changed = modes_open(at, &mode);
+        r = open_above(p, place, rule, name, path, &fd);
         below.fd = fd;
-        if (p->watch) {
+        if (r >= 0 && p->watch)
                 r = watch_add(p->watch, rule, fd, path);
-                if (r < 0)
-                        return r;
-        }
-        return visit_children(p, &below);
+        /* What is not watched is looked at all the same, once. */
+        if (fd >= 0)
+                r = first_error(r, visit_children(p, &below));
+        modes_back(at, is_changed, mode);
+        return r;
+}
+
+/* A directory of the session's that cannot be gone through is no directory above something protected. The
+ * covers go with it. */
+static int give_up(Protect *p, const Place *place, const char *name, const char *path)
+{
+        _cleanup_close_ int fd = open_at(place->fd, name, O_PATH | O_DIRECTORY);
+        char link[32];
+        int r;
+
+        if (fd < 0)
+                return fd == -ENOENT ? 0 : fd;
+        r = str_printf(link, sizeof(link), "/proc/self/fd/%d", fd);
+        if (r >= 0)
+                r = is_covered(fd, /* is_read_only= */ false);
+        if (r > 0 && syscall(SYS_umount2, link, MNT_DETACH) < 0)
+                r = neg_errno();
+        return r < 0 ? r
+                     : take_away(p, place->fd, path, name, MAKER_SESSION_MOVED, /* is_directory= */ true);
 }
 
 static Maker maker_of(const Protect *p, const Place *place, const char *name)
@@ -466,7 +544,7 @@ static int visit(Protect *p, const Place *place, const ProtectRule *rule, const 
         char path[PROTECT_PATH_MAX];
         struct stat st;
         Maker maker;
-        bool is_wrong;
+        bool is_wrong, is_theirs;
         int r;
 
         if (fd < 0)
@@ -485,13 +563,16 @@ static int visit(Protect *p, const Place *place, const ProtectRule *rule, const 
                 return r;
         maker = maker_of(p, place, name);
         is_wrong = rule->is_protected || !S_ISDIR(st.st_mode);
-        if (r == 0 && is_wrong && (maker == MAKER_SESSION || maker == MAKER_SESSION_MOVED)) {
+        is_theirs = r == 0 && (maker == MAKER_SESSION || maker == MAKER_SESSION_MOVED);
+        if (is_theirs && is_wrong) {
                 r = take_away(p, place->fd, path, name, maker, S_ISDIR(st.st_mode));
                 if (r >= 0)
                         return 0;
                 protect_note(p, GUARD_LEFT, path);
         }
-        return is_wrong ? keep(p, place, rule, name, path) : enter(p, place, rule, name, path, maker);
+        r = is_wrong ? keep(p, place, rule, name, path) : enter(p, place, rule, name, path, maker);
+        return r < 0 && is_theirs && !is_wrong && !str_equal(rule->name, "*") ? give_up(p, place, name, path)
+                                                                              : r;
 }
 
 int protect_pass(Protect *p)

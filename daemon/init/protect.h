@@ -77,6 +77,8 @@ int watch_read(Watch *w) _must_check_;
 /* Who put name into the directory at path last, since watch_clear(); fallback where nobody did. */
 Maker watch_maker(const Watch *w, const char *path, const char *name, Maker fallback);
 void watch_clear(Watch *w);
+/* Those that nobody added again since the last time, but for the top: they are gone. No changes are kept. */
+void watch_forget(Watch *w);
 
 /* ---- guard.c ---- */
 

@@ -31,6 +31,7 @@ typedef struct Directory {
         const ProtectRule *rule;
         char *path;
         Handle handle;
+        bool is_seen; /* since watch_clear() */
 } Directory;
 
 typedef struct Change {
@@ -115,8 +116,10 @@ int watch_add(Watch *w, const ProtectRule *rule, int directory_fd, const char *p
                 return r;
         for (size_t i = 0; i < w->n_directories; i++) {
                 d = w->directories[i];
-                if (d->rule == rule && handle_equal(&d->handle, &handle) && str_equal(d->path, path))
+                if (d->rule == rule && handle_equal(&d->handle, &handle) && str_equal(d->path, path)) {
+                        d->is_seen = true;
                         return 0;
+                }
         }
         if (w->n_directories >= WATCH_DIRECTORIES_MAX)
                 return -ENOSPC;
@@ -127,6 +130,7 @@ int watch_add(Watch *w, const ProtectRule *rule, int directory_fd, const char *p
         }
         d->rule = rule;
         d->handle = handle;
+        d->is_seen = true;
         w->directories[w->n_directories++] = d;
         if (syscall(SYS_fanotify_mark, w->fd, FAN_MARK_ADD | FAN_MARK_ONLYDIR, (uint64_t) WATCH_MASK,
                     directory_fd, NULL) < 0)
@@ -245,4 +249,20 @@ void watch_clear(Watch *w)
                 free(w->changes[i].name);
         w->n_changes = 0;
         w->has_lost = false;
+}
+
+void watch_forget(Watch *w)
+{
+        for (size_t i = 0; i < w->n_directories;) {
+                Directory *d = w->directories[i];
+
+                if (d->is_seen || d->path[0] == '\0') {
+                        d->is_seen = false;
+                        i++;
+                        continue;
+                }
+                w->directories[i] = w->directories[--w->n_directories];
+                free(d->path);
+                free(d);
+        }
 }

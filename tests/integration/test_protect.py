@@ -122,7 +122,10 @@ def test_what_is_absent_cannot_be_made(instance, either):
     "echo evil >x; ln x .envrc; rm x",
     "mkfifo .envrc",
     "echo evil >.git",
-    "echo evil >x; mv x .envrc; rm -f .envrc.refused",
+    "echo evil >x; mv x .envrc",
+    "touch .envrc.refused; for i in $(seq 2 99); do touch .envrc.refused-$i; done; echo evil >x; mv x .envrc",
+    "echo evil >.envrc; chmod 555 .",
+    "echo evil >x; mv x .envrc; chmod 0 .",
 ])
 def test_whatever_it_is_made_by(instance, either, script):
     work = either.workspace()
@@ -137,9 +140,50 @@ def test_what_was_brought_there_is_not_lost(instance, either):
     either.write(work + "/g/config", "evil\n")
     either.write(work + "/g/hooks/pre-commit", "evil\n")
     instance.sh(either, "mv src .claude; mv g .git", workspace=work)
-    assert open(work + "/.claude.refused/main.c").read() == "mine\n"
-    assert not os.path.exists(work + "/.claude")
-    assert sorted(os.listdir(work + "/.git")) == ["config.refused", "hooks.refused"]
+    [aside] = [name for name in os.listdir(work) if name.startswith(".claude")]
+    assert aside.startswith(".claude.refused-") and open(f"{work}/{aside}/main.c").read() == "mine\n"
+    assert sorted(name.split("-")[0] for name in os.listdir(work + "/.git")) == ["config.refused", "hooks.refused"]
+
+
+@pytest.mark.parametrize("mode", ["555", "311", "000"])
+def test_modes_keep_nothing_there(instance, either, mode):
+    """git needs no more of a folder than to look a name up in it."""
+    work = either.workspace()
+    done = instance.sh(either, f"""mkdir -p g/hooks; echo evil >g/hooks/pre-commit; echo evil >g/config
+        python3 -c 'import os; os.chmod("g/hooks", 0o{mode}); os.chmod("g", 0o{mode}); os.rename("g", ".git")'; echo end""",
+        workspace=work)
+    assert done.stdout.endswith("end\n"), done.stderr
+    assert os.path.isdir(work + "/.git") and not set(os.listdir(work + "/.git")) & {"hooks", "config"}
+    assert os.stat(work + "/.git").st_mode & 0o777 == int(mode, 8)
+
+
+def test_what_is_too_much_hides_nothing(instance, either):
+    """One place that cannot be gone through, and others that come after it."""
+    work = either.workspace()
+    instance.sh(either, """mkdir -p g/modules v; cd g/modules; seq 600 | xargs mkdir; cd ../..; echo evil >g/config; echo evil >v/tasks.json
+        echo evil >e
+        python3 -c 'import os; [os.rename(a, b) for a, b in (("g", ".git"), ("v", ".vscode"), ("e", ".envrc"))]'""", workspace=work)
+    assert not set(os.listdir(work)) & {".vscode", ".envrc"}, os.listdir(work)
+    assert not set(os.listdir(work + "/.git")) & {"config", "modules"}
+    assert instance.sh(either, "echo again", workspace=work).stdout == "again\n"
+
+
+def test_an_end_by_error_sweeps(instance, either, session):
+    """More below the host's folder than anybody looks at: the session ends, and leaves no more than others."""
+    work = repository(either)
+    os.mkdir(work + "/.git/modules")
+    os.chown(work + "/.git/modules", either.uid, either.gid)
+    inside = session(work)
+    inside("""cd .git/modules; python3 -c 'import os; [os.mkdir(str(i)) for i in range(600)]
+os.chdir("../.."); os.mkdir(".vscode"); open(".envrc", "w"); open(".vscode/tasks.json", "w")'; sleep 600""")
+    assert eventually(lambda: not set(os.listdir(work)) & {".vscode", ".envrc"}, 30), os.listdir(work)
+
+
+def test_many_folders_that_come_and_go(instance, either):
+    work = repository(either)
+    done = instance.sh(either, """mkdir -p .git/modules; cd .git/modules
+        for i in $(seq 40); do mkdir $(seq $((i * 40)) $((i * 40 + 39))); sleep 0.02; rmdir *; done; echo end""", workspace=work)
+    assert done.stdout == "end\n", done.stderr
 
 
 def test_nothing_is_left_by_the_last_breath(instance, either):
