@@ -26,6 +26,7 @@ typedef struct Guard {
         Protect protect;
         Matches *matches; /* what is denied by a pattern or a name; NULL: nothing */
         bool has_rules;
+        bool is_of_first; /* init is the first process of its pid namespace */
         bool is_frozen;
 } Guard;
 
@@ -128,7 +129,8 @@ static void is_populated(void *userdata, int group_fd)
 static void kill_commands(const Guard *g)
 {
         uint64_t end = clock_monotonic_usec() + GUARD_FREEZE_USEC;
-        bool is_any = getppid() == 1; /* else -1 were the whole machine */
+        /* Else -1 were the whole machine. */
+        bool is_any = g->is_of_first && getppid() == 1;
 
         while (is_any && clock_monotonic_usec() < end) {
                 is_any = false;
@@ -354,6 +356,7 @@ int guard_start(Setup *s, int *ret_fd)
         *ret_fd = -EBADF;
         setup_step(s, "protect");
         guard = (Guard){ .setup = s,
+                         .is_of_first = getpid() == 1,
                          .protect = { .workspace = plan_string(&s->plan, s->plan.header->workspace),
                                       .workspace_fd = -EBADF } };
         r = protect_rules(&guard.protect, &s->plan, &n);

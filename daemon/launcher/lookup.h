@@ -24,5 +24,7 @@ typedef struct LookupQuestion {
 int lookup_new(Launcher *l, const LookupQuestion *question, LookupCallback callback, void *userdata,
                Lookup **ret) _must_check_;
 Lookup *lookup_free(Lookup *k);
+/* ---- identity.c ---- */
+
 /* Whether this answer may be read, and is about that uid. */
 bool lookup_identity_is_sound(const PrivIdentity *i, uint32_t uid);

@@ -353,6 +353,11 @@ int launcher_watch_resolver(_unused_ Launcher *l)
         return 0;
 }
 
+int setup_describe(_unused_ const Launcher *l, _unused_ PrivApiStart *body)
+{
+        return 0;
+}
+
 void launcher_send_resolver(_unused_ Launcher *l) {}
 
 int lookup_new(Launcher *l, const LookupQuestion *question, LookupCallback callback, void *userdata,
