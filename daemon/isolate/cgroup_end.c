@@ -44,7 +44,7 @@ int cgroup_kill_commands(int cgroup_fd, uint32_t uid, uint32_t gid)
                 if (e->d_type != DT_DIR || e->d_name[0] == '.')
                         continue;
                 r = cgroup_kill_child(cgroup_fd, e->d_name, uid, gid);
-                if (r < 0 && r != -ENOENT)
+                if (r < 0 && r != -ENOENT && r != -ENODEV)
                         result = r;
         }
         (void) closedir(directory);

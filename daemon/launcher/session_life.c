@@ -161,12 +161,13 @@ static void give_up(Session *s)
         send_end(s);
 }
 
-/* The commands die now. What they left at protected places init's guard takes away before it ends, too. */
+/* The commands die now. What they left at protected places init's guard takes away before it ends, too. Init
+ * is told first: it would report the end of what we kill as the command's own. */
 static bool end_in_order(Session *s)
 {
         if (!s->has_guard || s->init_pidfd < 0 || !s->init_io ||
-            cgroup_kill_commands(s->cgroup_fd, s->uid, s->gid) < 0 ||
             syscall(SYS_pidfd_send_signal, s->init_pidfd, SIGTERM, NULL, 0) < 0 ||
+            cgroup_kill_commands(s->cgroup_fd, s->uid, s->gid) < 0 ||
             loop_timer_set(s->timer, SESSION_SWEEP_USEC) < 0)
                 return false;
         s->is_sweeping = true;

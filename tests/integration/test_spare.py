@@ -1,5 +1,6 @@
 """The next command's process, made ahead where commands follow each other: used once, and not missed."""
 
+import contextlib
 import json
 import os
 
@@ -81,8 +82,8 @@ print(json.dumps(result))""")
 
 
 def test_it_holds_only_its_channel(instance, alice, session):
-    assert eventually(lambda: len(spares_of(instance)) == 1, 30)
-    pid = spares_of(instance)[0]
+    assert eventually(lambda: len(spares_of(instance, session)) == 1, 30)
+    pid = spares_of(instance, session)[0]
     assert waits_for_request(pid)
 
 
@@ -106,12 +107,19 @@ def test_it_ends_with_its_session(instance, alice):
     session = instance.create(alice)
     for _ in range(3):
         assert instance.ctl(alice, "exec", session, "--", "true").returncode == 0
-    assert eventually(lambda: len(spares_of(instance)) == 1, 30)
+    assert eventually(lambda: len(spares_of(instance, session)) == 1, 30)
     assert instance.ctl(alice, "terminate", session).returncode == 0
-    assert eventually(lambda: not spares_of(instance), 30)
+    assert eventually(lambda: not spares_of(instance, session), 30)
     instance.ctl(alice, "remove", session)
 
 
-def spares_of(instance):
-    inits = [pid for pid in children_of(instance.process.pid) if comm_of(pid) == "sandbox-init"]
+def spares_of(instance, session):
+    inits = [pid for pid in children_of(instance.process.pid) if comm_of(pid) == "sandbox-init" and is_of(pid, session)]
     return [child for pid in inits for child in children_of(pid)[1:] if comm_of(child) == "sandbox-init"]
+
+
+def is_of(pid, session):
+    """Whether a process is in a session's control group: other tests' sessions live on."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", encoding="ascii") as f:
+        return session in f.read()
+    return False
