@@ -376,9 +376,9 @@ static void api_done(Api *api)
 int main(int argc, char *argv[])
 {
         _cleanup_free_ char *parent = NULL, *state = NULL;
+        static Api api = { .null_fd = -EBADF, .store_fd = -EBADF };
         struct sigaction ignore = { .sa_handler = SIG_IGN };
         Arguments a = { 0 };
-        Api api = { .null_fd = -EBADF, .store_fd = -EBADF };
         int r;
 
         log_open("sandboxd-api");

@@ -152,9 +152,11 @@ static int run(const Config *config, Kernel *kernel)
         r = loop_new(&l.loop);
         if (r < 0)
                 return log_error(r, "cannot make the event loop");
-        r = id_random(&l.instance);
+        r = leftover_open(&l);
         if (r >= 0)
-                r = leftover_open(&l);
+                r = id_random(&l.instance);
+        if (r < 0)
+                (void) log_error(r, "cannot prepare");
         if (r >= 0)
                 r = launcher_start(&l);
         if (r >= 0)
