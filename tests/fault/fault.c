@@ -357,8 +357,11 @@ static void note_up(void)
                 return;
         is_waiting = true;
         page->up_count = own_count;
-        if (own_at && page->rungs[own_at].state == FAULT_RUNG_FIRED)
-                __atomic_store_n(&page->rungs[own_at].state, FAULT_RUNG_UP, __ATOMIC_RELEASE);
+        if (own_at)
+                __atomic_store_n(&page->rungs[own_at].state,
+                                 page->rungs[own_at].state == FAULT_RUNG_FIRED ? FAULT_RUNG_UP
+                                                                               : FAULT_RUNG_MISSED,
+                                 __ATOMIC_RELEASE);
 }
 
 /* libevent takes this where it gets no memory for its descriptor of epoll. */

@@ -32,7 +32,8 @@ typedef enum FaultRungState {
         FAULT_RUNG_NONE = 0,
         FAULT_RUNG_STARTED,
         FAULT_RUNG_FIRED,
-        FAULT_RUNG_UP, /* its call has failed, and it waits for work all the same */
+        FAULT_RUNG_UP,     /* its call has failed, and it waits for work all the same */
+        FAULT_RUNG_MISSED, /* it waits for work, and made fewer calls: starts differ by some */
 } FaultRungState;
 
 typedef struct FaultRung {
