@@ -571,6 +571,10 @@ static int visit(Protect *p, const Place *place, const ProtectRule *rule, const 
                 protect_note(p, GUARD_LEFT, path);
         }
         r = is_wrong ? keep(p, place, rule, name, path) : enter(p, place, rule, name, path, maker);
+        /* The host, or commands that did not stand still in time, took it away meanwhile: a change that is
+         * looked at. */
+        if (r == -ENOENT || r == -ENOTDIR || r == -ESTALE)
+                return 0;
         return r < 0 && is_theirs && !is_wrong && !str_equal(rule->name, "*") ? give_up(p, place, name, path)
                                                                               : r;
 }
