@@ -470,7 +470,10 @@ void dialer_lose(Audit *a)
                         n_left++;
         }
         if (n_left > 0)
-                (void) log_error(-ENOMEM, "%zu connections of the dialer get no close row for now", n_left);
+                (void) log_error(
+                                -ENOMEM,
+                                "no memory for the close rows of %zu connections: the next start writes them",
+                                n_left);
 }
 
 int dialer_attach(Audit *a, int take_fd)
