@@ -61,6 +61,8 @@ static const long left_out[] = {
 #endif
 };
 
+#define BUFFER_SIZE 65536U
+
 static char *buffers[N_BUFFERS];
 static char **given;
 static unsigned n_given;
@@ -84,16 +86,16 @@ static char *some_path(void)
 {
         char *s = buffers[below(N_BUFFERS)];
         unsigned n = 1 + below(6);
+        size_t size = 0;
 
-        if (n_given > 0 && below(4) == 0)
-                return strcpy(s, given[below(n_given)]);
-        s[0] = '\0';
-        if (below(3) > 0)
-                strcat(s, "/");
-        for (unsigned i = 0; i < n; i++) {
-                strcat(s, pieces[below(sizeof(pieces) / sizeof(pieces[0]))]);
-                strcat(s, "/");
+        if (n_given > 0 && below(4) == 0) {
+                snprintf(s, BUFFER_SIZE, "%s", given[below(n_given)]);
+                return s;
         }
+        size = (size_t) snprintf(s, BUFFER_SIZE, "%s", below(3) > 0 ? "/" : "");
+        for (unsigned i = 0; i < n && size < BUFFER_SIZE; i++)
+                size += (size_t) snprintf(s + size, BUFFER_SIZE - size, "%s/",
+                                          pieces[below(sizeof(pieces) / sizeof(pieces[0]))]);
         if (below(2))
                 s[strlen(s) - 1] = '\0';
         return s;
@@ -158,8 +160,8 @@ static void one_path(void)
         long number = numbers[below(sizeof(numbers) / sizeof(numbers[0]))];
         char first[4096], second[4096];
 
-        strcpy(first, some_path());
-        strcpy(second, some_path());
+        snprintf(first, sizeof(first), "%s", some_path());
+        snprintf(second, sizeof(second), "%s", some_path());
         if (number == SYS_renameat2 || number == SYS_linkat)
                 syscall(number, AT_FDCWD, first, AT_FDCWD, second, below(5));
         else if (number == SYS_symlinkat)
@@ -201,7 +203,8 @@ int main(int argc, char **argv)
         given = argv + 3;
         n_given = (unsigned) argc - 3;
         for (size_t i = 0; i < N_BUFFERS; i++) {
-                buffers[i] = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                buffers[i] = mmap(NULL, BUFFER_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+                                  0);
                 if (buffers[i] == MAP_FAILED)
                         return 125;
         }

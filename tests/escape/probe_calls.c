@@ -420,7 +420,8 @@ static void s34(void)
 static void w33(void)
 {
         struct sockaddr_in server = { .sin_family = AF_INET,
-                                      .sin_port = htons((uint16_t) (argument ? atoi(argument) : 80)),
+                                      .sin_port = htons((uint16_t) (argument ? strtol(argument, NULL, 10)
+                                                                             : 80)),
                                       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
         int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
         unsigned char route[] = { 131, 7, 4, 127, 0, 0, 1, 0 };

@@ -32,7 +32,7 @@
 /* A process of the machine outside, by the number that it has there. */
 static pid_t outsider(void)
 {
-        return argument ? (pid_t) atol(argument) : 1;
+        return argument ? (pid_t) strtol(argument, NULL, 10) : 1;
 }
 
 static void r03(void)
@@ -162,7 +162,7 @@ static void r16(void)
         lock_below("/run");
         lock_below("/dev");
         while (d && (entry = readdir(d))) {
-                pid_t pid = (pid_t) atol(entry->d_name);
+                pid_t pid = (pid_t) strtol(entry->d_name, NULL, 10);
 
                 if (pid > 0 && pid != getpid())
                         kill(pid, SIGSTOP);
