@@ -189,19 +189,22 @@ static int take(Watch *w, const struct fanotify_event_metadata *m, const Handle 
         return matter;
 }
 
-static int take_event(Watch *w, const struct fanotify_event_metadata *m)
+static int take_event(Watch *w, const struct fanotify_event_metadata *m, const char *event)
 {
-        const struct fanotify_event_info_fid *info = (const void *) (m + 1);
-        const char *at = (const char *) info->handle, *end = (const char *) m + m->event_len;
+        struct fanotify_event_info_fid info;
+        const char *at = event + sizeof(*m), *end = event + m->event_len;
         Handle handle = { 0 };
 
         if (m->mask & FAN_Q_OVERFLOW) {
                 w->has_lost = true;
                 return 1;
         }
-        if (m->event_len < sizeof(*m) + sizeof(*info) + 8 ||
-            info->hdr.info_type != FAN_EVENT_INFO_TYPE_DFID_NAME)
+        if (m->event_len < sizeof(*m) + sizeof(info) + 8)
                 return 0;
+        memcpy(&info, at, sizeof(info));
+        if (info.hdr.info_type != FAN_EVENT_INFO_TYPE_DFID_NAME)
+                return 0;
+        at += sizeof(info);
         memcpy(&handle, at, 8);
         at += 8;
         if (handle.n_bytes > WATCH_HANDLE_MAX || (size_t) (end - at) <= handle.n_bytes)
@@ -211,14 +214,30 @@ static int take_event(Watch *w, const struct fanotify_event_metadata *m)
         return memchr(at, '\0', (size_t) (end - at)) ? take(w, m, &handle, at) : 0;
 }
 
+/* Copied: events are a multiple of four bytes long, their fields are wider. */
+static int take_events(Watch *w, const char *events, size_t n)
+{
+        struct fanotify_event_metadata m;
+        int matter = 0;
+
+        while (n >= sizeof(m)) {
+                memcpy(&m, events, sizeof(m));
+                if (m.event_len < sizeof(m) || m.event_len > n)
+                        break;
+                matter |= take_event(w, &m, events);
+                events += m.event_len;
+                n -= m.event_len;
+        }
+        return matter;
+}
+
 int watch_read(Watch *w)
 {
-        _Alignas(struct fanotify_event_metadata) char buffer[8192];
+        char buffer[8192];
         int matter = 0;
 
         for (;;) {
                 ssize_t n = read(w->fd, buffer, sizeof(buffer));
-                const struct fanotify_event_metadata *m = (const void *) buffer;
 
                 if (n < 0 && errno == EINTR)
                         continue;
@@ -226,8 +245,7 @@ int watch_read(Watch *w)
                         return neg_errno();
                 if (n <= 0)
                         return matter;
-                for (; FAN_EVENT_OK(m, n); m = FAN_EVENT_NEXT(m, n))
-                        matter |= take_event(w, m);
+                matter |= take_events(w, buffer, (size_t) n);
         }
 }
 
