@@ -140,8 +140,8 @@ def p12_other_session(p):
     marker = f"71{os.getpid()}.{p.user.uid}"
     child = p.instance.ctl_start(p.user, "exec", p.session("second")[0], "--", "sleep", marker, stdout=subprocess.DEVNULL)
     try:
-        assert machine.eventually(lambda: machine.processes_with(marker), 20), "nothing runs"
-        pids = machine.processes_with(marker)
+        assert machine.eventually(lambda: machine.sleeps_with(marker), 20), "nothing runs"
+        pids = machine.sleeps_with(marker)
         looked = " ".join(f"/proc/{pid}/{name}" for pid in pids for name in
                           ("environ", "maps", "mem", "syscall", "stack", "wchan", "auxv", "cmdline", "root", "fd"))
         return p.exec(f"ls -d {looked} 2>/dev/null; grep -l '[7]{marker[1:]}' /proc/[0-9]*/cmdline 2>/dev/null; true").stdout

@@ -11,11 +11,6 @@ from property import collector
 tried, FOUND = collector()
 
 
-def sleepers(marker):
-    """Not the clients that name it as well."""
-    return [pid for pid in machine.processes_with(marker) if machine.comm_of(pid) == "sleep"]
-
-
 @tried("R02", "pid namespace", "a signal to all reaches the session only")
 def r02_signal_to_all(p):
     done = p.sh("trap '' TERM KILL; kill -TERM -1; kill -KILL -1; echo still here")
@@ -36,12 +31,12 @@ def r14_client_dies(p):
     identity, _ = p.session()
     child = p.start("run", "-T", "--", "sleep", marker, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert machine.eventually(lambda: machine.processes_with(marker), 20), "nothing runs"
+        assert machine.eventually(lambda: machine.sleeps_with(marker), 20), "nothing runs"
         before = p.instance.head()
     finally:
         child.kill()
         child.wait()
-    assert machine.eventually(lambda: not [x for x in machine.processes_with(marker)], 20), "it runs on"
+    assert machine.eventually(lambda: not machine.processes_with(marker), 20), "it runs on"
     ends = machine.eventually(lambda: [row for row in p.instance.rows(before - 3, kind="session", action="end")
                                        if "client-gone" in str(dict(row))], 20)
     assert ends, "no row says why"
@@ -177,12 +172,12 @@ def l09_two_sessions(p):
         found = neighbour.reached("first")
     child = p.instance.ctl_start(p.user, "exec", p.session("second")[0], "--", "sleep", marker, stdout=subprocess.DEVNULL)
     try:
-        assert machine.eventually(lambda: machine.processes_with(marker), 20), "nothing runs"
-        pids = " ".join(map(str, machine.processes_with(marker)))
+        assert machine.eventually(lambda: machine.sleeps_with(marker), 20), "nothing runs"
+        pids = " ".join(map(str, machine.sleeps_with(marker)))
         script = (f"for p in {pids}; do kill -0 $p && echo signal; ls -d /proc/$p && echo process; done; kill -9 -1; "
                   f"cat {p.session('second')[1]}/serve.py && echo workspace; ./probe N20")
         found += [line for line in p.exec(script + " 2>/dev/null").stdout.splitlines() if line]
-        assert machine.processes_with(marker), "a signal has reached the other session"
+        assert machine.sleeps_with(marker), "a signal has reached the other session"
     finally:
         p.instance.ctl(p.user, "exec", p.session("second")[0], "--", "sh", "-c", "kill -9 -1")
         child.wait(30)
@@ -228,8 +223,8 @@ def l02_end(p):
     marker = f"75{os.getpid()}.{p.user.uid}"
     child = p.instance.ctl_start(p.user, "exec", identity, "--", "sh", "-c", f"sleep {marker} & sleep {marker}",
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert machine.eventually(lambda: machine.processes_with(marker), 20), "nothing runs"
-    [pid, *_] = machine.processes_with(marker)
+    assert machine.eventually(lambda: machine.sleeps_with(marker), 20), "nothing runs"
+    [pid, *_] = machine.sleeps_with(marker)
     namespaces = {os.readlink(f"/proc/{pid}/ns/{kind}") for kind in ("mnt", "net", "pid", "user", "ipc")}
     assert p.ctl("terminate", identity).returncode == 0
     child.wait(30)
@@ -260,10 +255,10 @@ def l05_numbers_come_again(p):
     marker = f"76{os.getpid()}.{p.user.uid}"
     made = p.instance.call(p.user, "io.sandboxd.Session.Exec",
                            {"id": identity, "command": {"commandLine": ["/bin/sleep", marker]}})[0]["parameters"]
-    [outside] = machine.eventually(lambda: sleepers(marker), 20)
+    [outside] = machine.eventually(lambda: machine.sleeps_with(marker), 20)
     inside = inner_pid(outside)
     os.kill(outside, signal.SIGKILL)
-    assert machine.eventually(lambda: not sleepers(marker), 20)
+    assert machine.eventually(lambda: not machine.sleeps_with(marker), 20)
     child, init = None, init_of(p, marker)
     for attempt in range(12):
         # The process of the next command is there already: the one behind it gets the number.
@@ -271,7 +266,7 @@ def l05_numbers_come_again(p):
             subprocess.run(["nsenter", "-t", str(init), "-p", "sh", "-c",
                             f"echo {inside - 1} >/proc/sys/kernel/ns_last_pid"], check=True)
         child = p.instance.ctl_start(p.user, "exec", identity, "--", "sleep", marker, stdout=subprocess.DEVNULL)
-        [outside] = machine.eventually(lambda: sleepers(marker), 20)
+        [outside] = machine.eventually(lambda: machine.sleeps_with(marker), 20)
         if inner_pid(outside) == inside or attempt == 11:
             break
         os.kill(outside, signal.SIGKILL)
@@ -280,9 +275,9 @@ def l05_numbers_come_again(p):
         p.instance.call(p.user, "io.sandboxd.Session.Signal",
                         {"id": identity, "process": made["process"], "signal": "SIGKILL"})
         assert inner_pid(outside) == inside, "the number did not come again"
-        return sleepers(marker) != [outside] and "another command was hit"
+        return machine.sleeps_with(marker) != [outside] and "another command was hit"
     finally:
-        for pid in sleepers(marker):
+        for pid in machine.sleeps_with(marker):
             os.kill(pid, signal.SIGKILL)
         child.wait(30)
 
@@ -295,7 +290,7 @@ def inner_pid(pid):
 def init_of(p, marker):
     """Some process of the session's that lives long enough: pid 1 of the namespace of a short command."""
     child = p.instance.ctl_start(p.user, "exec", p.session()[0], "--", "sleep", marker + "1", stdout=subprocess.DEVNULL)
-    [pid] = machine.eventually(lambda: sleepers(marker + "1"), 20)
+    [pid] = machine.eventually(lambda: machine.sleeps_with(marker + "1"), 20)
     with open(f"/proc/{pid}/stat", "rb") as f:
         parent = int(f.read().rpartition(b")")[2].split()[1])
     os.kill(pid, signal.SIGKILL)

@@ -27,8 +27,8 @@ def instance():
 
 def sleeper(instance, user, session, marker):
     child = instance.ctl_start(user, "exec", session, "--", "sleep", marker, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    assert machine.eventually(lambda: [p for p in machine.processes_with(marker) if machine.comm_of(p) == "sleep"], 30)
-    [pid] = [p for p in machine.processes_with(marker) if machine.comm_of(p) == "sleep"]
+    assert machine.eventually(lambda: machine.sleeps_with(marker), 30)
+    [pid] = machine.sleeps_with(marker)
     return child, pid
 
 
@@ -54,7 +54,7 @@ def test_t16_h23_l04_killed_daemon(instance, user):
     head = instance.head()
     assert instance.restart_if_dead()
     child.wait(60)
-    assert machine.eventually(lambda: not [p for p in machine.processes_with(marker) if machine.comm_of(p) == "sleep"], 30)
+    assert machine.eventually(lambda: not machine.sleeps_with(marker), 30)
     rows = machine.eventually(lambda: instance.rows(head - 1, kind="session", action="end"), 30)
     assert rows and "daemon-restart" in str(rows), rows
     assert machine.tree_state(work) == before

@@ -12,14 +12,9 @@ import uuid
 
 import pytest
 
-from machine import User, comm_of, eventually, processes_with, test_user as make_user
+from machine import User, eventually, sleeps_with, test_user as make_user
 
 ID = "0123456789abcdef" * 2
-
-
-def running(marker):
-    """The commands themselves, not the clients that wait for them."""
-    return [pid for pid in processes_with(marker) if comm_of(pid) == "sleep"]
 
 
 @contextlib.contextmanager
@@ -56,7 +51,7 @@ def session_of(instance, user, *options):
     session = instance.create(user, *options)
     child = instance.ctl_start(user, "exec", session, "--", "sleep", marker, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
-    assert eventually(lambda: running(marker))
+    assert eventually(lambda: sleeps_with(marker))
     return session, marker, child
 
 
@@ -86,7 +81,7 @@ def test_an_administrator_describes_and_signals(instance, alice, administrator, 
     shown = [json.loads(line) for line in instance.ctl(alice, "audit", "log", "--json", "--kind", "admin").stdout.splitlines()]
     assert (administrator.uid, "Describe") in [(r["uid"], r["reason"]) for r in shown]
     assert instance.call(administrator, "io.sandboxd.Session.Signal", {"id": made, "signal": "SIGKILL"}) == [{"parameters": {}}]
-    assert eventually(lambda: not running(marker))
+    assert eventually(lambda: not sleeps_with(marker))
 
 
 def test_an_administrator_runs_a_command(instance, alice, administrator, session):
@@ -149,7 +144,7 @@ def test_an_administrator_terminates(instance, alice, administrator, session):
     before = instance.head()
     reply, = instance.call(administrator, "io.sandboxd.Session.Terminate", {"id": made, "graceUSec": 0})
     assert parameters_of(reply) == {"terminated": 1}
-    assert not running(marker)
+    assert not sleeps_with(marker)
     rows = eventually(lambda: instance.rows(before, action="act"))
     assert [(r["uid"], r["session"], r["reason"]) for r in rows] == [(administrator.uid, made, "Terminate")]
     end = eventually(lambda: instance.rows(before, action="end", session=made))
@@ -202,7 +197,7 @@ def test_the_end_needs_no_worker_of_the_owner(own_instance, alice, root, how):
     try:
         reply, = own_instance.call(root, "io.sandboxd.Session.Terminate", {"id": made})
         assert parameters_of(reply) == {"terminated": 1}
-        assert not running(marker)
+        assert not sleeps_with(marker)
         # A list of all leaves out who does not answer.
         assert listed(own_instance, root, "--all-users", "-a") == [] or how == "killed"
     finally:
@@ -259,7 +254,7 @@ def test_foreign_and_unknown_look_alike(instance, bob, auditor, session, method)
             assert reply.pop("parameters") == {"id": name}
             answers.append(reply)
         assert answers[0] == answers[1] == {"error": "io.sandboxd.Session.NoSuchSession"}
-    assert running(marker)
+    assert sleeps_with(marker)
 
 
 def calls_of(pid, path, act):
@@ -316,7 +311,7 @@ def test_what_is_not_for_others(instance, alice, bob, auditor, session):
             reply = instance.call(user, "io.sandboxd.Session." + method, parameters, **flags)[-1]
             assert reply.get("error") == "org.varlink.service.PermissionDenied" or \
                 reply == {"parameters": {"terminated": 0}}, (method, reply)
-    assert running(marker)
+    assert sleeps_with(marker)
     assert not instance.rows(before, action="act")
 
 
@@ -396,7 +391,7 @@ def test_an_attached_administrator_that_is_gone_is_noticed(instance, alice, root
         child.kill()
         child.wait()
         child.stdin.close()
-        assert eventually(lambda m=marker: not running(m), 15), user.name
+        assert eventually(lambda m=marker: not sleeps_with(m), 15), user.name
 
 
 def test_words_of_others_do_not_reach_the_terminal(instance, alice, root):

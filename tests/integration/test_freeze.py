@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 import machine
-from machine import eventually, processes_with
+from machine import eventually, processes_with, sleeps_with
 from sessions import BEAT, SESSION, beats, command, create, describe, result, start, state, wait
 
 SECOND = 1000000
@@ -99,7 +99,7 @@ def test_time_limit_of_a_command_in_a_frozen_session(instance, alice):
 def test_client_of_a_frozen_session_goes(instance, alice):
     marker = f"70{uuid.uuid4().int % 10**8}"
     child = instance.ctl_start(alice, "run", "-T", "--name", "cold", "--", "sleep", marker, cwd=alice.workspace())
-    assert eventually(lambda: len(processes_with(marker)) == 2, 20)
+    assert eventually(lambda: sleeps_with(marker), 20)
     session = describe(instance, alice, "cold")["id"]
     assert instance.ctl(alice, "freeze", "cold").returncode == 0
     child.kill()

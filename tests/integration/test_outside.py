@@ -62,7 +62,7 @@ def test_same_user_outside(own_instance, alice):
     marker = f"61{uuid.uuid4().int % 10**8}"
     child = own_instance.ctl_start(alice, "exec", session, "--", "sleep", marker)
     try:
-        assert machine.eventually(lambda: [p for p in machine.processes_with(marker) if machine.comm_of(p) == "sleep"])
+        assert machine.eventually(lambda: machine.sleeps_with(marker))
         inits = [p for p in machine.children_of(own_instance.process.pid) if machine.comm_of(p) == "sandbox-init" and
                  uid_of(p) == alice.uid]
         sleeper = next(p for p in machine.children_of(inits[0]) if machine.comm_of(p) == "sleep")

@@ -430,6 +430,11 @@ def processes_with(marker):
     return found
 
 
+def sleeps_with(marker):
+    """Those of them that are sleep itself: neither the client that asked for it nor a shell around it."""
+    return [pid for pid in processes_with(marker) if comm_of(pid) == "sleep"]
+
+
 # Reads {"requests": [[base64, ...], ...]}: for each entry one connection to the proxy, on which the parts are sent
 # one after another, each after the previous answer; prints the answers of each connection.
 TALK = r"""
