@@ -34,7 +34,7 @@ def statuses(answers):
 
 
 @pytest.fixture
-def refuses(instance, alice, profile, web):
+def assert_refused(instance, alice, profile, web):
     """Each of these, sent on a connection of its own, is answered with 4xx or none at all, and no row allows it."""
     def check(requests, wanted=(400, 403), profile=profile):
         before, seen = instance.head(), len(web.requests)
@@ -49,14 +49,14 @@ def refuses(instance, alice, profile, web):
 
 # ---- A: names ----
 
-def test_e01_dot_and_case(refuses, web):
-    rows = refuses([connect(f"EVIL.test.:{web.server_port}"), absolute(f"Evil.TEST.:{web.server_port}")], wanted=(403,))
+def test_e01_dot_and_case(assert_refused, web):
+    rows = assert_refused([connect(f"EVIL.test.:{web.server_port}"), absolute(f"Evil.TEST.:{web.server_port}")], wanted=(403,))
     assert {row["host"] for row in rows} == {"evil.test"}
 
 
-def test_e02_authority(refuses, web):
+def test_e02_authority(assert_refused, web):
     port = web.server_port
-    refuses([connect(f"[evil.test]:{port}"), absolute(f"allowed.test@evil.test:{port}"), absolute(f"evil.test\\@allowed.test:{port}"),
+    assert_refused([connect(f"[evil.test]:{port}"), absolute(f"allowed.test@evil.test:{port}"), absolute(f"evil.test\\@allowed.test:{port}"),
              absolute(f"evil.test#.allowed.test:{port}"), absolute(f"allowed.test:{port}x"), absolute(f"allowed.test:+{port}"),
              absolute("allowed.test:65617"), absolute(f"allowed.test:{2 ** 32 + port}"), absolute(f"[allowed.test]:{port}"),
              absolute(f"allowed.test%00:{port}"), absolute(f"allowed.test:{port}:{port}"), connect("allowed.test"), connect("allowed.test:")])
@@ -71,15 +71,15 @@ def test_e03_bytes(instance, alice, profile, web):
     assert {(row["verdict"], row["reason"]) for row in rows_of(instance, before)} == {("deny", "malformed")}
 
 
-def test_e04_letters_beyond_ascii(refuses, web):
+def test_e04_letters_beyond_ascii(assert_refused, web):
     port = web.server_port
-    refuses([connect(f"{name}:{port}") for name in
+    assert_refused([connect(f"{name}:{port}") for name in
              ("①②⑦.0.0.1", "１２７.0.0.1", "127。0。0。1", "аllowed.test", "allowed。test", "xn--llowed-3ve.test", "ａllowed.test")])
 
 
-def test_e05_wildcards(refuses, web):
+def test_e05_wildcards(assert_refused, web):
     port = web.server_port
-    refuses([connect(f"{name}:{port}") for name in
+    assert_refused([connect(f"{name}:{port}") for name in
              ("wild.test", "evilwild.test", "wild.test.evil.test", "x.wild.test.evil", ".wild.test", "*.wild.test", "xwild.test")])
 
 
@@ -89,35 +89,35 @@ def test_e05_wildcards_that_are_too_wide(instance, alice, make_profile):
         assert done.returncode != 0, host
 
 
-def test_e06_no_patterns(refuses, web):
-    refuses([connect(f"{name}:{web.server_port}") for name in ("allowedQtest", "allowed-test", "sub-wild.test", "subQwild.test")])
+def test_e06_no_patterns(assert_refused, web):
+    assert_refused([connect(f"{name}:{web.server_port}") for name in ("allowedQtest", "allowed-test", "sub-wild.test", "subQwild.test")])
 
 
-def test_e07_zones(refuses, instance, alice, profile, web):
+def test_e07_zones(assert_refused, instance, alice, profile, web):
     port = web.server_port
-    refuses([connect(f"[::1%lo]:{port}"), connect(f"[fe80::1%25eth0]:{port}"), connect(f"[::ffff:127.0.0.1%x.wild.test]:{port}")])
+    assert_refused([connect(f"[::1%lo]:{port}"), connect(f"[fe80::1%25eth0]:{port}"), connect(f"[::ffff:127.0.0.1%x.wild.test]:{port}")])
     answer, = ask(instance, alice, profile, [five(b"::ffff:127.0.0.1%x.wild.test", port)])
     assert answer[2:4] == b"\x05\x02"
 
 
-def test_e08_lengths(refuses, web):
+def test_e08_lengths(assert_refused, web):
     port = web.server_port
-    refuses([connect(f"{name}:{port}") for name in
+    assert_refused([connect(f"{name}:{port}") for name in
              ("x" * 64 + ".wild.test", ".".join(["x" * 60] * 5) + ".wild.test", "a..wild.test", "x" * 5000 + ".wild.test")])
 
 
 @pytest.mark.parametrize("default", ["deny", "allow"])
-def test_e10_local_names(refuses, make_profile, default):
+def test_e10_local_names(assert_refused, make_profile, default):
     profile = make_profile(network={"default": default})
-    refuses([connect(f"{name}:80") for name in
+    assert_refused([connect(f"{name}:80") for name in
              ("localhost", "a.localhost", "printer.local", "metadata.google.internal", "host.sandbox.internal", "host.docker.internal",
               "gateway.docker.internal", "LOCALHOST.")], wanted=(403,), profile=profile)
 
 
 # ---- B: addresses ----
 
-def test_e11_odd_addresses(refuses, echo):
-    refuses([connect(f"{text}:{echo.port}") for text in
+def test_e11_odd_addresses(assert_refused, echo):
+    assert_refused([connect(f"{text}:{echo.port}") for text in
              ("127.1", "2130706433", "0x7f.1", "0177.0.0.1", "017700000001", "169.254.43518", "0xa9fea9fe", "0000127.0.0.1",
               "127.0.0.1.5", "0x7f000001", "127.0.0.0x1", "127.0.0.01", "00.0.0.0", "1.2.3", "256.0.0.1")])
 
@@ -126,25 +126,25 @@ EVERYTHING = [{"id": "all4", "action": "allow", "cidr": "0.0.0.0/0", "ports": ["
               {"id": "all6", "action": "allow", "cidr": "::/0", "ports": ["1-65535"]}]
 
 
-def test_e12_ipv4_in_ipv6(refuses, make_profile):
-    refuses([connect(f"[{text}]:80") for text in
+def test_e12_ipv4_in_ipv6(assert_refused, make_profile):
+    assert_refused([connect(f"[{text}]:80") for text in
              ("::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "::127.0.0.1", "::ffff:0:127.0.0.1",
               "2001:0:7f00:1::", "64:ff9b:1::7f00:1", "2001:0:1:2:3:4:80ff:fffe", "fe80::5efe:7f00:1", "2002:a9fe:a9fe::1")],
             wanted=(403,), profile=make_profile(EVERYTHING))
 
 
-def test_e13_special_ranges(refuses, make_profile):
+def test_e13_special_ranges(assert_refused, make_profile):
     four_ones = ["0.1.2.3", "10.1.2.3", "100.64.1.2", "127.0.0.1", "169.254.1.1", "172.16.3.4", "192.0.0.8", "192.0.2.1", "192.88.99.1",
                  "192.168.1.1", "198.18.0.1", "198.51.100.7", "203.0.113.5", "224.0.0.1", "240.0.0.1", "255.255.255.255"]
     six_ones = ["::", "::1", "fe80::1", "fec0::1", "fd12::1", "ff02::1", "2001:db8::1", "100::1", "3fff::1", "5f00::1", "fd00:ec2::254"]
-    refuses([connect(f"{a}:80") for a in four_ones] + [connect(f"[{a}]:80") for a in six_ones], wanted=(403,),
+    assert_refused([connect(f"{a}:80") for a in four_ones] + [connect(f"[{a}]:80") for a in six_ones], wanted=(403,),
             profile=make_profile(EVERYTHING))
 
 
-def test_e14_metadata(refuses, make_profile):
+def test_e14_metadata(assert_refused, make_profile):
     wider = [{"id": f"w{i}", "action": "allow", "cidr": cidr, "ports": ["1-65535"]} for i, cidr in enumerate(
         ("169.254.0.0/16", "169.254.169.0/24", "100.100.0.0/16", "100.64.0.0/10", "168.63.0.0/16", "192.0.0.0/24", "fd00::/8"))]
-    rows = refuses([connect(f"{a}:80") for a in ("169.254.169.254", "169.254.170.2", "169.254.170.23", "[fd00:ec2::254]",
+    rows = assert_refused([connect(f"{a}:80") for a in ("169.254.169.254", "169.254.170.2", "169.254.170.23", "[fd00:ec2::254]",
                                                  "100.100.100.200", "168.63.129.16", "192.0.0.192", "metadata.google.internal")],
                    wanted=(403,), profile=make_profile(EVERYTHING + wider, network={"default": "allow"}))
     assert {row["reason"] for row in rows} == {"address"}
@@ -252,24 +252,24 @@ def test_e31_what_is_not_seen_has_no_rules(instance, alice, make_profile):
 
 # ---- D: HTTP ----
 
-def test_e32_host_says_otherwise(refuses, web):
+def test_e32_host_says_otherwise(assert_refused, web):
     port = web.server_port
     url = f"GET http://allowed.test:{port}/ HTTP/1.1\r\n"
-    refuses([f"{url}Host: {host}\r\n\r\n".encode() for host in
+    assert_refused([f"{url}Host: {host}\r\n\r\n".encode() for host in
              ("evil.test", f"evil.test:{port}", "allowed.test:1", "", f"allowed.test:{port}, evil.test", f"allowed.test:{port} evil.test")])
 
 
-def test_e33_hosts(refuses, web):
+def test_e33_hosts(assert_refused, web):
     port = web.server_port
     url, host = f"GET http://allowed.test:{port}/ HTTP/1.1\r\n", f"Host: allowed.test:{port}\r\n"
-    refuses([(url + fields + "\r\n").encode() for fields in
+    assert_refused([(url + fields + "\r\n").encode() for fields in
              ("", host + host, host + "Host: evil.test\r\n", "Host:\r\n", host.replace("Host:", "Host :"), "X: y\r\n")])
-    refuses([b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"])
+    assert_refused([b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nHost: allowed.test\r\n\r\n"])
 
 
-def test_e34_plain_http_like_connect(refuses, web):
+def test_e34_plain_http_like_connect(assert_refused, web):
     port = web.server_port
-    rows = refuses([absolute(f"evil.test:{port}"), connect(f"evil.test:{port}")], wanted=(403,))
+    rows = assert_refused([absolute(f"evil.test:{port}"), connect(f"evil.test:{port}")], wanted=(403,))
     assert len({(row["host"], row["port"], row["reason"]) for row in rows}) == 1
 
 
@@ -345,8 +345,8 @@ def test_e38_upgrades(instance, alice, profile, web):
         assert not {name.lower() for name in headers} & {"upgrade", "http2-settings"}, headers
 
 
-def test_e39_http2(refuses, instance, alice, profile, web):
-    refuses([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", f"GET http://allowed.test:{web.server_port}/ HTTP/2.0\r\n\r\n".encode()],
+def test_e39_http2(assert_refused, instance, alice, profile, web):
+    assert_refused([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", f"GET http://allowed.test:{web.server_port}/ HTTP/2.0\r\n\r\n".encode()],
             wanted=(400, 505))
     seen = len(web.requests)
     done = instance.ctl(alice, "run", "-T", "-p", profile, "--", "curl", "-sS", "-m", "20", "--http2-prior-knowledge", "-p",
@@ -359,17 +359,17 @@ def some_requests(make_profile, web):
     return make_profile([rule("allowed.test", web.server_port, protocol="http", methods=["GET", "POST"], paths=["/repos/**"])])
 
 
-def test_e40_paths(refuses, some_requests, web):
+def test_e40_paths(assert_refused, some_requests, web):
     authority = f"allowed.test:{web.server_port}"
-    refuses([absolute(authority, path) for path in
+    assert_refused([absolute(authority, path) for path in
              ("/repos/a/../../admin", "/repos/%2e%2e/admin", "/repos/.%2E/admin", "//repos/a", "/repos//a", "/repos/a%2fb", "/repos/a;x",
               "/repos/a%00", "/repos/a%5cb", "/repos/\\b", "/repos/%252e%252e/x", "/repos/%ff", "/repos/%", "/REPOS/a", "/admin",
               "/?/repos/a", "/http://allowed.test/repos/a")], wanted=(400, 403), profile=some_requests)
 
 
-def test_e41_methods(refuses, instance, alice, some_requests, web):
+def test_e41_methods(assert_refused, instance, alice, some_requests, web):
     authority, seen = f"allowed.test:{web.server_port}", len(web.requests)
-    refuses([absolute(authority, "/repos/a", method=method) for method in ("DELETE", "TRACE", "get", "PATCH", "CONNECTX", "PROPFIND")],
+    assert_refused([absolute(authority, "/repos/a", method=method) for method in ("DELETE", "TRACE", "get", "PATCH", "CONNECTX", "PROPFIND")],
             wanted=(400, 403), profile=some_requests)
     more = "X-HTTP-Method-Override: DELETE\r\nX-Method-Override: DELETE\r\nX_HTTP_METHOD: DELETE\r\nContent-Length: 0\r\n"
     talk(instance, alice, some_requests, [[absolute(authority, "/repos/a", more, "POST")]])
@@ -395,14 +395,14 @@ def test_e43_redirects(instance, alice, profile, web):
     assert [(row["host"], row["verdict"]) for row in rows_of(instance, before)] == [("allowed.test", "allow"), ("evil.test", "deny")]
 
 
-def test_e45_other_resolvers(refuses, instance, alice, make_profile):
+def test_e45_other_resolvers(assert_refused, instance, alice, make_profile):
     """Over HTTPS and TLS, by address and by name: like any other destination, and not among the standard ports."""
-    refuses([connect(target) for target in ("1.1.1.1:443", "8.8.8.8:443", "dns.google:443", "cloudflare-dns.com:443", "1.1.1.1:853",
+    assert_refused([connect(target) for target in ("1.1.1.1:443", "8.8.8.8:443", "dns.google:443", "cloudflare-dns.com:443", "1.1.1.1:853",
                                             "[2606:4700:4700::1111]:853")], wanted=(403,))
-    refuses([connect("allowed.test:853")], wanted=(403,),
+    assert_refused([connect("allowed.test:853")], wanted=(403,),
             profile=make_profile([{"id": "t", "action": "allow", "host": "allowed.test"}]))
     # A default opens none of those that are known, nor the port.
-    refuses([connect(f"{target}:443") for target in ("dns.google", "mozilla.cloudflare-dns.com", "DNS.quad9.net.", "mask.icloud.com")] +
+    assert_refused([connect(f"{target}:443") for target in ("dns.google", "mozilla.cloudflare-dns.com", "DNS.quad9.net.", "mask.icloud.com")] +
             [connect("allowed.test:853"), connect("1.1.1.1:853")],
             wanted=(403,), profile=make_profile(network={"default": "allow"}))
 
@@ -433,8 +433,8 @@ def test_e46_quota_of_a_tunnel(instance, alice, make_profile, sink):  # noqa: F8
 
 # ---- F, and what all entries share ----
 
-def test_e67_own_door(refuses, make_profile):
-    refuses([connect(f"{address}:{port}") for address in ("127.0.0.1", "10.0.2.3", "[fd00:5a::3]", "10.0.2.15")
+def test_e67_own_door(assert_refused, make_profile):
+    assert_refused([connect(f"{address}:{port}") for address in ("127.0.0.1", "10.0.2.3", "[fd00:5a::3]", "10.0.2.15")
              for port in (3128, 15001)], wanted=(400, 403), profile=make_profile(EVERYTHING))
 
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from internet import OTHER_V4, V4
+from machine import READ_ALL
 from test_transparent import certificate, place, rule, run, world  # noqa: F401
 
 DOORS = ("connect", "absolute", "socks4a", "socks5", "transparent")
@@ -17,17 +18,7 @@ ADDRESSES = [(f"93.184.216.{n}", 80) for n in (0, 1, 34, 35, 36, 255)] + \
      ("169.254.169.254", 80), ("169.254.1.1", 80)] + \
     [(address, 81) for address in ("172.16.0.1", "192.168.1.1", "100.64.0.1", "192.0.2.1", "198.18.0.1", "240.0.0.1", "168.63.129.16", "0.1.2.3")]
 
-INSIDE = """
-import json, socket, sys
-def read(s):
-    s.settimeout(60)
-    data = b""
-    try:
-        while part := s.recv(65536):
-            data += part
-    except OSError:
-        pass
-    return data
+INSIDE = READ_ALL + """
 def address_of(host):
     try:
         return socket.inet_aton(host) if host.replace(".", "").isdigit() else None

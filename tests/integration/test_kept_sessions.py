@@ -10,7 +10,8 @@ import pytest
 
 import machine
 from machine import eventually
-from sessions import SESSION, Connection, context, create, describe, kill_api, kill_daemon, result, start, stored, wait
+from sessions import SESSION, context, create, describe, kill_api, kill_daemon, result, start, stored, wait
+from varlink import Connection
 
 SECOND = 1000000
 

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from machine import eventually
-from sessions import SESSION, Connection, command, context, create, describe, result, start, state, wait
+from sessions import SESSION, command, context, create, describe, result, start, state, wait
+from varlink import Connection
 
 SECOND = 1000000
 

@@ -10,7 +10,8 @@ import uuid
 import pytest
 
 from machine import eventually, processes_with
-from sessions import SESSION, Connection, command, context, create, describe, kill_api, kill_daemon, result, stored, wait
+from sessions import SESSION, command, context, create, describe, kill_api, kill_daemon, result, stored, wait
+from varlink import Connection
 
 SECOND = 1000000
 

@@ -5,7 +5,8 @@ import uuid
 import pytest
 
 from machine import eventually, processes_with
-from sessions import SESSION, Connection, command, context, create, result, start, wait
+from sessions import SESSION, command, context, create, result, start, wait
+from varlink import Connection
 
 SECOND = 1000000
 

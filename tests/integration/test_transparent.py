@@ -17,7 +17,7 @@ import internet as internets
 import machine
 import stubs
 from internet import OTHER_V4, OTHER_V6, THIRD_V4, V4, V6
-from machine import eventually
+from machine import READ_ALL, eventually
 
 BARE = ["env", "-u", "http_proxy", "-u", "https_proxy", "-u", "all_proxy", "-u", "HTTP_PROXY", "-u", "HTTPS_PROXY", "-u",
         "ALL_PROXY", "-u", "NODE_USE_ENV_PROXY"]
@@ -469,21 +469,8 @@ def test_no_state_of_connections(place, alice, some, world):
         process.stdout.close()
 
 
-READ = """
-import json, socket, sys
+TARGETS = READ_ALL + """
 results = []
-def read(s):
-    s.settimeout(20)
-    data = b""
-    try:
-        while part := s.recv(65536):
-            data += part
-    except OSError:
-        pass
-    return data
-"""
-
-TARGETS = READ + """
 for address, port, door in json.load(sys.stdin):
     host = f"[{address}]" if ":" in address else address
     request = f"GET / HTTP/1.1\\r\\nHost: {host}:{port}\\r\\nConnection: close\\r\\n\\r\\n".encode()
@@ -543,7 +530,8 @@ def test_every_door_gives_the_same_verdict(place, alice, make_profile):
     assert sum(True in found for found in content.values()) >= 7
 
 
-NAMED = READ + """
+NAMED = READ_ALL + """
+results = []
 def connect(host, port, method, path, door):
     rest = f"Host: {host}:{port}\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n"
     request = f"{method} {path} HTTP/1.1\\r\\n{rest}".encode()

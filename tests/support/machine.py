@@ -435,6 +435,20 @@ def sleeps_with(marker):
     return [pid for pid in processes_with(marker) if comm_of(pid) == "sleep"]
 
 
+# The beginning of programs that run inside.
+READ_ALL = """
+import json, socket, sys
+def read(s):
+    s.settimeout(60)
+    data = b""
+    try:
+        while part := s.recv(65536):
+            data += part
+    except OSError:
+        pass
+    return data
+"""
+
 # Reads {"requests": [[base64, ...], ...]}: for each entry one connection to the proxy, on which the parts are sent
 # one after another, each after the previous answer; prints the answers of each connection.
 TALK = r"""

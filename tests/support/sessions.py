@@ -1,61 +1,13 @@
 """Calls about sessions, and what a test does to those who keep them."""
 
 import contextlib
-import json
 import os
-import select
 import signal
-import subprocess
-import time
 
 from machine import eventually
-from varlink import PIPE
+from varlink import Connection
 
 SESSION = "io.sandboxd.Session."
-
-
-class Connection:
-    """A varlink connection of a user that stays open, for several calls."""
-
-    def __init__(self, instance, user):
-        self.child = user.popen(["/usr/bin/python3", "-c", PIPE, instance.socket], stdin=subprocess.PIPE,
-                                stdout=subprocess.PIPE)
-        self.data = b""
-
-    def send(self, method, parameters=None, **flags):
-        message = {"method": method, **flags}
-        if parameters is not None:
-            message["parameters"] = parameters
-        self.child.stdin.write(json.dumps(message).encode() + b"\0")
-        self.child.stdin.flush()
-
-    def reply(self, timeout=60):
-        """The next reply; None when there is none in time or the connection has ended."""
-        end = time.monotonic() + timeout
-        while b"\0" not in self.data:
-            ready, _, _ = select.select([self.child.stdout], [], [], max(0, end - time.monotonic()))
-            part = os.read(self.child.stdout.fileno(), 65536) if ready else b""
-            if not part:
-                return None
-            self.data += part
-        part, _, self.data = self.data.partition(b"\0")
-        return json.loads(part)
-
-    def call(self, method, parameters=None, **flags):
-        self.send(method, parameters, **flags)
-        return self.reply()
-
-    def close(self):
-        self.child.kill()
-        self.child.wait()
-        self.child.stdin.close()
-        self.child.stdout.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
 
 
 def result(reply):

@@ -1,7 +1,10 @@
 """A varlink client that stays: calls with more, replies one by one, as any user."""
 
 import json
+import os
+import select
 import subprocess
+import time
 
 # Runs as the user: what comes on standard input goes to the socket, and the other way round; `pause` on
 # standard input cannot be a message, so reading can be held up.
@@ -27,42 +30,45 @@ while True:
 """
 
 
-class Call:
-    """One open call on a connection of its own."""
+class Connection:
+    """A connection of a user's that stays open, for several calls."""
 
-    def __init__(self, instance, user, method, parameters=None, **flags):
-        message = {"method": method, "parameters": parameters or {}, **(flags or {"more": True})}
+    def __init__(self, instance, user):
         self.child = user.popen(["/usr/bin/python3", "-c", PIPE, instance.socket], stdin=subprocess.PIPE,
                                 stdout=subprocess.PIPE)
+        self.data = b""
+
+    def send(self, method, parameters=None, **flags):
+        message = {"method": method, **flags}
+        if parameters is not None:
+            message["parameters"] = parameters
         self.child.stdin.write(json.dumps(message).encode() + b"\0")
         self.child.stdin.flush()
-        self.buffer = b""
 
     def next(self, timeout=60):
-        """The next reply, or None at the end of the connection."""
-        import os
-        import select
-        import time
+        """The next reply; None at the end of the connection."""
         end = time.monotonic() + timeout
-        while b"\0" not in self.buffer:
+        while b"\0" not in self.data:
             ready, _, _ = select.select([self.child.stdout], [], [], max(0, end - time.monotonic()))
-            assert ready, f"no reply in {timeout} s"
+            if not ready:
+                raise TimeoutError(f"no reply in {timeout} s")
             part = os.read(self.child.stdout.fileno(), 65536)
             if not part:
                 return None
-            self.buffer += part
-        message, _, self.buffer = self.buffer.partition(b"\0")
-        return json.loads(message)
+            self.data += part
+        part, _, self.data = self.data.partition(b"\0")
+        return json.loads(part)
 
-    def until(self, condition, timeout=60):
-        """Replies up to and with the first that the condition holds for."""
-        found = []
-        while True:
-            reply = self.next(timeout)
-            assert reply is not None, found
-            found.append(reply)
-            if condition(reply):
-                return found
+    def reply(self, timeout=60):
+        """As next(), also None when there is none in time."""
+        try:
+            return self.next(timeout)
+        except TimeoutError:
+            return None
+
+    def call(self, method, parameters=None, **flags):
+        self.send(method, parameters, **flags)
+        return self.reply()
 
     def close(self):
         self.child.kill()
@@ -75,3 +81,21 @@ class Call:
 
     def __exit__(self, *_):
         self.close()
+
+
+class Call(Connection):
+    """One open call, with more, on a connection of its own."""
+
+    def __init__(self, instance, user, method, parameters=None, **flags):
+        super().__init__(instance, user)
+        self.send(method, parameters or {}, **(flags or {"more": True}))
+
+    def until(self, condition, timeout=60):
+        """Replies up to and with the first that the condition holds for."""
+        found = []
+        while True:
+            reply = self.next(timeout)
+            assert reply is not None, found
+            found.append(reply)
+            if condition(reply):
+                return found
