@@ -20,6 +20,7 @@
 #define GUARD_LOOK_MSEC   500
 #define GUARD_FREEZE_USEC (2 * USEC_PER_SEC)
 #define GUARD_PATIENCE    20
+#define GUARD_PASSES      3U
 
 typedef struct Guard {
         Setup *setup;
@@ -147,13 +148,15 @@ static void kill_commands(const Guard *g)
 static int look(Guard *g, bool has_commands)
 {
         Protect *p = &g->protect;
-        int r = 0, pass;
+        int r = 0, pass = -EAGAIN;
 
         if (has_commands)
                 freeze(g);
         if (p->watch)
                 r = watch_read(p->watch);
-        pass = protect_pass(p);
+        /* Once more: what does not stand still in time may change a mode under the first one. */
+        for (unsigned i = 0; i < GUARD_PASSES && pass < 0; i++)
+                pass = protect_pass(p);
         r = r < 0 ? r : pass;
         if (p->watch) {
                 watch_clear(p->watch);

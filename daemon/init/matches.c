@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/inotify.h>
 
+#include "daemon/init/modes.h"
 #include "daemon/isolate/kernel.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -415,6 +416,28 @@ static int read_events(Matches *m)
         return r;
 }
 
+/* Its modes are the session's to set, as are those of any directory below it: while nothing runs they stand
+ * still, and what cannot be listed is masked as a whole. */
+static int walk_stopped(Matches *m)
+{
+        _cleanup_close_ int fd = -EBADF;
+        mode_t mode = 0;
+        bool is_changed;
+        int r;
+
+        m->stop(m->userdata);
+        m->path[m->n_workspace] = '\0';
+        m->n_entries = 0;
+        fd = kernel_openat2(AT_FDCWD, m->path, O_PATH | O_DIRECTORY | O_CLOEXEC,
+                            RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
+        if (fd < 0)
+                return setup_fail(m->setup, neg_errno(), "%s", m->path);
+        is_changed = modes_open(fd, &mode);
+        r = walk_all(m);
+        modes_back(fd, is_changed, mode);
+        return r;
+}
+
 int matches_look(Matches *m)
 {
         int r = 0;
@@ -423,7 +446,9 @@ int matches_look(Matches *m)
         m->has_lost = m->is_blind;
         if (m->watch_fd >= 0)
                 r = read_events(m);
-        return r >= 0 && m->has_lost ? walk_all(m) : r;
+        if (r >= 0 && m->has_lost)
+                r = walk_all(m);
+        return r == -EACCES ? walk_stopped(m) : r;
 }
 
 /* ---- begin and end ---- */

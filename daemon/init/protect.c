@@ -2,333 +2,21 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <linux/stat.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-#include <sys/vfs.h>
 
+#include "daemon/init/modes.h"
 #include "daemon/isolate/kernel.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 
-#define STATFS_READ_ONLY 1
-#define RESOLVE          (RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH)
+#define RESOLVE (RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH)
 
-/* ---- rules ---- */
-
-static int rule_child(Protect *p, ProtectRule *rule, const char *name, size_t n, ProtectRule **ret)
-{
-        ProtectRule *c, **end = &rule->first;
-
-        for (; *end; end = &(*end)->next)
-                if (strncmp((*end)->name, name, n) == 0 && (*end)->name[n] == '\0') {
-                        *ret = *end;
-                        return 0;
-                }
-        if (p->n_rules >= PROTECT_RULES_MAX)
-                return -E2BIG;
-        c = calloc(1, sizeof(*c));
-        if (!c)
-                return -ENOMEM;
-        c->name = strndup(name, n);
-        if (!c->name) {
-                free(c);
-                return -ENOMEM;
-        }
-        *end = c;
-        p->n_rules++;
-        *ret = c;
-        return 0;
-}
-
-/* path: below the workspace, without a slash at its beginning. */
-static int rule_add(Protect *p, const char *path, ProtectRule **ret)
-{
-        ProtectRule *rule = &p->root;
-        int r;
-
-        for (;;) {
-                size_t n = strcspn(path, "/");
-
-                r = rule_child(p, rule, path, n, &rule);
-                if (r < 0)
-                        return r;
-                if (path[n] == '\0')
-                        break;
-                path += n + 1;
-        }
-        *ret = rule;
-        return 0;
-}
-
-int protect_rules(Protect *p, const Plan *plan, size_t *ret_n)
-{
-        size_t n = strlen(p->workspace);
-        ProtectRule *rule;
-        int r;
-
-        p->plan = plan;
-        for (uint32_t i = 0; i < plan->header->n_mounts; i++) {
-                const char *path = plan_string(plan, plan->mounts[i].target);
-
-                if (plan->mounts[i].type != PLAN_PROTECT)
-                        continue;
-                if (strncmp(path, p->workspace, n) != 0 || path[n] != '/')
-                        return -EBADMSG;
-                r = rule_add(p, path + n + 1, &rule);
-                if (r < 0)
-                        return r;
-                rule->is_protected = true;
-        }
-        *ret_n = p->n_rules;
-        return 0;
-}
-
-/* The same rules below another name: where a link leads. */
-static int copy_rules(Protect *p, const ProtectRule *from, ProtectRule *to, unsigned depth)
-{
-        int r = 0;
-
-        to->is_protected = to->is_protected || from->is_protected;
-        if (depth > PROTECT_DEPTH_MAX)
-                return -ELOOP;
-        for (const ProtectRule *c = from->first; r >= 0 && c; c = c->next) {
-                ProtectRule *copy;
-
-                r = rule_child(p, to, c->name, strlen(c->name), &copy);
-                if (r >= 0 && copy != c)
-                        r = copy_rules(p, c, copy, depth + 1);
-        }
-        return r;
-}
-
-/* ---- covers ---- */
-
-static int mount_of(int fd, uint64_t *ret_id, bool *ret_is_top)
-{
-        struct statx st;
-
-        if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &st) < 0)
-                return neg_errno();
-        if (!(st.stx_mask & STATX_MNT_ID) || !(st.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
-                return -EOPNOTSUPP;
-        *ret_id = st.stx_mnt_id;
-        *ret_is_top = (st.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
-        return 0;
-}
-
-/* Something lies on fd's place, read-only if it is to be: it can be neither written nor renamed. */
-static int is_covered(int fd, bool is_read_only)
-{
-        struct statfs st;
-        uint64_t id;
-        bool is_top;
-        int r;
-
-        r = mount_of(fd, &id, &is_top);
-        if (r < 0 || !is_top)
-                return r;
-        if (fstatfs(fd, &st) < 0)
-                return neg_errno();
-        return !is_read_only || (st.f_flags & STATFS_READ_ONLY) != 0;
-}
-
-/* A grant below it, which stays writable. */
-static bool has_grant_below(const Protect *p, const char *path)
-{
-        char full[PLAN_PATH_MAX];
-        size_t n;
-
-        if (str_printf(full, sizeof(full), "%s/%s/", p->workspace, path) < 0)
-                return false;
-        n = strlen(full);
-        for (uint32_t i = 0; i < p->plan->header->n_mounts; i++) {
-                const PlanMount *m = &p->plan->mounts[i];
-
-                if (m->type == PLAN_BIND && (m->flags & PLAN_WRITABLE) &&
-                    strncmp(plan_string(p->plan, m->target), full, n) == 0)
-                        return true;
-        }
-        return false;
-}
-
-static int cover(const Protect *p, int fd, const char *path, bool is_read_only, bool is_directory)
-{
-        struct mount_attr attr = { .attr_set = is_read_only ? MOUNT_ATTR_RDONLY : 0,
-                                   .propagation = MS_PRIVATE };
-        unsigned recursive = is_directory ? AT_RECURSIVE : 0;
-        _cleanup_close_ int clone = kernel_open_tree(fd, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | recursive);
-
-        if (clone < 0)
-                return neg_errno();
-        if (kernel_mount_setattr(clone, has_grant_below(p, path) ? 0 : recursive, &attr) < 0)
-                return neg_errno();
-        return kernel_move_mount(clone, fd) < 0 ? neg_errno() : 0;
-}
-
-/* ---- what the session made ---- */
-
-static int open_at(int directory_fd, const char *name, uint64_t flags)
+int protect_open(int directory_fd, const char *name, uint64_t flags)
 {
         int fd = kernel_openat2(directory_fd, name, flags | O_NOFOLLOW | O_CLOEXEC, RESOLVE);
 
         return fd < 0 ? neg_errno() : fd;
-}
-
-/* Beside it, under a name that nobody could have taken beforehand. */
-static int move_aside(int directory_fd, const char *name)
-{
-        char aside[256];
-        uint64_t random;
-
-        for (unsigned i = 0; i < 10; i++) {
-                int r;
-
-                if (getrandom(&random, sizeof(random), 0) != (ssize_t) sizeof(random))
-                        return -EIO;
-                /* The longest names leave no room for it. */
-                r = str_printf(aside, sizeof(aside), "%.220s.refused-%016llx", name,
-                               (unsigned long long) random);
-                if (r < 0)
-                        return r;
-                if (syscall(SYS_renameat2, directory_fd, name, directory_fd, aside, 1 /* NOREPLACE */) == 0)
-                        return 0;
-                if (errno != EEXIST)
-                        return neg_errno();
-        }
-        return -EEXIST;
-}
-
-static int change_mode(int fd, mode_t mode)
-{
-        char link[32];
-        int r = str_printf(link, sizeof(link), "/proc/self/fd/%d", fd);
-
-        return r < 0 ? r : fchmodat(AT_FDCWD, link, mode, 0) < 0 ? neg_errno() : 0;
-}
-
-/* Modes of what is its user's are the session's to set, and the guard has that user's rights only. *ret_mode
- * is what modes_back() puts back; an fd of a path alone will do. What cannot be changed, fails later. */
-static bool modes_open(int fd, mode_t *ret_mode)
-{
-        struct stat st;
-
-        if (fstat(fd, &st) < 0 || (st.st_mode & 0700) == 0700)
-                return false;
-        *ret_mode = st.st_mode & 07777;
-        return change_mode(fd, *ret_mode | 0700) >= 0;
-}
-
-static void modes_back(int fd, bool is_changed, mode_t mode)
-{
-        if (is_changed)
-                (void) change_mode(fd, mode);
-}
-
-/* Everything in it was made after it: nobody loses what was brought there. */
-static int made_after(int fd, uint64_t *ret_usec)
-{
-        struct statx st;
-
-        if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_BTIME, &st) < 0)
-                return neg_errno();
-        if (!(st.stx_mask & STATX_BTIME))
-                return -EOPNOTSUPP;
-        *ret_usec = (uint64_t) st.stx_btime.tv_sec * 1000000U + st.stx_btime.tv_nsec / 1000U;
-        return 0;
-}
-
-static int empty(int directory_fd, uint64_t since_usec, bool is_real, unsigned depth, unsigned *n);
-
-static int empty_entry(int directory_fd, const char *name, uint64_t since_usec, bool is_real, unsigned depth,
-                       unsigned *n)
-{
-        _cleanup_close_ int fd = open_at(directory_fd, name, O_PATH);
-        struct stat st;
-        uint64_t made;
-        int r;
-
-        if (fd < 0 || fstat(fd, &st) < 0)
-                return fd < 0 ? fd : neg_errno();
-        r = made_after(fd, &made);
-        if (r < 0)
-                return r;
-        if (made < since_usec || (*n)++ >= PROTECT_ENTRIES_MAX)
-                return -EEXIST;
-        if (S_ISDIR(st.st_mode)) {
-                fd = fd_close(fd);
-                fd = open_at(directory_fd, name, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
-                r = fd < 0 ? fd : empty(fd, since_usec, is_real, depth + 1, n);
-        }
-        if (r < 0 || !is_real)
-                return r;
-        return unlinkat(directory_fd, name, S_ISDIR(st.st_mode) ? AT_REMOVEDIR : 0) < 0 ? neg_errno() : 0;
-}
-
-/* First without is_real, to see whether it may be done. */
-static int empty(int directory_fd, uint64_t since_usec, bool is_real, unsigned depth, unsigned *n)
-{
-        const struct dirent *e;
-        DIR *d;
-        int fd, r = 0;
-
-        fd = depth < PROTECT_DEPTH_MAX ? open_at(directory_fd, ".", O_RDONLY | O_DIRECTORY) : -ELOOP;
-        if (fd < 0)
-                return fd;
-        d = fdopendir(fd);
-        if (!d) {
-                (void) fd_close(fd);
-                return -ENOMEM;
-        }
-        while (r >= 0 && (e = readdir(d)))
-                if (!str_equal(e->d_name, ".") && !str_equal(e->d_name, ".."))
-                        r = empty_entry(directory_fd, e->d_name, since_usec, is_real, depth, n);
-        (void) closedir(d);
-        return r;
-}
-
-static int remove_made(int directory_fd, const char *name, bool is_directory)
-{
-        _cleanup_close_ int fd = -EBADF;
-        uint64_t made;
-        unsigned n = 0, n_again = 0;
-        int r;
-
-        if (!is_directory)
-                return unlinkat(directory_fd, name, 0) < 0 ? neg_errno() : 0;
-        fd = open_at(directory_fd, name, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
-        if (fd < 0)
-                return fd;
-        r = made_after(fd, &made);
-        if (r >= 0)
-                r = empty(fd, made, /* is_real= */ false, 0, &n);
-        if (r >= 0)
-                r = empty(fd, made, /* is_real= */ true, 0, &n_again);
-        if (r < 0)
-                return r;
-        return unlinkat(directory_fd, name, AT_REMOVEDIR) < 0 ? neg_errno() : 0;
-}
-
-/* What was made there goes. What was brought there, or holds something, gets another name: it may be
- * somebody's only copy. */
-static int take_away(Protect *p, int directory_fd, const char *path, const char *name, Maker maker,
-                     bool is_directory)
-{
-        int r = maker == MAKER_SESSION ? remove_made(directory_fd, name, is_directory) : -EEXIST;
-
-        if (r >= 0) {
-                protect_note(p, GUARD_REMOVED, path);
-                return 0;
-        }
-        if (r == -ENOENT)
-                return 0;
-        if (move_aside(directory_fd, name) < 0)
-                return -EPERM;
-        protect_note(p, GUARD_MOVED, path);
-        return 0;
 }
 
 /* ---- one pass ---- */
@@ -363,7 +51,7 @@ static int visit_entries(Protect *p, const Place *place, const ProtectRule *rule
         DIR *d;
         int fd, r = 0;
 
-        fd = open_at(place->fd, ".", O_RDONLY | O_DIRECTORY);
+        fd = protect_open(place->fd, ".", O_RDONLY | O_DIRECTORY);
         if (fd < 0)
                 return fd;
         d = fdopendir(fd);
@@ -404,7 +92,7 @@ static bool holds_something(const ProtectRule *rule, int directory_fd, unsigned 
                 /* Any entry of a directory may be one. */
                 if (str_equal(c->name, "*"))
                         return true;
-                fd = open_at(directory_fd, c->name, O_PATH);
+                fd = protect_open(directory_fd, c->name, O_PATH);
                 if (fd >= 0 &&
                     (c->is_protected || depth >= PROTECT_DEPTH_MAX || holds_something(c, fd, depth + 1)))
                         return true;
@@ -434,9 +122,9 @@ static int follow_link(Protect *p, const Place *place, const ProtectRule *rule, 
         target[n] = '\0';
         if (strncmp(target, p->workspace, size) != 0 || target[size] != '/')
                 return 0;
-        r = rule_add(p, target + size + 1, &alias);
+        r = rules_add(p, target + size + 1, &alias);
         if (r >= 0 && alias != rule)
-                r = copy_rules(p, rule, alias, 0);
+                r = rules_copy(p, rule, alias, 0);
         if (r >= 0 && p->n_rules > n_rules) {
                 p->n_aliases++;
                 p->has_new_alias = true;
@@ -448,16 +136,16 @@ static int follow_link(Protect *p, const Place *place, const ProtectRule *rule, 
 static int open_above(Protect *p, const Place *place, const ProtectRule *rule, const char *name,
                       const char *path, int *ret_fd)
 {
-        _cleanup_close_ int fd = open_at(place->fd, name, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
+        _cleanup_close_ int fd = protect_open(place->fd, name, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
         int r;
 
         if (fd < 0)
                 return fd;
-        r = is_covered(fd, /* is_read_only= */ false);
+        r = cover_is_there(fd, /* is_read_only= */ false);
         if (r == 0 && holds_something(rule, fd, 0)) {
-                r = cover(p, fd, path, /* is_read_only= */ false, /* is_directory= */ true);
+                r = cover_put(p, fd, path, /* is_read_only= */ false, /* is_directory= */ true);
                 (void) fd_close(fd);
-                fd = r < 0 ? -EBADF : open_at(place->fd, name, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
+                fd = r < 0 ? -EBADF : protect_open(place->fd, name, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
                 r = r < 0 ? r : MIN_OF(fd, 0);
         }
         if (r >= 0)
@@ -471,7 +159,7 @@ static int enter(Protect *p, const Place *place, const ProtectRule *rule, const 
         Place below = {
                 .rule = rule, .path = path, .maker = maker, .depth = place->depth + 1, .fd = -EBADF
         };
-        _cleanup_close_ int fd = -EBADF, at = open_at(place->fd, name, O_PATH | O_DIRECTORY);
+        _cleanup_close_ int fd = -EBADF, at = protect_open(place->fd, name, O_PATH | O_DIRECTORY);
         mode_t mode = 0;
         bool is_changed;
         int r;
@@ -494,7 +182,7 @@ static int enter(Protect *p, const Place *place, const ProtectRule *rule, const 
  * covers go with it. */
 static int give_up(Protect *p, const Place *place, const char *name, const char *path)
 {
-        _cleanup_close_ int fd = open_at(place->fd, name, O_PATH | O_DIRECTORY);
+        _cleanup_close_ int fd = protect_open(place->fd, name, O_PATH | O_DIRECTORY);
         char link[32];
         int r;
 
@@ -502,11 +190,11 @@ static int give_up(Protect *p, const Place *place, const char *name, const char 
                 return fd == -ENOENT ? 0 : fd;
         r = str_printf(link, sizeof(link), "/proc/self/fd/%d", fd);
         if (r >= 0)
-                r = is_covered(fd, /* is_read_only= */ false);
+                r = cover_is_there(fd, /* is_read_only= */ false);
         if (r > 0 && syscall(SYS_umount2, link, MNT_DETACH) < 0)
                 r = neg_errno();
         return r < 0 ? r
-                     : take_away(p, place->fd, path, name, MAKER_SESSION_MOVED, /* is_directory= */ true);
+                     : away_take(p, place->fd, path, name, MAKER_SESSION_MOVED, /* is_directory= */ true);
 }
 
 static Maker maker_of(const Protect *p, const Place *place, const char *name)
@@ -518,7 +206,7 @@ static Maker maker_of(const Protect *p, const Place *place, const char *name)
 
 static int keep(Protect *p, const Place *place, const ProtectRule *rule, const char *name, const char *path)
 {
-        _cleanup_close_ int fd = open_at(place->fd, name, O_PATH);
+        _cleanup_close_ int fd = protect_open(place->fd, name, O_PATH);
         struct stat st;
         int r;
 
@@ -529,10 +217,10 @@ static int keep(Protect *p, const Place *place, const ProtectRule *rule, const c
                 if (r < 0)
                         return r;
         }
-        r = is_covered(fd, /* is_read_only= */ true);
+        r = cover_is_there(fd, /* is_read_only= */ true);
         if (r != 0)
                 return r < 0 ? r : 0;
-        r = cover(p, fd, path, /* is_read_only= */ true, S_ISDIR(st.st_mode));
+        r = cover_put(p, fd, path, /* is_read_only= */ true, S_ISDIR(st.st_mode));
         if (r >= 0 && !p->is_first)
                 protect_note(p, GUARD_COVERED, path);
         return r;
@@ -540,7 +228,7 @@ static int keep(Protect *p, const Place *place, const ProtectRule *rule, const c
 
 static int visit(Protect *p, const Place *place, const ProtectRule *rule, const char *name)
 {
-        _cleanup_close_ int fd = open_at(place->fd, name, O_PATH);
+        _cleanup_close_ int fd = protect_open(place->fd, name, O_PATH);
         char path[PROTECT_PATH_MAX];
         struct stat st;
         Maker maker;
@@ -558,14 +246,14 @@ static int visit(Protect *p, const Place *place, const ProtectRule *rule, const 
         r = str_printf(path, sizeof(path), "%s%s%s", place->path, place->path[0] ? "/" : "", name);
         if (r < 0)
                 return r;
-        r = is_covered(fd, rule->is_protected);
+        r = cover_is_there(fd, rule->is_protected);
         if (r < 0)
                 return r;
         maker = maker_of(p, place, name);
         is_wrong = rule->is_protected || !S_ISDIR(st.st_mode);
         is_theirs = r == 0 && (maker == MAKER_SESSION || maker == MAKER_SESSION_MOVED);
         if (is_theirs && is_wrong) {
-                r = take_away(p, place->fd, path, name, maker, S_ISDIR(st.st_mode));
+                r = away_take(p, place->fd, path, name, maker, S_ISDIR(st.st_mode));
                 if (r >= 0)
                         return 0;
                 protect_note(p, GUARD_LEFT, path);

@@ -55,8 +55,34 @@ typedef struct Protect {
         int init_fd; /* where notes go */
 } Protect;
 
+/* ---- rules.c ---- */
+
 /* Rules of the plan. 0 with *ret_n 0: nothing to keep. */
 int protect_rules(Protect *p, const Plan *plan, size_t *ret_n) _must_check_;
+
+/* path: below the workspace, without a slash at its beginning. */
+int rules_add(Protect *p, const char *path, ProtectRule **ret) _must_check_;
+/* The same rules below another name: where a link leads. */
+int rules_copy(Protect *p, const ProtectRule *from, ProtectRule *to, unsigned depth) _must_check_;
+
+/* ---- cover.c ---- */
+
+/* 1: something lies on fd's place, read-only if it is to be: it can be neither written nor renamed. */
+int cover_is_there(int fd, bool is_read_only) _must_check_;
+/* Lays what fd is over its own place. */
+int cover_put(const Protect *p, int fd, const char *path, bool is_read_only, bool is_directory) _must_check_;
+
+/* ---- away.c ---- */
+
+/* What was made there goes. What was brought there, or holds something, gets another name: it may be
+ * somebody's only copy. */
+int away_take(Protect *p, int directory_fd, const char *path, const char *name, Maker maker,
+              bool is_directory) _must_check_;
+
+/* ---- protect.c ---- */
+
+/* name in directory_fd itself, no link. */
+int protect_open(int directory_fd, const char *name, uint64_t flags) _must_check_;
 
 /* One pass over all that is there: covers, or takes away. The commands are frozen, or gone. */
 int protect_pass(Protect *p) _must_check_;

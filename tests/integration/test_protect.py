@@ -126,6 +126,7 @@ def test_what_is_absent_cannot_be_made(instance, either):
     "touch .envrc.refused; for i in $(seq 2 99); do touch .envrc.refused-$i; done; echo evil >x; mv x .envrc",
     "echo evil >.envrc; chmod 555 .",
     "echo evil >x; mv x .envrc; chmod 0 .",
+    "chmod 300 .; echo x >y; echo evil >.envrc; while test -e .envrc; do sleep 0.1; done",
 ])
 def test_whatever_it_is_made_by(instance, either, script):
     work = either.workspace()

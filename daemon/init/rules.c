@@ -1,0 +1,90 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/init/protect.h"
+#include "proto/base/str.h"
+
+static int rule_child(Protect *p, ProtectRule *rule, const char *name, size_t n, ProtectRule **ret)
+{
+        ProtectRule *c, **end = &rule->first;
+
+        for (; *end; end = &(*end)->next)
+                if (strncmp((*end)->name, name, n) == 0 && (*end)->name[n] == '\0') {
+                        *ret = *end;
+                        return 0;
+                }
+        if (p->n_rules >= PROTECT_RULES_MAX)
+                return -E2BIG;
+        c = calloc(1, sizeof(*c));
+        if (!c)
+                return -ENOMEM;
+        c->name = strndup(name, n);
+        if (!c->name) {
+                free(c);
+                return -ENOMEM;
+        }
+        *end = c;
+        p->n_rules++;
+        *ret = c;
+        return 0;
+}
+
+int rules_add(Protect *p, const char *path, ProtectRule **ret)
+{
+        ProtectRule *rule = &p->root;
+        int r;
+
+        for (;;) {
+                size_t n = strcspn(path, "/");
+
+                r = rule_child(p, rule, path, n, &rule);
+                if (r < 0)
+                        return r;
+                if (path[n] == '\0')
+                        break;
+                path += n + 1;
+        }
+        *ret = rule;
+        return 0;
+}
+
+int protect_rules(Protect *p, const Plan *plan, size_t *ret_n)
+{
+        size_t n = strlen(p->workspace);
+        ProtectRule *rule;
+        int r;
+
+        p->plan = plan;
+        for (uint32_t i = 0; i < plan->header->n_mounts; i++) {
+                const char *path = plan_string(plan, plan->mounts[i].target);
+
+                if (plan->mounts[i].type != PLAN_PROTECT)
+                        continue;
+                if (strncmp(path, p->workspace, n) != 0 || path[n] != '/')
+                        return -EBADMSG;
+                r = rules_add(p, path + n + 1, &rule);
+                if (r < 0)
+                        return r;
+                rule->is_protected = true;
+        }
+        *ret_n = p->n_rules;
+        return 0;
+}
+
+int rules_copy(Protect *p, const ProtectRule *from, ProtectRule *to, unsigned depth)
+{
+        int r = 0;
+
+        to->is_protected = to->is_protected || from->is_protected;
+        if (depth > PROTECT_DEPTH_MAX)
+                return -ELOOP;
+        for (const ProtectRule *c = from->first; r >= 0 && c; c = c->next) {
+                ProtectRule *copy;
+
+                r = rule_child(p, to, c->name, strlen(c->name), &copy);
+                if (r >= 0 && copy != c)
+                        r = rules_copy(p, c, copy, depth + 1);
+        }
+        return r;
+}
