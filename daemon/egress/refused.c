@@ -1,8 +1,8 @@
 /*
- * Datagrams are refused by the kernel, which tells us of each one: for the log, nothing waits for us. The
- * first to a destination is a row at once, further ones are counted and a row of their own each second; of
- * many destinations those beyond a limit are counted together. What netfilter could not tell us it numbers,
- * so that it is counted, too; what finds a BPF ring full is lost.
+ * Datagrams and pings are refused by the kernel, which tells us of each one: for the log, nothing waits for
+ * us. The first to a destination is a row at once, further ones are counted and a row of their own each
+ * second; of many destinations those beyond a limit are counted together. What netfilter could not tell us
+ * it numbers, so that it is counted, too; what finds a BPF ring full is lost.
  */
 
 #include <arpa/inet.h>
@@ -26,7 +26,9 @@
 #define LEFT_MAX         8192U /* read at the end: more than the queue holds */
 #define TICK_USEC        USEC_PER_SEC
 #define MESSAGE_MAX      8192U
-#define PROTOCOL_NUMBER  17U
+#define PROTO_ICMP       1U
+#define PROTO_UDP        17U
+#define PROTO_ICMPV6     58U
 #define IPV4_HEADER_SIZE 20U
 #define IPV6_HEADER_SIZE 40U
 #define ATTRIBUTE_HEADER sizeof(struct nlattr)
@@ -34,7 +36,8 @@
 
 typedef struct Destination {
         PrivAddress address;
-        uint32_t port;
+        uint32_t port; /* 0: of a ping */
+        bool is_ping;
         uint32_t count; /* not in a row yet */
 } Destination;
 
@@ -60,8 +63,8 @@ struct Refused {
 static bool write_row(Refused *f, Destination *d)
 {
         PrivDecide decide = { .request = REFUSED_REQUEST | f->n_requests,
-                              .entry = ENTRY_UDP,
-                              .protocol = PROTOCOL_UDP,
+                              .entry = d->is_ping ? ENTRY_ICMP : ENTRY_UDP,
+                              .protocol = d->is_ping ? PROTOCOL_ICMP : PROTOCOL_UDP,
                               .port = d->port,
                               .count = d->count,
                               .address = d->address };
@@ -122,7 +125,7 @@ static void count_one(Refused *f, const Destination *to, uint32_t n_lost)
         Destination *d = NULL;
 
         for (size_t i = 0; i < f->n_destinations && !d; i++) {
-                if (f->destinations[i].port == to->port &&
+                if (f->destinations[i].port == to->port && f->destinations[i].is_ping == to->is_ping &&
                     address_equal(&f->destinations[i].address, &to->address))
                         d = &f->destinations[i];
         }
@@ -160,7 +163,8 @@ static int read_packet(const uint8_t *packet, size_t size, Destination *ret)
         if (size >= IPV4_HEADER_SIZE && packet[0] >> 4 == 4) {
                 ret->address.family = 4;
                 memcpy(ret->address.bytes, packet + 16, 4);
-                if (packet[9] == PROTOCOL_NUMBER)
+                ret->is_ping = packet[9] == PROTO_ICMP;
+                if (packet[9] == PROTO_UDP)
                         ret->port = port_at(packet, size, (size_t) (packet[0] & 0xf) * 4);
                 return 0;
         }
@@ -168,7 +172,8 @@ static int read_packet(const uint8_t *packet, size_t size, Destination *ret)
                 return -EBADMSG;
         ret->address.family = 6;
         memcpy(ret->address.bytes, packet + 24, 16);
-        if (packet[6] == PROTOCOL_NUMBER)
+        ret->is_ping = packet[6] == PROTO_ICMPV6;
+        if (packet[6] == PROTO_UDP)
                 ret->port = port_at(packet, size, IPV6_HEADER_SIZE);
         return 0;
 }
