@@ -372,7 +372,8 @@ class Instance:
         message = {"method": method, **flags}
         if parameters is not None:
             message["parameters"] = parameters
-        data = self.raw_call(user, json.dumps(message).encode() + b"\0")
+        # Those with flags may stay open, or be answered by nothing.
+        data = self.raw_call(user, json.dumps(message).encode() + b"\0", timeout=5 if flags else 60)
         return [json.loads(part) for part in data.split(b"\0") if part]
 
 
