@@ -25,6 +25,9 @@
 /* Who computes little and is waited for much asks for short turns, and gets them sooner. */
 #define SPAWN_SLICE_NSEC UINT64_C(100000)
 
+/* SCHED_FLAG_RESET_ON_FORK */
+#define SPAWN_RESET_ON_FORK UINT64_C(1)
+
 /* unistd.h has no wrapper in this C library. */
 static int do_clone3(struct clone_args *arguments)
 {
@@ -102,15 +105,21 @@ static void set_group_nice(int nice)
         (void) close(fd);
 }
 
-void spawn_set_priority(int nice, bool is_prompt)
+static void set_priority(int nice, bool is_prompt, uint64_t flags)
 {
         SchedulerAttributes attributes = { .size = sizeof(attributes),
+                                           .flags = flags,
                                            .nice = nice,
                                            .runtime_nsec = is_prompt ? SPAWN_SLICE_NSEC : 0 };
 
         (void) syscall(SYS_sched_setattr, 0, &attributes, 0);
         if (nice < 0)
                 set_group_nice(nice);
+}
+
+void spawn_set_priority(int nice, bool is_prompt)
+{
+        set_priority(nice, is_prompt, 0);
 }
 
 static _noreturn_ void run_child(const SpawnSpec *spec)
@@ -124,8 +133,8 @@ static _noreturn_ void run_child(const SpawnSpec *spec)
         /* Where the kernel groups by session it has the launcher's rank in the launcher's group only. */
         else
                 (void) setpgid(0, 0);
-        /* Nobody inherits our own; what fails here leaves the child slower, not worse. */
-        spawn_set_priority(spec->nice, spec->is_prompt);
+        /* Nobody inherits our own, nor the child's; what fails here leaves the child slower, not worse. */
+        set_priority(spec->nice, spec->is_prompt, SPAWN_RESET_ON_FORK);
         if (move_fds(spec, &program_fd) && reset_signals() && drop_rights(spec))
                 (void) syscall(SYS_execveat, program_fd, "", spec->arguments,
                                spec->environment ? spec->environment : nothing, AT_EMPTY_PATH);

@@ -8,6 +8,7 @@
 
 #include "daemon/isolate/spawn.h"
 #include "daemon/isolate/userns.h"
+#include "daemon/launcher/listen.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/user.h"
 #include "proto/base/clock.h"
@@ -33,6 +34,7 @@ static int spawn_program(const Kernel *k, int cgroup_fd, const NetworkNamespace 
                            .cgroup_fd = cgroup_fd,
                            .null_fd = k->null_fd,
                            .output_fd = -EBADF,
+                           .is_prompt = true,
                            .fds = fds,
                            .n_fds = ELEMENTSOF(fds) };
 
@@ -116,8 +118,10 @@ static int build(Blank *b)
         int r;
 
         r = cgroup_make(l->kernel->cgroups, &b->id, &(PrivLimits){ 0 }, &b->cgroup_fd);
+        listen_glance(l);
         if (r >= 0)
                 r = netns_new(l->kernel->network_fd, l->kernel->steering, &b->network);
+        listen_glance(l);
         if (r >= 0)
                 r = init_spawn(l, b->cgroup_fd, &b->network, &b->init_pid, &b->init_pidfd, &b->init_link);
         if (r < 0)

@@ -21,7 +21,9 @@
 #define LISTEN_LOCK        "lock"
 #define LISTEN_BACKLOG     128
 #define LISTEN_BATCH       32U
+#define LISTEN_GLANCE      8U
 #define LISTEN_PAUSE_USEC  (100 * USEC_PER_MSEC)
+#define LISTEN_REST_USEC   200U
 #define LISTEN_SOCKET_NAME "varlink"
 
 /* rw for all at the moment of bind(): the identity is the peer's credential. */
@@ -149,7 +151,8 @@ static void shed_one(Launcher *l)
         (void) !loop_timer_set(l->accept_timer, LISTEN_PAUSE_USEC);
 }
 
-static void serve_one(Launcher *l, int take_fd)
+/* True: it was turned away, unread, because its user connects faster than anybody may. */
+static bool serve_one(Launcher *l, int take_fd)
 {
         _cleanup_close_ int fd = take_fd;
         uint32_t uid, over;
@@ -159,43 +162,69 @@ static void serve_one(Launcher *l, int take_fd)
 
         /* Whom the kernel does not name gets nothing, not even an answer. */
         if (l->is_stopping || peer_read_uid(fd, &uid) < 0)
-                return;
+                return false;
         /* First what is cheap: one process must not connect faster than we can turn it away. */
         u = user_of_peer(l, uid);
         if (!u || !quota_admit_connection(u, &over))
-                return;
+                return true;
         r = peer_read(l, fd, &peer);
         if (r == 0)
                 user_add_connection(u, &peer, over, TAKE_FD(fd));
         else if (r > 0)
                 inside_refuse(l, uid, TAKE_FD(fd));
+        return false;
 }
 
-static void on_connection(void *userdata, int listen_fd, _unused_ unsigned events)
+/* Whoever is turned away comes again at once, and would wake us for each connection: they are taken
+ * together, before they fill the queue for others. */
+static void rest(Launcher *l)
 {
-        Launcher *l = userdata;
+        if (loop_io_set_events(l->listen_io, 0) < 0 || loop_timer_set(l->accept_timer, LISTEN_REST_USEC) < 0)
+                (void) !loop_io_set_events(l->listen_io, LOOP_READ);
+}
 
-        for (unsigned i = 0; i < LISTEN_BATCH; i++) {
-                int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+static void accept_some(Launcher *l, unsigned n_max)
+{
+        bool is_flooded = false;
+
+        for (unsigned i = 0; i < n_max; i++) {
+                int fd = accept4(l->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
                 if (fd >= 0) {
-                        serve_one(l, fd);
+                        is_flooded |= serve_one(l, fd);
                         continue;
                 }
                 if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
                         shed_one(l);
                         return;
                 }
-                if (errno == EAGAIN)
+                if (errno == EAGAIN) {
+                        if (is_flooded)
+                                rest(l);
                         return;
+                }
         }
+}
+
+static void on_connection(void *userdata, _unused_ int listen_fd, _unused_ unsigned events)
+{
+        accept_some(userdata, LISTEN_BATCH);
+}
+
+void listen_glance(Launcher *l)
+{
+        if (l->listen_io)
+                accept_some(l, LISTEN_GLANCE);
 }
 
 static void on_pause_over(void *userdata)
 {
         Launcher *l = userdata;
-        int r = listen_start(l);
+        int r;
 
+        if (l->is_stopping)
+                return;
+        r = l->listen_io ? loop_io_set_events(l->listen_io, LOOP_READ) : listen_start(l);
         if (r < 0) {
                 (void) log_error(r, "cannot accept connections yet");
                 (void) !loop_timer_set(l->accept_timer, LISTEN_PAUSE_USEC);

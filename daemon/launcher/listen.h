@@ -9,3 +9,6 @@
 int listen_open(Launcher *l) _must_check_;
 int listen_start(Launcher *l) _must_check_;
 void listen_close(Launcher *l);
+
+/* Between the steps of what takes long for one user: takes a few of the connections that wait. */
+void listen_glance(Launcher *l);

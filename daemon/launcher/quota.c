@@ -23,6 +23,12 @@
 #define QUOTA_TIME_BURST_USEC (100 * USEC_PER_MSEC)
 #define QUOTA_TIME_FACTOR     2U
 
+/* While others have connected within the last second it is less, and less of it at once: they wait behind
+ * each start. */
+#define QUOTA_SHARED_USEC       (80 * USEC_PER_MSEC)
+#define QUOTA_SHARED_BURST_USEC (20 * USEC_PER_MSEC)
+#define QUOTA_SHARED_FOR_USEC   USEC_PER_SEC
+
 #define QUOTA_ROWS_PER_SEC    128U
 #define QUOTA_FREEZES_PER_SEC 4U
 #define QUOTA_FREEZES_BURST   128U
@@ -140,6 +146,7 @@ bool quota_admit_connection(User *u, uint32_t *ret_is_over)
                         MIN_OF(s->connects_per_second * QUOTA_BURST_SECONDS, QUOTA_CONNECTS_BURST));
         int own, all = 0;
 
+        u->quota.connected_usec = clock_monotonic_usec();
         if (!is_root(u) && !bucket_take(&u->quota.connects, &rate, 1, clock_monotonic_usec())) {
                 quota_refused(u, QUOTA_CONNECTS, 1);
                 return false;
@@ -187,13 +194,27 @@ void quota_charge_start(User *u)
         bucket_charge(&u->quota.starts, &rate, 1, clock_monotonic_usec());
 }
 
+static bool has_others(const User *u, uint64_t now)
+{
+        size_t cursor = 0;
+
+        for (const User *o = map_next(&u->launcher->users, &cursor); o;
+             o = map_next(&u->launcher->users, &cursor)) {
+                if (o != u && o->quota.connected_usec + QUOTA_SHARED_FOR_USEC > now)
+                        return true;
+        }
+        return false;
+}
+
 uint64_t quota_charge_time(User *u, uint64_t usec)
 {
-        BucketRate rate = bucket_rate(QUOTA_TIME_USEC, USEC_PER_SEC, QUOTA_TIME_BURST_USEC);
         uint64_t now = clock_monotonic_usec();
+        BucketRate rate;
 
         if (is_root(u))
                 return 0;
+        rate = has_others(u, now) ? bucket_rate(QUOTA_SHARED_USEC, USEC_PER_SEC, QUOTA_SHARED_BURST_USEC)
+                                  : bucket_rate(QUOTA_TIME_USEC, USEC_PER_SEC, QUOTA_TIME_BURST_USEC);
         bucket_charge(&u->quota.time, &rate, QUOTA_TIME_FACTOR * usec, now);
         return bucket_debt_usec(&u->quota.time, &rate, now);
 }

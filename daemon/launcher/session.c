@@ -9,6 +9,7 @@
 #include "daemon/launcher/admin.h"
 #include "daemon/launcher/blank.h"
 #include "daemon/launcher/home.h"
+#include "daemon/launcher/listen.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/setup.h"
 #include "daemon/launcher/worker.h"
@@ -234,6 +235,7 @@ static void run_steps(Session *s)
                         session_fail(s, r, steps[i].name, steps[i].detail);
                         return;
                 }
+                listen_glance(s->launcher);
         }
 }
 

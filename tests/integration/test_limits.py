@@ -325,6 +325,43 @@ def test_d15_what_all_wait_for_comes_first(own_instance, alice):
     assert own_instance.ctl(alice, "exec", session, "--", "nice").stdout == "0\n"
 
 
+# struct sched_attr; the slice of an ordinary process stands where the runtime of others does, since Linux 6.12.
+SLICE = """
+import ctypes, struct, sys
+libc = ctypes.CDLL(None)
+for pid in map(int, sys.argv[1:]):
+    data = ctypes.create_string_buffer(48)
+    assert libc.syscall(315, pid, data, 48, 0) == 0
+    print(struct.unpack("IIQiIQQQ", data.raw)[5])
+"""
+
+
+def test_d15_short_turns_for_those_that_others_wait_for(own_instance, alice):
+    """Init, that all of a session waits for, has the short turns that the launcher has; a command has what any has."""
+    session = own_instance.create(alice)
+    held = alice.popen([machine.CTL, "exec", session, "--", "/bin/cat"], stdin=subprocess.PIPE,
+                       env=alice.environment(SANDBOXD_ADDRESS=own_instance.address))
+    inits = own_instance.workers("sandbox-init")
+
+    def command():
+        found = subprocess.run(["pgrep", "-x", "cat", "-u", str(alice.uid)], stdout=subprocess.PIPE, text=True,
+                               check=False).stdout.split()
+        return int(found[0]) if found else 0
+    try:
+        assert machine.eventually(command, 30)
+        pids = [os.getpid(), own_instance.process.pid, command(), *inits]
+        done = subprocess.run(["/usr/bin/python3", "-c", SLICE, *map(str, pids)], stdout=subprocess.PIPE, text=True, check=True)
+        slices = [int(n) for n in done.stdout.split()]
+    finally:
+        held.stdin.close()
+        held.wait()
+    ours, launcher, inside = slices[:3]
+    if launcher == ours:
+        pytest.skip("this kernel has no slices of a process's own")
+    assert inside == ours, slices
+    assert inits and launcher in slices[3:], slices
+
+
 def test_d15_descriptors_of_the_launcher(settings, alice, root):
     """Sessions are as many as its descriptors are good for, less those of root."""
     instance = machine.Instance(settings=settings)

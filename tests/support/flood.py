@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import time
 
@@ -18,13 +19,9 @@ INFO = b'{"method":"io.sandboxd.Manager.Describe"}\\0'
 EXEC = json.dumps({"method": "io.sandboxd.Session.Exec", "more": True, "parameters": {"id": session, "command": {
     "commandLine": ["/bin/true"], "standardInput": "null", "standardOutput": "null", "standardError": "null"}}}).encode() + b"\\0"
 def talk(message):
-    s = socket.socket(socket.AF_UNIX); s.settimeout(30)
-    while True:
-        try:
-            s.connect(path)
-            break
-        except BlockingIOError:
-            time.sleep(0.001)
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(path)
+    s.settimeout(30)
     s.sendall(message)
     data = b""
     while True:
@@ -80,19 +77,30 @@ class Flood:
         self.child.wait()
 
 
-def compare(instance, flooder, measure, kinds, n_rounds=100, beside_busy=True):
-    """For calls and for commands: the times of idle, busy and flooded stretches, in turns, so that what else the machine
-    does is in all of them. Busy: as many threads of the flooding user, at least one for each processor, make system
-    calls that the daemon has no part in."""
-    busy = {"busy": ["nobody"] * max(len(kinds), os.cpu_count())} if beside_busy else {}
-    stretches = {"idle": None, **busy, "flooded": kinds}
+def end_sessions(instance, user):
+    """What a flood has started would count against its quota the next time, and its end takes as much as its start."""
+    done = instance.ctl(user, "terminate", "--all", timeout=120)
+    assert done.returncode == 0, done
+
+
+def compare(instance, flooder, measure, floods, n_rounds=3, n_samples=100):
+    """For calls and for commands, by stretch: the times of each round, sorted. Idle and each flood (a name with its kinds, a
+    thread each) come in turns within each round, so that what else the machine does is in all of them."""
+    stretches = {"idle": None, **floods}
     times = {name: {stretch: [] for stretch in stretches} for name in ("call", "exec")}
-    for _ in range(3):
-        for stretch, of_flood in stretches.items():
-            flood = Flood(instance, flooder, of_flood) if of_flood else None
+    for _ in range(n_rounds):
+        for stretch, kinds in stretches.items():
+            flood = Flood(instance, flooder, kinds) if kinds else None
             time.sleep(0.3)
-            for name, values in measure.rounds(n_rounds).items():
-                times[name][stretch] += values
+            for name, values in measure.rounds(n_samples).items():
+                times[name][stretch].append(sorted(values))
             if flood:
                 flood.close()
+                if "creates" in kinds:
+                    end_sessions(instance, flooder)
     return times
+
+
+def median_percentile(rounds, part):
+    """The median of the rounds' percentiles: one round that something else disturbed does not count."""
+    return statistics.median(percentile(values, part) for values in rounds)
