@@ -11,7 +11,7 @@ from property import collector
 tried, FOUND = collector()
 
 
-@tried("F05", "mounts", "what is written in the workspace is the caller's on disk")
+@tried("F05", "mounts", "what is written in the workspace is the caller's on disk", everywhere=True)
 def f05_owner_on_disk(p):
     p.sh("echo x >made-here; mkdir folder-here; ln -s x link-here")
     found = {name: os.lstat(f"{p.work}/{name}") for name in ("made-here", "folder-here", "link-here")}
@@ -19,7 +19,7 @@ def f05_owner_on_disk(p):
     return [name for name, info in found.items() if (info.st_uid, info.st_gid) != (p.user.uid, p.user.gid)]
 
 
-@tried("F12", "stdio", "what is passed as standard input is a file, and stays for reading")
+@tried("F12", "stdio", "what is passed as standard input is a file, and stays for reading", everywhere=True)
 def f12_reopened_file(p):
     path = p.user.write(os.path.join(p.user.base, "read-only-input"), "input\n")
     with open(path, "rb") as f:
@@ -53,7 +53,7 @@ def f13_streams_of_the_daemon(p):
     return [line for line in (text or "no output").splitlines() if not line.endswith("/null")]
 
 
-@tried("F21", "mounts", "what is mounted below a read-only folder is read-only, too")
+@tried("F21", "mounts", "what is mounted below a read-only folder is read-only, too", everywhere=True)
 def f21_mounts_below(p):
     shown = p.user.workspace()
     os.mkdir(shown + "/below")
@@ -89,38 +89,46 @@ def secrets(user):
         for top in made:
             if os.path.isdir(top):
                 shutil.rmtree(top, ignore_errors=True)
-            else:
+            elif os.path.lexists(top):
                 os.unlink(top)
 
 
-@tried("F22", "mounts", "what is hidden is empty, and takes nothing")
+@tried("F22", "mounts", "what is hidden is empty, and takes nothing", everywhere=True)
 def f22_hidden_folders(p):
     with secrets(p.user):
         done = p.sh("ls -A ~/.ssh; touch ~/.ssh/x && echo written; mkdir ~/.ssh/d && echo made; rmdir ~/.ssh && echo gone; true",
                     "-p", "host")
-        assert not os.path.exists(p.user.home + "/.ssh/x")
+        subprocess.run(["rm", "-rf", p.user.home + "/.ssh/d"], check=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(p.user.home + "/.ssh/x")
+            return "a file outside"
     return done.stdout
 
 
-@tried("F23", "mounts", "hidden files have no content and cannot be written")
+@tried("F23", "mounts", "hidden files have no content and cannot be written", everywhere=True)
 def f23_hidden_files(p):
     with secrets(p.user):
         done = p.sh("cat ~/.netrc; ( echo x >~/.netrc ) && echo written; ( echo x >>~/.netrc ) && echo added; "
                     "rm -f ~/.netrc && test ! -e ~/.netrc && test -w ~ && echo gone; true", "-p", "host")
+        if not os.path.exists(p.user.home + "/.netrc"):
+            return "it is gone outside"
         with open(p.user.home + "/.netrc", encoding="utf-8") as f:
             assert "x" not in f.read()
     return done.stdout
 
 
-@tried("F25", "mounts", "moving the folder above does not bring a hidden one back")
+@tried("F25", "mounts", "moving the folder above does not bring a hidden one back", everywhere=True)
 def f25_parent_moved(p):
     with secrets(p.user):
         done = p.sh("mv ~/.config ~/.c2 && cat ~/.c2/gh/hosts.yml; cat ~/.config/gh/hosts.yml; true", "-p", "host")
+        if os.path.lexists(p.user.home + "/.c2"):
+            os.rename(p.user.home + "/.c2", p.user.home + "/.config")
+            return "moved outside"
         assert os.path.isdir(p.user.home + "/.config")
     return done.stdout
 
 
-@tried("F26", "mounts", "where a link from a secret's place leads is hidden as well")
+@tried("F26", "mounts", "where a link from a secret's place leads is hidden as well", everywhere=True)
 def f26_linked_secret(p):
     link, data = p.user.home + "/.gnupg", p.user.home + "/sbxt-data"
     if os.path.lexists(link):
@@ -150,7 +158,7 @@ def p12_other_session(p):
         child.wait(30)
 
 
-@tried("P21", "mounts", "the machine's id and serial numbers are not the host's")
+@tried("P21", "mounts", "the machine's id and serial numbers are not the host's", everywhere=True)
 def p21_fingerprints(p):
     done = p.exec("cat /etc/machine-id /var/lib/dbus/machine-id /sys/class/dmi/id/*serial /sys/class/dmi/id/product_uuid "
                   "/sys/devices/virtual/dmi/id/*serial 2>/dev/null; true")

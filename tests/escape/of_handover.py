@@ -52,7 +52,7 @@ def planted(p, base, names, script):
             any(name == n or name.startswith(n.split("/")[0] + "/") and "/" in n for n in names)]
 
 
-@tried("H01", "mounts", "what runs outside later and is there is not written")
+@tried("H01", "mounts", "what runs outside later and is there is not written", everywhere=True)
 def h01_present(p):
     base = repository(p, FILES[1:])
     before = {name: machine.tree_state(base).get(f"{base}/{name}") for name in FILES}
@@ -61,14 +61,14 @@ def h01_present(p):
     return found + [name for name in FILES if after.get(f"{base}/{name}") != before[name]]
 
 
-@tried("H02", "init", "what is not there cannot be made")
+@tried("H02", "init", "what is not there cannot be made", everywhere=True)
 def h02_absent(p):
     base = p.user.workspace()
     found = planted(p, base, FILES, write_all(FILES))
     return found + [name for name in FILES if os.path.lexists(f"{base}/{name}") and name != ".git"]
 
 
-@tried("H03", "mounts", "moving what is above brings nothing under the name")
+@tried("H03", "mounts", "moving what is above brings nothing under the name", everywhere=True)
 def h03_parent_moved(p):
     base = repository(p, FILES[1:])
     script = (f"mv .git g; mkdir -p .git/hooks; echo {EVIL} >.git/hooks/pre-commit; echo {EVIL} >.git/config; mv .vscode v; "
@@ -76,7 +76,7 @@ def h03_parent_moved(p):
     return planted(p, base, FILES, script)
 
 
-@tried("H04", "mounts", "no link comes in the place of what is protected")
+@tried("H04", "mounts", "no link comes in the place of what is protected", everywhere=True)
 def h04_replaced_by_a_link(p):
     base = repository(p, FILES[1:])
     script = (f"mkdir evil; echo {EVIL} >evil/tasks.json; rm -r .vscode; ln -sfn evil .vscode; rm -rf .git/hooks; ln -sfn ../evil .git/hooks; "
@@ -121,7 +121,7 @@ def h06_removed_by_the_host(p):
     return evil_in(base)
 
 
-@tried("H07", "mounts", "a repository that is a file, and what says where it is, are not written")
+@tried("H07", "mounts", "a repository that is a file, and what says where it is, are not written", everywhere=True)
 def h07_repository_as_a_file(p):
     main = repository(p)
     p.user.run(["git", "-C", main, "-c", "user.name=x", "-c", "user.email=x@x", "commit", "-q", "--allow-empty", "-m", "x"])
@@ -133,6 +133,8 @@ def h07_repository_as_a_file(p):
               f"echo {EVIL} >{main}/.git/config; echo {EVIL} >{main}/.git/hooks/post-checkout; echo {EVIL} >{main}/.git/commondir")
     done = p.run("-w", tree, "--", "sh", "-c", script + "; echo end", cwd="/")
     assert done.stdout.endswith("end\n"), done
+    if not os.path.isfile(tree + "/.git"):
+        return "it is another one outside"
     with open(tree + "/.git", encoding="utf-8") as f:
         return f.read() != before and "the file was changed" or [name for name in evil_in(main + "/.git") if name != "worktrees"]
 
@@ -140,7 +142,7 @@ def h07_repository_as_a_file(p):
 MODULES = (".git/modules/m/config .git/modules/m/hooks/post-checkout .git/modules/m/info/attributes .git/worktrees/t/config.worktree").split()
 
 
-@tried("H08", "mounts", "settings and hooks of submodules and worktrees are not written")
+@tried("H08", "mounts", "settings and hooks of submodules and worktrees are not written", everywhere=True)
 def h08_submodules(p):
     base = repository(p, [name for name in MODULES if "attributes" not in name])
     for name in (".git/modules/m/HEAD", ".git/worktrees/t/HEAD"):
@@ -151,13 +153,13 @@ def h08_submodules(p):
 PARTS = ".git/info/attributes .git/config.worktree .git/objects/info/alternates .git/commondir".split()
 
 
-@tried("H09", "mounts", "attributes, further settings and borrowed objects of a repository are not written")
+@tried("H09", "mounts", "attributes, further settings and borrowed objects of a repository are not written", everywhere=True)
 def h09_parts_of_a_repository(p):
     base = repository(p)
     return planted(p, base, PARTS, write_all(PARTS)) + [name for name in PARTS if os.path.lexists(f"{base}/{name}")]
 
 
-@tried("H10", "mounts", "usual places of hooks that the project shares are not written")
+@tried("H10", "mounts", "usual places of hooks that the project shares are not written", everywhere=True)
 def h10_shared_hooks(p):
     base = repository(p, [".husky/pre-commit"])
     names = [".husky/pre-commit", ".husky/post-merge", ".githooks/pre-commit"]
@@ -165,7 +167,7 @@ def h10_shared_hooks(p):
         ["core.hooksPath" for line in [p.user.run(["git", "-C", base, "config", "core.hooksPath"]).stdout] if line]
 
 
-@tried("H14", "mounts", "start files of shells and editors are not made in a workspace")
+@tried("H14", "mounts", "start files of shells and editors are not made in a workspace", everywhere=True)
 def h14_start_files(p):
     base = p.user.workspace()
     return planted(p, base, HOME_FILES, write_all(HOME_FILES)) + [name for name in HOME_FILES if os.path.isfile(f"{base}/{name}")]

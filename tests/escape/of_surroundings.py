@@ -11,7 +11,7 @@ from property import collector
 tried, FOUND = collector()
 
 
-@tried("E05", "environment", "PATH is fixed: no relative folder, none that the session can write before the system's")
+@tried("E05", "environment", "PATH is fixed: no relative folder, none that the session can write before the system's", everywhere=True)
 def e05_path(p):
     done = p.run("--", "sh", "-c", "echo \"$PATH\" | tr : '\\n' | while read d; do case $d in /*) ;; *) echo relative $d;; esac; "
                  "test -w $d && echo writable $d; done; echo $PATH", environment={"PATH": f"{p.work}:.::/usr/bin:/bin"})
@@ -190,7 +190,7 @@ class Furnished:
             subprocess.run(["rm", "-rf", path], check=True)
 
 
-@tried("C01", "mounts", "no credential of the home is read: not where it lies, not by searching")
+@tried("C01", "mounts", "no credential of the home is read: not where it lies, not by searching", everywhere=True)
 def c01_credentials(p):
     with Furnished(p.user):
         # Root's home may hold anything, and be large.
@@ -204,7 +204,7 @@ def c01_credentials(p):
         return found + masked.stdout.splitlines()
 
 
-@tried("C02", "mounts", "histories, states of editors and browsers do not show")
+@tried("C02", "mounts", "histories, states of editors and browsers do not show", everywhere=True)
 def c02_histories(p):
     with Furnished(p.user):
         names = [name for name in CREDENTIALS if "history" in name or "mozilla" in name or "chrome" in name or name in
@@ -213,7 +213,7 @@ def c02_histories(p):
         return done.stdout
 
 
-@tried("C03", "mounts", "secrets of the workspace that the profile names are not read")
+@tried("C03", "mounts", "secrets of the workspace that the profile names are not read", everywhere=True)
 def c03_secrets_of_the_workspace(p):
     base = p.user.workspace()
     names = (".env", ".env.local", "id_rsa", "credentials.json", "secrets.yaml", "terraform.tfstate", "kubeconfig")
@@ -224,27 +224,30 @@ def c03_secrets_of_the_workspace(p):
     return done.stdout
 
 
-@tried("C05", "mounts", "tools that give credentials out have none")
+@tried("C05", "mounts", "tools that give credentials out have none", everywhere=True)
 def c05_helpers(p):
     with Furnished(p.user):
         p.user.write(p.user.home + "/.gitconfig", "[credential]\n\thelper = store\n") if not os.path.exists(p.user.home + "/.gitconfig") else None
         done = p.sh("printf 'protocol=https\\nhost=example.org\\n\\n' | GIT_TERMINAL_PROMPT=0 timeout 10 git credential fill; "
-                    "git config --global --list; gh auth token; aws sts get-caller-identity; gcloud auth print-access-token; ssh-add -L; true")
+                    "timeout 5 git config --global --list; timeout 5 gh auth token; timeout 5 aws sts get-caller-identity; "
+                    "timeout 5 gcloud auth print-access-token; timeout 5 ssh-add -L; true")
         return SECRET in done.stdout + done.stderr or "helper = store" in done.stdout or "credential.helper" in done.stdout
 
 
-@tried("C06", "mounts", "keys and tables of the machine are not read")
+@tried("C06", "mounts", "keys and tables of the machine are not read", everywhere=True)
 def c06_keys_of_the_machine(p):
     return p.sh("cat /etc/shadow /etc/shadow- /etc/gshadow /etc/sudoers /etc/ssh/ssh_host_*_key /etc/krb5.keytab /etc/ssl/private/* "
                 "/etc/letsencrypt/*/* /etc/wireguard/* /var/lib/sandboxd/* 2>/dev/null; true").stdout
 
 
-@tried("H16", "mounts", "programs in the caller's own PATH are not written")
+@tried("H16", "mounts", "programs in the caller's own PATH are not written", everywhere=True)
 def h16_programs_of_the_caller(p):
     p.sh("for d in ~/bin ~/.local/bin ~/.cargo/bin; do mkdir -p $d; echo x >$d/sbxt-planted; done; true")
     p.sh("for d in ~/bin ~/.local/bin ~/.cargo/bin; do mkdir -p $d; echo x >$d/sbxt-planted; done; true", "-p", "host")
     found = [name for name in ("bin", ".local/bin", ".cargo/bin") if os.path.exists(f"{p.user.home}/{name}/sbxt-planted")]
     later = p.sh("command -v sbxt-planted; true").stdout
+    for name in found:
+        os.unlink(f"{p.user.home}/{name}/sbxt-planted")
     return found or later
 
 

@@ -2,8 +2,6 @@
 own trial is left out as well, properties of the catalogue fail. Only the program of the tests can leave anything out."""
 
 import os
-import shutil
-import struct
 import subprocess
 import sys
 
@@ -14,58 +12,24 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import machine  # noqa: E402
 import world as worlds  # noqa: E402
 from catalogue import PROPERTIES  # noqa: E402
+from crippled import BITS, MARK, Crippled  # noqa: E402
 
-MARK = b"sandboxd-leave-out-mark\0"
-BITS = {"seccomp": 1 << 0, "landlock": 1 << 1, "mounts": 1 << 2, "user namespace": 1 << 3, "cgroup": 1 << 4,
-        "network": 1 << 5, "masks": 1 << 8, "capabilities": 1 << 9, "limits": 1 << 10, "groups": 1 << 11}
-
-# What else must go for a session to start at all, and what fails then.
+# What fails without it, all others being there.
 LAYERS = {
-    "seccomp": ((), {"S05", "S08", "S09", "F17", "F30", "W07", "W10"}),
-    "mounts": ((), {"F20"}),
-    "user namespace": (("capabilities",), {"N01", "N10", "N19"}),
-    "cgroup": ((), {"P14"}),
-    "network": ((), {"W02"}),
-    "masks": ((), {"P08", "P10", "P11"}),
-    "capabilities": ((), {"N01", "N03"}),
-    "limits": ((), {"R17", "Q10"}),
-    "groups": ((), {"N04", "F03"}),
+    "seccomp": {"S05", "S08", "S09", "F17", "F30", "W07", "W10"},
+    "landlock": {"F12"},
+    "mounts": {"F20", "F21"},
+    "user namespace": {"N01", "N10", "N19"},
+    "cgroup": {"P14"},
+    "network": {"W02"},
+    "masks": {"P08", "P10", "P11"},
+    "capabilities": {"N01", "N03"},
+    "limits": {"R17", "Q10"},
+    "groups": {"N04", "F03"},
 }
 STEPS = {"seccomp": "check-seccomp", "landlock": "check-landlock", "mounts": "submounts", "user namespace": "capabilities",
          "cgroup": "check-cgroup", "network": "check-network", "masks": "check-masks", "capabilities": "check-capabilities",
          "limits": "check-limits", "groups": "check-groups"}
-
-
-class Crippled:
-    """A world whose daemon has an init of the tests."""
-
-    def __init__(self, world):
-        self.world = world
-        folder = os.path.join(world.instance.folder, "libexec")
-        os.mkdir(folder)
-        for name in os.listdir(machine.BUILD + "/libexec"):
-            os.symlink(os.path.realpath(f"{machine.BUILD}/libexec/{name}"), f"{folder}/{name}")
-        self.program = folder + "/sandbox-init"
-        os.unlink(self.program)
-        shutil.copy(machine.BUILD + "/daemon/init/sandbox-init-leave-out", self.program)
-        with open(self.program, "rb") as f:
-            self.offset = f.read().index(MARK) + len(MARK)
-        world.instance.stop()
-        world.instance.libexec = folder
-
-    def leave_out(self, layers, unchecked=()):
-        """A daemon prepares sessions ahead, so it is another one each time."""
-        def number(names):
-            return sum(BITS[name] for name in names)
-
-        self.world.instance.stop()
-        with open(self.program, "r+b") as f:
-            f.seek(self.offset)
-            f.write(struct.pack("=II", number(layers), number(unchecked)))
-        self.world.instance.start()
-
-    def run(self):
-        return self.world.instance.sh(self.world.user, "echo runs", workspace=self.world.work["user"])
 
 
 @pytest.fixture(scope="module")
@@ -88,19 +52,44 @@ def test_absence_is_noticed(crippled, layer):
     assert f"failed at {STEPS[layer]} " in refusal, refusal
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("layer", BITS)
 def test_properties_need_it(crippled, layer):
-    others, wanted = LAYERS[layer]
-    crippled.leave_out([layer, *others], [layer, *others])
-    results = {p.id: crippled.world.attempt(p, "user") for p in PROPERTIES if p.id in wanted}
-    assert {name for name, (result, _) in results.items() if result == "open"} == wanted, results
+    crippled.leave_out_unnoticed([layer])
+    results = {p.id: crippled.world.attempt(p, "user") for p in PROPERTIES if p.id in LAYERS[layer]}
+    assert {name for name, (result, _) in results.items() if result == "open"} == LAYERS[layer], results
 
 
-def test_landlock_is_a_second_layer(crippled):
-    """What it refuses mounts refuse as well: that it is missing is seen by init's own trial alone."""
-    crippled.leave_out(["landlock"], ["landlock"])
-    prop = next(p for p in PROPERTIES if p.id == "F04")
-    assert crippled.world.attempt(prop, "user")[0] == "holds"
+# ---- two layers for one thing ----
+
+def abstract_socket(crippled):
+    """A name without a file that the host listens at."""
+    prop = next(p for p in PROPERTIES if p.id == "I01")
+    return crippled.world.attempt(prop, "user")[0] == "open"
+
+
+def whiteout(crippled):
+    place = crippled.world.places["user"]
+    done = place.sh("mknod hole c 0 0; test -e hole && echo made; rm -f hole")
+    return "made" in done.stdout
+
+
+def shown_folder(crippled):
+    """Not below the home: what is writable for Landlock is so with all that is below."""
+    folder = crippled.world.user_folder()
+    crippled.world.places["user"].sh(f"cd {folder} && echo x >>f; mkdir d; true", "--read", folder)
+    with open(folder + "/f", encoding="utf-8") as f:
+        return os.listdir(folder) != ["f"] or f.read() != "of the user\n"
+
+
+@pytest.mark.parametrize("layer,attack", [("network", abstract_socket), ("seccomp", whiteout), ("mounts", shown_folder)])
+def test_landlock_holds_alone(crippled, layer, attack):
+    """The layer in front is gone, and what is behind it refuses; without both of them the same attack comes through."""
+    crippled.leave_out_unnoticed([layer])
+    assert not attack(crippled)
+    crippled.leave_out_unnoticed([layer, "landlock"])
+    assert attack(crippled)
+    crippled.leave_out_unnoticed(["landlock"])
+    assert not attack(crippled), "the layer in front holds alone as well"
 
 
 def test_release_has_no_switch():

@@ -116,6 +116,37 @@ class Place:
         self._sessions = {}
 
 
+class Elsewhere(Exception):
+    """What is asked for has no counterpart without the daemon."""
+
+
+class Outside:
+    """The same without a daemon: on the host, in bubblewrap, in firejail. What an option of sandboxctl asks for nobody there does."""
+
+    def __init__(self, world, name):
+        self.world, self.name = world, name
+        self.user, self.work = world.user, world.work[name]
+
+    def __getattr__(self, name):
+        raise Elsewhere(name)
+
+    def run(self, *arguments, cwd=None, environment=None, **more):
+        options, command = arguments[:arguments.index("--")], arguments[arguments.index("--") + 1:]
+        folder = options[options.index("-w") + 1] if "-w" in options else self.work
+        _, usual = self.world.options(self.name)
+        try:
+            return self.user.run(self.world.command(list(command), self.name, folder), cwd=folder,
+                                 env={**usual["env"], **(environment or {})}, **more)
+        except OSError as e:
+            return subprocess.CompletedProcess(command, 125, "", f"{e}\n")
+
+    def sh(self, script, *options, **more):
+        return self.run(*options, "--", "/bin/sh", "-c", script, **more)
+
+    def exec(self, script, **more):
+        return self.sh(script, **more)
+
+
 class World:
     def __init__(self, stack):
         self.stack = stack
@@ -286,6 +317,15 @@ class World:
         for path in ("/tmp/ssh-sbxt/agent.1", "/tmp/.X11-unix/X97", f"/tmp/tmux-{uid}/default"):
             self._listen(path, uid)
 
+    def user_folder(self):
+        """A new one of the user's outside of the home, with a file."""
+        folder = tempfile.mkdtemp(prefix="sbxt-shown-", dir="/srv")
+        self.stack.callback(shutil.rmtree, folder)
+        os.chmod(folder, 0o755)
+        shutil.chown(folder, self.user.uid, self.user.gid)
+        self.user.write(folder + "/f", "of the user\n")
+        return folder
+
     def _workspace(self, user):
         path = user.workspace()
         shutil.copy(self.probe, path + "/probe")
@@ -343,9 +383,9 @@ class World:
             shared_memory=self.shared_memory, namespaces=self.namespaces, group=self.group, label=self.label,
             datagrams=",".join(self.datagrams), root_device=self.root_device, second=self.second)
 
-    def command(self, inner, place):
+    def command(self, inner, place, folder=None):
         """The whole command line that runs inner there."""
-        work = self.work[place]
+        work = folder or self.work[place]
         if place == "bwrap":
             inner = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc",
                      "--die-with-parent", "--chdir", work, *inner]
@@ -375,11 +415,17 @@ class World:
         return judge(prop, status, out, err)
 
     def _call(self, prop, place):
-        """Of those that are tried from outside as well: they are about sessions."""
-        if place not in self.places:
+        """Of those that are tried from outside as well: most are about sessions."""
+        if place not in self.places and not prop.everywhere:
             return "none", ""
         try:
-            text = prop.run(self.places[place])
+            text = prop.run(self.places.get(place) or Outside(self, place))
+        except Elsewhere:
+            return "none", ""
+        except OSError as e:
+            if place in self.places:
+                raise
+            return "unknown", str(e)
         except AssertionError as e:
             text = str(e) or "an assertion"
         return ("open", str(text)[:1000]) if text else ("holds", "")
