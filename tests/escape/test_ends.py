@@ -4,25 +4,15 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
-
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import machine
 
 
-@pytest.fixture(scope="module")
-def user():
-    with machine.test_user("k") as made:
-        yield made
-
-
 @pytest.fixture
-def instance():
-    with machine.Instance() as made:
-        yield made
+def instance(own_instance):
+    return own_instance
 
 
 def sleeper(instance, user, session, marker):

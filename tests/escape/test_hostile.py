@@ -5,44 +5,13 @@ SANDBOXD_FUZZ_CALLS=N makes it N calls for each caller, SANDBOXD_FUZZ_SEED=S the
 import os
 import random
 import subprocess
-import sys
-import tempfile
 
 import pytest
-
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import fuse
 import machine
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 N_CALLS = int(os.environ.get("SANDBOXD_FUZZ_CALLS", "40000"))
-
-
-@pytest.fixture(scope="module")
-def instance():
-    with machine.Instance() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def user():
-    with machine.test_user("h") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def other():
-    with machine.test_user("i") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def program():
-    with tempfile.TemporaryDirectory(prefix="sbxt-fuzz-", dir="/var/tmp") as folder:
-        os.chmod(folder, 0o755)
-        subprocess.run(["gcc", "-O1", "-static", "-D_GNU_SOURCE", "-o", folder + "/fuzz-calls", HERE + "/fuzz_calls.c"], check=True)
-        yield folder + "/fuzz-calls"
 
 
 class Outside:
@@ -74,7 +43,7 @@ class Outside:
 
 
 @pytest.mark.parametrize("who", ["user", "root"])
-def test_calls_by_chance(instance, user, other, program, who):
+def test_calls_by_chance(instance, user, other, compiled, who):
     seed = int(os.environ.get("SANDBOXD_FUZZ_SEED", random.randrange(1 << 32)))
     print("seed", seed)
     outside = Outside(instance, user, other)
@@ -82,7 +51,7 @@ def test_calls_by_chance(instance, user, other, program, who):
         with machine.root_user() as root:
             caller = root if who == "root" else user
             work = caller.workspace()
-            subprocess.run(["cp", program, work + "/fuzz-calls"], check=True)
+            subprocess.run(["cp", compiled("fuzz_calls"), work + "/fuzz-calls"], check=True)
             launcher = instance.process.pid
             given = [*outside.canaries, *outside.folders, instance.socket, instance.state, f"/proc/{launcher}/root", "/etc/passwd", "/bin/sh"]
             done = instance.ctl(caller, "run", "-T", "-w", work, "--", "./fuzz-calls", str(seed), str(N_CALLS), *given, cwd="/",

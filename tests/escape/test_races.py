@@ -6,33 +6,13 @@ SANDBOXD_RACES=N makes it N starts of each kind instead of a few."""
 import json
 import os
 import socket
-import subprocess
-import sys
-import tempfile
 
 import pytest
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
 import machine
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 N_STARTS = int(os.environ.get("SANDBOXD_RACES", "2"))
 SECRET = "SBXTOFANOTHER"
-
-
-@pytest.fixture(scope="module")
-def instance():
-    with machine.Instance() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def swapper():
-    with tempfile.TemporaryDirectory(prefix="sbxt-swap-", dir="/var/tmp") as folder:
-        os.chmod(folder, 0o755)
-        subprocess.run(["gcc", "-O1", "-static", "-D_GNU_SOURCE", "-o", folder + "/swapper", HERE + "/swapper.c"], check=True)
-        yield folder + "/swapper"
 
 
 class Scene:
@@ -161,16 +141,16 @@ def race(instance, scene, swapper):
 
 
 @pytest.mark.parametrize("who", ["user", "root"])
-def test_t06_exchanged_paths(instance, swapper, who):
+def test_t06_exchanged_paths(instance, compiled, who):
     """By the user who starts the session, towards another user's folder; and by a user in whose folder root starts one."""
     with machine.test_user("x") as attacker, machine.test_user("y") as other, machine.root_user() as root:
         if who == "user":
-            race(instance, Scene(attacker, other, attacker), swapper)
+            race(instance, Scene(attacker, other, attacker), compiled("swapper"))
         else:
-            race(instance, Scene(attacker, root, root), swapper)
+            race(instance, Scene(attacker, root, root), compiled("swapper"))
 
 
-def test_t07_moved_parents(instance, swapper):
+def test_t07_moved_parents(instance, compiled):
     """The folder above moves, all the time: to and fro with one in which the same name is a link."""
     with machine.test_user("x") as attacker, machine.test_user("y") as other:
         scene = Scene(attacker, other, attacker)
@@ -182,7 +162,7 @@ def test_t07_moved_parents(instance, swapper):
         with open(scene.treasure + "/b/secret", "w", encoding="utf-8") as f:
             f.write(SECRET + "\n")
         scene.before = machine.tree_state(scene.treasure)
-        child = attacker.popen([swapper, right, wrong])
+        child = attacker.popen([compiled("swapper"), right, wrong])
         try:
             for _ in range(5 * N_STARTS):
                 seen = session(instance, attacker, {"workspace": right + "/a/b"}, attack([right + "/a/b", "."]))

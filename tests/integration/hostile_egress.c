@@ -20,6 +20,7 @@
 
 #include "daemon/egress/rights.h"
 #include "proto/base/parse.h"
+#include "proto/base/str.h"
 
 #define LAUNCHER_FD 3
 #define MODE_SIZE   16
@@ -234,13 +235,14 @@ static int start(Hostile *h)
 
 static int beside(char path[PATH_MAX], const char *name)
 {
-        ssize_t n = readlink("/proc/self/exe", path, PATH_MAX - 64);
+        ssize_t n = readlink("/proc/self/exe", path, PATH_MAX - 1);
+        char *last;
 
         if (n <= 0)
                 return -1;
         path[n] = '\0';
-        (void) strcpy(strrchr(path, '/') + 1, name);
-        return 0;
+        last = strrchr(path, '/') + 1;
+        return str_copy(last, PATH_MAX - (size_t) (last - path), name);
 }
 
 static int open_beside(const char *name, int flags)
