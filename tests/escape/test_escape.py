@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import world as worlds  # noqa: E402
-from catalogue import PROPERTIES  # noqa: E402
+from catalogue import PROPERTIES, advisories  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,18 @@ def test_holds(world, prop, place):
 def test_bwrap_fails(world, prop):
     result, text = world.result(prop, "bwrap", PROPERTIES)
     assert result == "open", f"{prop.text}: {result}: {text}"
+
+
+OF_ADVISORIES = {names[0]: [p for p in PROPERTIES if p.id in references] for names, _, references in advisories()}
+
+
+@pytest.mark.parametrize("name", [name for name, found in OF_ADVISORIES.items() if found])
+def test_advisory(world, name):
+    """What others were taken by: each attack of it fails in a session of a user and in one of root."""
+    for prop in OF_ADVISORIES[name]:
+        for place in ("user", "root"):
+            result, text = world.result(prop, place, PROPERTIES)
+            assert result == "holds", f"{prop.id} {prop.text}: {result}: {text}"
 
 
 def test_there_are_enough():
