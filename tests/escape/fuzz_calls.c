@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#define CHILD_SECONDS    2
 #define CALLS_OF_A_CHILD 400
 #define N_BUFFERS        8
 
@@ -179,10 +180,24 @@ static void one_path(void)
                 syscall(number, AT_FDCWD, first, below(010000), below(2) ? 0 : below(65536), 0);
 }
 
+/* It may have put off its own alarm, or stopped itself. */
+static void wait_for(pid_t pid, const sigset_t *ends)
+{
+        struct timespec patience = { .tv_sec = CHILD_SECONDS }, none = { 0 };
+
+        while (sigtimedwait(ends, NULL, &patience) < 0 && errno == EINTR)
+                ;
+        (void) kill(pid, SIGKILL);
+        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+                ;
+        /* What the end itself has said is not the next one's. */
+        while (sigtimedwait(ends, NULL, &none) > 0)
+                ;
+}
+
 static void child(uint64_t seed)
 {
         state = seed | 1;
-        alarm(2);
         for (int i = 0; i < CALLS_OF_A_CHILD; i++) {
                 if (below(3) == 0)
                         one_path();
@@ -195,9 +210,13 @@ static void child(uint64_t seed)
 int main(int argc, char **argv)
 {
         uint64_t seed, n;
+        sigset_t ends;
 
         if (argc < 3)
                 return 125;
+        sigemptyset(&ends);
+        sigaddset(&ends, SIGCHLD);
+        sigprocmask(SIG_BLOCK, &ends, NULL);
         seed = strtoull(argv[1], NULL, 0);
         n = strtoull(argv[2], NULL, 0);
         given = argv + 3;
@@ -213,8 +232,8 @@ int main(int argc, char **argv)
 
                 if (pid == 0)
                         child(seed * UINT64_C(0x9e3779b97f4a7c15) + i);
-                while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-                        ;
+                if (pid > 0)
+                        wait_for(pid, &ends);
         }
         printf("done\n");
         return 0;
