@@ -1,4 +1,5 @@
 #include <signal.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "client/ctl/ctl.h"
@@ -76,6 +77,9 @@ int main(int argc, char *argv[])
         int c;
 
         (void) sigaction(SIGPIPE, &ignore, NULL);
+        /* The JSON parser asks for the locale "C", for which nobody's folder is needed; glibc keeps a copy
+         * of this variable each time. */
+        (void) unsetenv("LOCPATH");
         while ((c = next_option(&common, argc, argv, "+hV", options)) >= 0) {
                 if (c == 'V')
                         return print("sandboxctl %s\n", SANDBOXD_VERSION) ? 0 : EXIT_OURS;
