@@ -153,6 +153,7 @@ struct Session {
         Json *environment; /* array: what policy sets and the context adds */
         PrivLimits limits;
         uint32_t n_publish;
+        PrivPool pool;
         uint32_t publish[PRIV_PUBLISH_MAX];
         uint64_t runtime_usec;
         uint64_t idle_usec;

@@ -534,6 +534,7 @@ static int compile(Compilation *k, PolicyDiagnostics *d, int *ret_plan_fd, int *
                 return r;
         r = block_compile(k->session, k->policy, k->project, &policy_fd);
         k->session->n_publish = policy_publish(k->policy, k->session->publish);
+        k->session->pool = policy_pool(k->policy);
         if (r < 0)
                 return r;
         warn_diagnostics(k->session, d);

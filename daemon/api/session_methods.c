@@ -42,6 +42,7 @@ static int ask_launcher(Session *s, int plan_fd, int policy_fd)
                 .has_no_network = get_boolean(s->context, "noNetwork"),
                 .limits = s->limits,
                 .n_publish = s->n_publish,
+                .pool = s->pool,
         };
         const int fds[] = { plan_fd, policy_fd };
         int r;

@@ -317,6 +317,7 @@ static void fill(Session *s, const PrivSessionCreate *body, const Peer *caller, 
         memcpy(s->home_key, body->home_key, sizeof(s->home_key));
         s->n_publish = body->n_publish;
         memcpy(s->publish, body->publish, sizeof(s->publish));
+        session_choose_pool(s, &body->pool);
         s->limits = body->limits;
         s->claims = body->claims;
         s->caller = *caller;
@@ -391,8 +392,8 @@ int session_create(User *u, Imsg *m)
         int error;
 
         if (!claims_are_sound(&body->claims) || !ports_are_sound(body) ||
-            body->n_kept_groups > PRIV_GROUPS_MAX || !is_sealed_block(m->fds[0], PLAN_SIZE_MAX) ||
-            !is_sealed_block(m->fds[1], LAUNCHER_BLOCK_MAX))
+            !session_pool_is_sound(&body->pool) || body->n_kept_groups > PRIV_GROUPS_MAX ||
+            !is_sealed_block(m->fds[0], PLAN_SIZE_MAX) || !is_sealed_block(m->fds[1], LAUNCHER_BLOCK_MAX))
                 return -EPROTO;
         quota = quota_take_start(u);
         if (quota) {

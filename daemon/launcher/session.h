@@ -135,6 +135,9 @@ void publish_close(Session *s);
 /* session_network.c: egress workers, and what audit and the dialer know of sessions */
 int session_open_audit(Session *s, bool is_known) _must_check_;
 void session_open_dialer(Session *s);
+/* What api says: each family in its bounds, or none (family 0), which leaves what the settings say. */
+bool session_pool_is_sound(const PrivPool *p);
+void session_choose_pool(Session *s, const PrivPool *p);
 void session_attach_egress(Session *s);
 void sessions_attach_egress(Launcher *l);
 bool sessions_wait_for_egress(const Launcher *l);

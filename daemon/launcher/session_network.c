@@ -80,6 +80,33 @@ static void send_start(Session *s, Worker *egress, int audit_fd, int dialer_fd)
         worker_send(egress, PRIV_EGRESS_START, &body, sizeof(body), fds, n);
 }
 
+/* A prefix that ends in zeros. */
+static bool prefix_is_sound(const PrivPrefix *p, uint32_t family, uint32_t length_min, uint32_t length_max)
+{
+        if (p->address.family == 0)
+                return true;
+        if (p->address.family != family || p->length < length_min || p->length > length_max)
+                return false;
+        for (size_t bit = p->length; bit < sizeof(p->address.bytes) * 8; bit++)
+                if (p->address.bytes[bit / 8] & 0x80 >> bit % 8)
+                        return false;
+        return true;
+}
+
+/* Which network it is makes no difference to anybody but the session. */
+bool session_pool_is_sound(const PrivPool *p)
+{
+        return prefix_is_sound(&p->v4, 4, 8, 24) && prefix_is_sound(&p->v6, 6, 16, 112);
+}
+
+void session_choose_pool(Session *s, const PrivPool *p)
+{
+        if (p->v4.address.family != 0)
+                s->pool.v4 = p->v4;
+        if (p->v6.address.family != 0)
+                s->pool.v6 = p->v6;
+}
+
 /* Whose size nobody can change: a worker that maps it is not killed by a smaller one. */
 static int make_names(Session *s)
 {

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "daemon/policy/compiled.h"
 #include "daemon/policy/model.h"
 #include "proto/base/str.h"
 
@@ -192,6 +193,14 @@ static int format_rules(const Policy *p, Buf *b)
         return r < 0 ? r : buf_put_string(b, "\n    ]");
 }
 
+static int format_pool(Buf *b, const char *key, const PrivPrefix *p)
+{
+        char text[ADDRESS_TEXT_SIZE];
+
+        address_format(&p->address, text);
+        return buf_printf(b, ",\n    \"%s\": \"%s/%u\"", key, text, p->length);
+}
+
 static int format_network(const Policy *p, Buf *b)
 {
         int r;
@@ -200,6 +209,10 @@ static int format_network(const Policy *p, Buf *b)
                        verdict_to_string(p->network_default));
         if (r >= 0 && p->has & HAS_DNS)
                 r = buf_printf(b, ",\n    \"dns\": \"%s\"", p->is_dns_real ? "real" : "synthetic");
+        if (r >= 0 && p->has & HAS_POOL4)
+                r = format_pool(b, "pool", &p->pool.v4);
+        if (r >= 0 && p->has & HAS_POOL6)
+                r = format_pool(b, "pool6", &p->pool.v6);
         for (uint32_t i = 0; r >= 0 && i < p->n_publish; i++)
                 r = buf_printf(b, i == 0 ? ",\n    \"publish\": [%u" : ", %u", p->publish[i]);
         if (r >= 0 && p->n_publish > 0)

@@ -109,6 +109,8 @@ enum PolicyHas {
         HAS_SOCKETS = 1 << 18,
         HAS_GROUPS = 1 << 19,
         HAS_PUBLISH = 1 << 20,
+        HAS_POOL4 = 1 << 21,
+        HAS_POOL6 = 1 << 22,
 };
 
 struct Policy {
@@ -124,6 +126,7 @@ struct Policy {
         uint32_t publish[PRIV_PUBLISH_MAX]; /* in order, each once */
         uint32_t n_publish;
         bool is_dns_real;
+        PrivPool pool; /* of a family that it does not choose: all zero */
         NetRule *rules;
         size_t n_rules;
         size_t n_rules_room;
@@ -225,6 +228,10 @@ void mode_merge(Policy *to, const Policy *from, bool replaces, bool is_join);
 int mode_format(const Policy *p, Buf *b) _must_check_;
 
 int schema_read_network(SchemaReader *x, const TextNode *n) _must_check_;
+/* pool.c: the network of a setting, and those of a policy */
+int schema_read_pool(SchemaReader *x, const TextNode *n, uint32_t family, PrivPrefix *to) _must_check_;
+int schema_read_own_pool4(SchemaReader *x, const TextNode *n) _must_check_;
+int schema_read_own_pool6(SchemaReader *x, const TextNode *n) _must_check_;
 int schema_read_filesystem(SchemaReader *x, const TextNode *n) _must_check_;
 int schema_read_groups(SchemaReader *x, const TextNode *n) _must_check_;
 int schema_read_limits(SchemaReader *x, const TextNode *n) _must_check_;

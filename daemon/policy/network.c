@@ -339,7 +339,8 @@ static const KeyRule network_rules[] = {
         { "default", read_default, NULL },
         { "rules", read_rules, NULL },
         { "dns", read_dns, NULL },
-        { "pool", NULL, "the administrator chooses it, as dns.pool in sandboxd.json" },
+        { "pool", schema_read_own_pool4, NULL },
+        { "pool6", schema_read_own_pool6, NULL },
         { "publish", read_publish, NULL },
 };
 static const KeyTable network_table = { network_rules, ELEMENTSOF(network_rules) };

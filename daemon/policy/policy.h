@@ -105,6 +105,8 @@ const Policy *policy_ceiling(const Policy *p);
 
 /* The ports that a session publishes, each once; returns how many. */
 uint32_t policy_publish(const Policy *p, uint32_t ports[PRIV_PUBLISH_MAX]);
+/* Where the addresses are that stand for names; all zero for a family: the daemon's own choice. */
+PrivPool policy_pool(const Policy *p);
 
 /* Canonical JSON of the effective policy; the caller frees. */
 int policy_format(const Policy *p, char **ret) _must_check_;

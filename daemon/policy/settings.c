@@ -159,62 +159,14 @@ static int read_limits(SchemaReader *x, const TextNode *n)
         return schema_read_object(x, n, &limit_table);
 }
 
-/* 10.0.2.15 is the session's own, as are the loopbacks; the rest a program could not connect to. */
-static bool is_pool_usable(const PrivPrefix *p)
-{
-        static const struct {
-                PrivAddress address;
-                uint32_t length;
-        } others[] = {
-                { { .family = 4, .bytes = { 0 } }, 8 },
-                { { .family = 4, .bytes = { 127 } }, 8 },
-                { { .family = 4, .bytes = { 224 } }, 3 },
-                { { .family = 4, .bytes = { 10, 0, 2, 15 } }, 32 },
-                { { .family = 6, .bytes = { 0 } }, 8 },
-                { { .family = 6, .bytes = { 0xfd, 0x00, 0x00, 0x5a } }, 32 },
-                { { .family = 6, .bytes = { 0xfe, 0x80 } }, 9 },
-                { { .family = 6, .bytes = { 0xff } }, 8 },
-        };
-
-        for (size_t i = 0; i < ELEMENTSOF(others); i++) {
-                if (others[i].address.family != p->address.family)
-                        continue;
-                if (address_in_prefix(&others[i].address, &p->address, p->length) ||
-                    address_in_prefix(&p->address, &others[i].address, others[i].length))
-                        return false;
-        }
-        return true;
-}
-
-static int read_pool(SchemaReader *x, const TextNode *n, uint32_t family, PrivPrefix *to)
-{
-        uint32_t length_min = family == 4 ? 8 : 16, length_max = family == 4 ? 24 : 112;
-        const char *message = NULL;
-        PrivPrefix p;
-        int r;
-
-        r = schema_expect(x, n, TEXT_STRING);
-        if (r <= 0)
-                return r;
-        if (rule_cidr_parse(n->string, &p.address, &p.length, &message) < 0)
-                return schema_fail(x, n, "%s", message);
-        if (p.address.family != family || p.length < length_min || p.length > length_max)
-                return schema_fail(x, n, "expected an IPv%u network with a prefix of %u to %u bits", family,
-                                   length_min, length_max);
-        if (!is_pool_usable(&p))
-                return schema_fail(x, n, "sessions use addresses of this network themselves");
-        *to = p;
-        return 0;
-}
-
 static int read_pool_v4(SchemaReader *x, const TextNode *n)
 {
-        return read_pool(x, n, 4, &x->policy->settings.pool.v4);
+        return schema_read_pool(x, n, 4, &x->policy->settings.pool.v4);
 }
 
 static int read_pool_v6(SchemaReader *x, const TextNode *n)
 {
-        return read_pool(x, n, 6, &x->policy->settings.pool.v6);
+        return schema_read_pool(x, n, 6, &x->policy->settings.pool.v6);
 }
 
 static const KeyRule dns_rules[] = {

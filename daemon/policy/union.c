@@ -88,6 +88,24 @@ static void merge_dns(Policy *to, const Policy *from, MergeMode mode)
         to->has |= HAS_DNS;
 }
 
+/* A layer adds what is not chosen yet: an administrator's choice is not changed by a user's. */
+static void merge_pool(Policy *to, const Policy *from, MergeMode mode)
+{
+        const struct {
+                PrivPrefix *to;
+                const PrivPrefix *from;
+                uint32_t has;
+        } prefixes[] = { { &to->pool.v4, &from->pool.v4, HAS_POOL4 },
+                         { &to->pool.v6, &from->pool.v6, HAS_POOL6 } };
+
+        for (size_t i = 0; i < ELEMENTSOF(prefixes); i++) {
+                if (!(from->has & prefixes[i].has) || (mode != MERGE_REPLACE && to->has & prefixes[i].has))
+                        continue;
+                *prefixes[i].to = *prefixes[i].from;
+                to->has |= prefixes[i].has;
+        }
+}
+
 static int merge_set(Policy *to, const char *pair)
 {
         size_t n = strcspn(pair, "=") + 1;
@@ -160,6 +178,7 @@ static int merge(Policy *to, const Policy *from, MergeMode mode, const char *lay
 
         merge_default(to, from, mode);
         merge_dns(to, from, mode);
+        merge_pool(to, from, mode);
         merge_limits(to, from, mode);
         mode_merge(to, from, mode == MERGE_REPLACE, mode == MERGE_JOIN);
         r = merge_lists(to, from, layer, mode);

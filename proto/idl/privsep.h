@@ -609,6 +609,7 @@ typedef struct PrivSessionCreate {
         uint32_t kept_groups[PRIV_GROUPS_MAX];
         uint32_t n_publish;
         uint32_t publish[PRIV_PUBLISH_MAX]; /* ports of the host's loopback and inside */
+        PrivPool pool;                      /* a family of 0: what the settings say */
         PrivLimits limits;                  /* only what this machine has controllers for */
         PrivSessionClaims claims;
 } PrivSessionCreate;

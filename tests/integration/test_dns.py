@@ -427,6 +427,27 @@ def test_pool_is_the_administrators(settings, alice, profile):
         assert back.records[0][2] == encode("allowed.test")
 
 
+def test_pool_of_a_policy(instance, alice, make_profile, web):
+    """Its addresses stand for names, both ways, and lead there; the daemon's are then addresses like any."""
+    rules = [{"id": "t", "action": "allow", "host": "allowed.test", "ports": [web.server_port], "cidr": "127.0.0.1/32"}]
+    path = make_profile(rules, network={"default": "deny", "pool": "198.19.0.0/16", "pool6": "fd99:2::/64"})
+    forward, six, back, back6, other = ask(
+        instance, alice, path, question("allowed.test"), question("allowed.test", AAAA), question("1.0.19.198.in-addr.arpa", PTR),
+        question("1." + "0." * 23 + "2.0.0.0.9.9.d.f.ip6.arpa", PTR), question("1.0.0.28.in-addr.arpa", PTR))
+    assert forward.addresses == ["198.19.0.1"] and set(six.addresses) <= {"fd99:2::1"}
+    assert back.records[0][2] == back6.records[0][2] == encode("allowed.test") and not other.records
+    before = instance.head()
+    done = run(instance, alice, path, "curl", "-sS", "-m", "20", "--noproxy", "*", f"http://allowed.test:{web.server_port}/")
+    assert done.stdout == "hello from the test server\n", done.stderr
+    done = run(instance, alice, path, "sh", "-c", "for a in '198.19.0.9' '[fd99:2::9]' '28.0.0.9'; do "
+               f"curl -sS -m 20 --noproxy '*' -o /dev/null http://$a:{web.server_port}/; done")
+    rows = instance.rows(before, kind="net")
+    assert [r["host"] for r in rows if r["verdict"] == "allow" and r["action"] == "connect"] == ["allowed.test"]
+    assert {(r["ip"], r["reason"]) for r in rows if r["verdict"] == "deny"} == {
+        (socket.inet_aton("198.19.0.9"), "malformed"), (socket.inet_pton(socket.AF_INET6, "fd99:2::9"), "malformed"),
+        (socket.inet_aton("28.0.0.9"), "default")}
+
+
 def test_small_pool_ends(settings, alice, make_profile, dns):
     path = make_profile([{"id": "w", "action": "allow", "host": f"n{i}.exact.test"} for i in range(300)])
     dns.names.update({f"n{i}.exact.test": ["127.0.0.1"] for i in range(300)})

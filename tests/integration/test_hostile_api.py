@@ -25,8 +25,8 @@ def wait_for(name):
         if m[0] == name: return m
 def claims():
     return b"".join(s.ljust(n, b"\\0") for s, n in ((b"n", 64), (b"p", 64), (b"", 128), (b"", 128), (b"/w", 4096))) + bytes(20)
-def create(token, connection, plan, policy):
-    head = struct.pack("=QQII32sI256sI64s5QII", token, connection, 0, 0, b"", 0, b"", 0, b"", 0, 0, 0, 0, 0, 0, 0)
+def create(token, connection, plan, policy, pool=b""):
+    head = struct.pack("=QQII32sI256sI64s48s5QII", token, connection, 0, 0, b"", 0, b"", 0, b"", pool, 0, 0, 0, 0, 0, 0, 0)
     body = head + claims() + bytes(4)
     channel.send("SESSION_CREATE", fds=[plan, policy], tail=body)
 def terminate(identity, reason=7):
@@ -72,7 +72,10 @@ FATAL = {
     "fifo": "create(1, connection, *os.pipe())",
     "empty": "create(1, connection, sealed(b''), sealed(b''))",
     "huge": "create(1, connection, sealed(bytes(3 << 20)), sealed(b'x'))",
-    "unterminated": "channel.send('SESSION_CREATE', fds=[sealed(b'x'), sealed(b'x')], tail=b'x' * 4576)",
+    "odd-pool": "create(1, connection, sealed(b'x'), sealed(b'x'), struct.pack('=I16sI', 4, bytes(16), 31))",
+    "pool-between": "create(1, connection, sealed(b'x'), sealed(b'x'), struct.pack('=I16sI', 4, bytes([28, 0, 1]), 16))",
+    "pool-of-another-family": "create(1, connection, sealed(b'x'), sealed(b'x'), struct.pack('=I16sI', 6, bytes(16), 24))",
+    "unterminated": "channel.send('SESSION_CREATE', fds=[sealed(b'x'), sealed(b'x')], tail=b'x' * 4624)",
 }
 
 # None of these is more than a claim that nobody believes.

@@ -683,6 +683,46 @@ static void test_bad_pools(void **state)
                         fail_msg("%s was taken", bad[i]);
                 policy_diagnostics_done(&d);
                 p = policy_free(p);
+                ASSERT_OK(str_printf(text, sizeof(text), "{ \"version\": 1, \"network\": { %s } }", bad[i]));
+                if (parse(POLICY_PROFILE, text, &d, &p) >= 0)
+                        fail_msg("%s was taken", bad[i]);
+                policy_diagnostics_done(&d);
+                p = policy_free(p);
+        }
+}
+
+/* A layer chooses what is not chosen yet; what can only narrow chooses nothing. */
+static void test_pools_of_policies(void **state)
+{
+        static const PolicyKind others[] = { POLICY_PROJECT, POLICY_CEILING };
+        const char *both =
+                        "{ \"version\": 1, \"network\": { \"pool\": \"198.19.0.0/16\", \"pool6\": \"fd99::/64\" } }";
+        _cleanup_(policy_freep) Policy *p = parse_ok(
+                        POLICY_PROFILE, "{ \"version\": 1, \"network\": { \"pool\": \"198.18.0.0/16\" } }");
+        _cleanup_(policy_freep) Policy *layer = parse_ok(POLICY_USER, both);
+        _cleanup_free_ char *text = NULL;
+        PolicyDiagnostics d;
+        PrivPool pool = policy_pool(p);
+
+        (void) state;
+        assert_int_equal(pool.v4.length, 16);
+        assert_int_equal(pool.v6.address.family, 0);
+        policy_diagnostics_init(&d);
+        ASSERT_OK(policy_join(p, layer, "user", &d));
+        policy_diagnostics_done(&d);
+        pool = policy_pool(p);
+        assert_int_equal(pool.v4.address.bytes[1], 18);
+        assert_int_equal(pool.v6.address.family, 6);
+        assert_int_equal(pool.v6.length, 64);
+        ASSERT_OK(policy_format(p, &text));
+        assert_non_null(strstr(text, "\"pool\": \"198.18.0.0/16\""));
+        assert_non_null(strstr(text, "\"pool6\": \"fd99::/64\""));
+        for (size_t i = 0; i < ELEMENTSOF(others); i++) {
+                Policy *other = NULL;
+
+                ASSERT_ERROR(parse(others[i], both, &d, &other), EINVAL);
+                assert_string_equal(list_entry(d.list.next, PolicyDiagnostic, link)->key, "network.pool");
+                policy_diagnostics_done(&d);
         }
 }
 
@@ -739,6 +779,7 @@ int main(void)
                 cmocka_unit_test(test_deny_wins),
                 cmocka_unit_test(test_workspace),
                 cmocka_unit_test(test_bad_pools),
+                cmocka_unit_test(test_pools_of_policies),
                 cmocka_unit_test(test_settings),
                 cmocka_unit_test(test_shipped),
         };
