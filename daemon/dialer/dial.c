@@ -18,15 +18,30 @@
 #define DIAL_TIMEOUT_USEC (10 * USEC_PER_SEC)
 #define STAGGER_USEC      (250 * USEC_PER_MSEC)
 
+/* Its descriptor, which the caller owns then, or -EBADF. */
+static int attempt_take(Attempt *a)
+{
+        Session *s = a->dial->session;
+
+        a->io = loop_io_free(a->io);
+        if (a->fd < 0)
+                return -EBADF;
+        s->n_attempts--;
+        s->dialer->n_attempts--;
+        return TAKE_FD(a->fd);
+}
+
+static void attempt_end(Attempt *a)
+{
+        (void) fd_close(attempt_take(a));
+}
+
 static void dial_free(Dial *d)
 {
         if (d->lookup)
                 lookup_cancel(d->lookup);
-        for (size_t i = 0; i < d->n_started; i++) {
-                d->attempts[i].io = loop_io_free(d->attempts[i].io);
-                if (d->attempts[i].fd >= 0)
-                        d->attempts[i].fd = fd_close(d->attempts[i].fd);
-        }
+        for (size_t i = 0; i < d->n_started; i++)
+                attempt_end(&d->attempts[i]);
         d->deadline = loop_timer_free(d->deadline);
         d->stagger = loop_timer_free(d->stagger);
         list_unlink(&d->link);
@@ -112,9 +127,7 @@ static void start_next(Dial *d);
 
 static void on_attempt_failed(Dial *d, Attempt *a, int error)
 {
-        a->io = loop_io_free(a->io);
-        if (a->fd >= 0)
-                a->fd = fd_close(a->fd);
+        attempt_end(a);
         d->n_failed++;
         d->last_failure = reason_of(error);
         if (d->n_started < d->n_addresses)
@@ -125,10 +138,8 @@ static void on_attempt_failed(Dial *d, Attempt *a, int error)
 
 void dial_hand_over(Dial *d, Attempt *a)
 {
-        int fd = TAKE_FD(a->fd), r;
+        int r = connection_new(d->session, d, attempt_take(a), &a->address);
 
-        a->io = loop_io_free(a->io);
-        r = connection_new(d->session, d, fd, &a->address);
         if (r < 0) {
                 if (r != -ETIME)
                         (void) log_warning(r, "cannot hand over a connection");
@@ -143,14 +154,9 @@ static void ask_proxy(Dial *d, Attempt *a)
 {
         a->io = loop_io_free(a->io);
         loop_timer_stop(d->stagger);
-        for (size_t i = 0; i < d->n_started; i++) {
-                Attempt *other = &d->attempts[i];
-
-                if (other == a || other->fd < 0)
-                        continue;
-                other->io = loop_io_free(other->io);
-                other->fd = fd_close(other->fd);
-        }
+        for (size_t i = 0; i < d->n_started; i++)
+                if (&d->attempts[i] != a)
+                        attempt_end(&d->attempts[i]);
         if (proxy_ask(a) < 0)
                 dial_cancel(d, CLOSE_PROXY);
 }
@@ -192,6 +198,8 @@ static int start_attempt(Attempt *a)
                               &a->fd);
         if (r < 0)
                 return r;
+        d->session->n_attempts++;
+        d->session->dialer->n_attempts++;
         (void) setsockopt(a->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         (void) setsockopt(a->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
         r = connect_to(a->fd, &a->address, d->port);
@@ -221,8 +229,13 @@ static void on_stagger(void *userdata)
 {
         Dial *d = userdata;
 
-        if (d->n_started < d->n_addresses)
+        if (d->n_started >= d->n_addresses)
+                return;
+        /* Each address has its turn, if not beside the one before. */
+        if (session_has_room(d->session))
                 start_next(d);
+        else if (loop_timer_set(d->stagger, STAGGER_USEC) < 0)
+                (void) log_warning(0, "cannot set a timer, ignoring");
 }
 
 static void on_deadline(void *userdata)
@@ -348,8 +361,7 @@ void dial_start(Session *s, const PrivDial *order)
         PolicyMatch match = { .verdict = VERDICT_DENY };
         Dial *d;
 
-        if (!s->egress || s->n_dials >= DIALER_DIALS_MAX ||
-            s->connections.n + s->n_dials >= session_share(s)) {
+        if (!s->egress || s->n_dials >= DIALER_DIALS_MAX || session_used(s) >= session_share(s)) {
                 report_failed(s, order, s->egress ? CLOSE_ERROR : CLOSE_EGRESS_GONE);
                 return;
         }

@@ -42,6 +42,7 @@ typedef struct Session {
         ListLink dials;
         Map connections; /* sequence -> Connection */
         size_t n_dials;
+        size_t n_attempts; /* descriptors of its dials */
         ListLink questions;
         size_t n_questions;
 } Session;
@@ -100,6 +101,7 @@ struct Dialer {
         PolicyShelf policies;
         int files_max; /* descriptors of connections are below: the others are for the launcher's messages */
         size_t n_connections; /* that stand, of all sessions */
+        size_t n_attempts;    /* to connect, likewise */
         int watch_fd; /* an epoll set of its own: reports the end of connections that we do not read */
         LoopIo *watch_io;
         int clock_fd; /* rings when the first of those in `expiring` is due */
@@ -115,6 +117,10 @@ void session_close(Session *s, CloseReason reason);
 Session *session_find(Dialer *d, const Id *id);
 /* How many connections it may have just now: twice of what is left for all. */
 size_t session_share(const Session *s);
+/* What it has of that. */
+size_t session_used(const Session *s);
+/* May it try one more address beside another? Only as long as it has less than is left for all. */
+bool session_has_room(const Session *s);
 int session_attach(Session *s, uint64_t number, int take_fd) _must_check_;
 /* Ends all dials and connections. */
 void session_cut(Session *s, CloseReason reason);

@@ -26,7 +26,7 @@ void inbound_take(Dialer *d, Session *s, const PrivDialerInbound *m, int take_fd
         if (!s || !s->egress)
                 report(d, m, s ? CLOSE_EGRESS_GONE : CLOSE_SESSION_ENDED);
         else {
-                if (s->connections.n + s->n_dials < MIN_OF(session_share(s), (size_t) DIALER_INBOUND_MAX))
+                if (session_used(s) < MIN_OF(session_share(s), (size_t) DIALER_INBOUND_MAX))
                         r = take_fds[0] < d->files_max ? connection_add(s, &c, take_fds[0]) : -EMFILE;
                 if (r < 0)
                         report(d, m, CLOSE_ERROR);

@@ -87,13 +87,28 @@ void session_cut(Session *s, CloseReason reason)
                 connection_end(c, reason);
 }
 
+static size_t left_for_all(const Dialer *d)
+{
+        size_t all = (size_t) d->files_max;
+
+        return all - MIN_OF(all, d->n_connections + d->n_attempts);
+}
+
+size_t session_used(const Session *s)
+{
+        return s->connections.n + MAX_OF(s->n_dials, s->n_attempts);
+}
+
+bool session_has_room(const Session *s)
+{
+        return session_used(s) < left_for_all(s->dialer);
+}
+
 /* However many sessions take all they can get, there is something for the next one. */
 size_t session_share(const Session *s)
 {
-        const Dialer *d = s->dialer;
-        size_t all = (size_t) d->files_max, left = all - MIN_OF(all, d->n_connections);
-
-        return MIN_OF(MAX_OF(2 * left, (size_t) DIALER_CONNECTIONS_MIN), (size_t) DIALER_CONNECTIONS_MAX);
+        return MIN_OF(MAX_OF(2 * left_for_all(s->dialer), (size_t) DIALER_CONNECTIONS_MIN),
+                      (size_t) DIALER_CONNECTIONS_MAX);
 }
 
 Session *session_find(Dialer *d, const Id *id)

@@ -1,4 +1,5 @@
-/* Networks whose addresses stand for names inside sessions: the daemon's, and what policies choose instead. */
+/* Networks whose addresses stand for names inside sessions: the daemon's, and what policies choose instead.
+ */
 
 #include "daemon/policy/model.h"
 
@@ -56,7 +57,9 @@ static int read_own_pool(SchemaReader *x, const TextNode *n, uint32_t family, Pr
         int r;
 
         if (x->policy->kind == POLICY_PROJECT || x->policy->kind == POLICY_CEILING)
-                return schema_fail(x, n, "only a profile, the system layer and the user's own layer can choose it");
+                return schema_fail(
+                                x, n,
+                                "only a profile, the system layer and the user's own layer can choose it");
         r = schema_read_pool(x, n, family, to);
         if (r >= 0 && to->address.family == family)
                 x->policy->has |= has;

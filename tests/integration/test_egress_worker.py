@@ -27,8 +27,10 @@ POLICY = {"version": 1, "network": {"default": "deny", "rules": [
     {"id": "o", "action": "allow", "host": "other.test", "cidr": "127.0.0.1/32", "ports": ["1-65535"]},
     {"id": "l", "action": "allow", "cidr": "127.0.0.1/32", "ports": ["1-65535"]},
     {"id": "r", "action": "allow", "host": "rebound.test", "ports": ["1-65535"]},
-    {"id": "n", "action": "allow", "host": "nothing.test", "ports": ["1-65535"]}]}}
-HOSTS = {"allowed.test": ["127.0.0.1"], "other.test": ["127.0.0.1"], "rebound.test": ["127.0.0.2"]}
+    {"id": "n", "action": "allow", "host": "nothing.test", "ports": ["1-65535"]},
+    {"id": "s", "action": "allow", "host": "silent.test", "cidr": "127.0.0.0/8", "ports": ["1-65535"]}]}}
+HOSTS = {"allowed.test": ["127.0.0.1"], "other.test": ["127.0.0.1"], "rebound.test": ["127.0.0.2"],
+         "silent.test": [f"127.0.1.{i}" for i in range(1, 17)]}
 
 
 class Web(http.server.ThreadingHTTPServer):
@@ -150,15 +152,23 @@ class Rig:
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
+    def another_session(self):
+        """Its id, and the end of its egress worker."""
+        session = secrets.token_bytes(16)
+        self.launcher_dialer.send("DIALER_SESSION_OPEN", session, fds=[privsep.sealed(self.block)])
+        egress, end = Channel.pair()
+        self.launcher_dialer.send("DIALER_EGRESS_ATTACH", session, 9, fds=[end.fileno()])
+        return session, egress
+
     def start_dialer(self, dns):
         servers = [(4, socket.inet_aton("127.0.0.1") + bytes(12), dns.port)] + [(0, bytes(16), 0)] * 3
         table = privsep.sealed(b"\n")
         self.launcher_dialer.send("DIALER_RESOLVER", 1, *[v for s in servers for v in s], fds=[table])
         self.audit_dialer, end = Channel.pair()
         self.launcher_dialer.send("DIALER_AUDIT_ATTACH", fds=[end.fileno()])
-        block = subprocess.run([f"{BUILD}/tests/unit/compile_policy"], input=json.dumps(POLICY).encode(),
-                               stdout=subprocess.PIPE, check=True).stdout
-        self.launcher_dialer.send("DIALER_SESSION_OPEN", self.session, fds=[privsep.sealed(block)])
+        self.block = subprocess.run([f"{BUILD}/tests/unit/compile_policy"], input=json.dumps(POLICY).encode(),
+                                    stdout=subprocess.PIPE, check=True).stdout
+        self.launcher_dialer.send("DIALER_SESSION_OPEN", self.session, fds=[privsep.sealed(self.block)])
 
     def run(self):
         ends = [self.egress_audit.end, self.audit_dialer.end]
@@ -190,8 +200,8 @@ class Rig:
         if verdict == ALLOW and wants:
             self.dial(request, self.sequence, host, port, protocol, (family, raw_address))
 
-    def dial(self, request, sequence, host, port, protocol, address=(0, bytes(16))):
-        self.audit_dialer.send("DIAL", self.session, request, sequence, 0, port, protocol, *address, 0, host.encode())
+    def dial(self, request, sequence, host, port, protocol, address=(0, bytes(16)), session=None):
+        self.audit_dialer.send("DIAL", session or self.session, request, sequence, 0, port, protocol, *address, 0, host.encode())
 
     def on_dialer(self, name, values):
         if name == "DIAL_REFUSED":
@@ -566,6 +576,39 @@ def test_hostile_egress(dns, web, attack):
         with socket.socket(fileno=fds[0]) as s, pytest.raises(OSError):
             s.send(b"GET / HTTP/1.0\r\n\r\n")
         assert rig.dialer.poll() is None
+    finally:
+        rig.launcher_dialer.end.close()
+        assert rig.dialer.wait(60) == 0
+
+
+@pytest.fixture
+def silent():
+    """A port of all of 127.0.0.0/8 where nothing is accepted, and nothing refused."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("0.0.0.0", 0))
+        listener.listen(0)
+        for _ in range(4):
+            s = stack.enter_context(socket.socket())
+            s.setblocking(False)
+            s.connect_ex(("127.0.1.1", listener.getsockname()[1]))
+        yield listener.getsockname()[1]
+
+
+def test_attempts_leave_room_for_others(dns, web, silent):
+    """Names with many silent addresses: they are tried side by side only as long as as many descriptors are left for others."""
+    rig = hostile(dns, files_max=1024)
+    try:
+        session, egress = rig.another_session()
+        for i in range(60):
+            rig.dial(100 + i, 100 + i, "silent.test", silent, 1)
+        eventually(lambda: len(os.listdir(f"/proc/{rig.dialer.pid}/fd")) > 380, 60)
+        for i in range(20):
+            rig.dial(1000 + i, 1000 + i, "allowed.test", web.server_port, 1, session=session)
+            name, values, _, fds = egress.receive()
+            assert (name, values[0]) == ("CONNECTED", 1000 + i), (i, name, values)
+            os.close(fds[0])
+            time.sleep(0.25)
     finally:
         rig.launcher_dialer.end.close()
         assert rig.dialer.wait(60) == 0
