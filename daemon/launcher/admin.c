@@ -11,7 +11,8 @@
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 
-#define ENDINGS_MAX 256U
+#define ENDINGS_MAX     256U
+#define ENDINGS_OF_ROOT 64U /* of them, that other administrators cannot have */
 
 /* How long the owner's worker has to say that it began with the orderly end. */
 #define STOPPING_USEC (1 * USEC_PER_SEC)
@@ -257,7 +258,7 @@ static int list_meant(const User *u, const PrivAdminTerminate *t, Ending **ret)
         const Session *s;
         Ending *e;
 
-        if (l->n_endings >= ENDINGS_MAX)
+        if (l->n_endings >= ENDINGS_MAX - (u->uid == 0 ? 0 : ENDINGS_OF_ROOT))
                 return -EBUSY;
         e = calloc(1, sizeof(*e) + l->sessions.n * sizeof(Id));
         if (!e)

@@ -12,7 +12,7 @@ import uuid
 
 import pytest
 
-from machine import User, eventually, sleeps_with, test_user as make_user
+from machine import Instance, User, eventually, sleeps_with, test_user as make_user
 
 ID = "0123456789abcdef" * 2
 
@@ -164,6 +164,43 @@ def test_an_orderly_end_has_its_grace(instance, alice, administrator):
     with open(workspace + "/done", encoding="ascii") as f:
         assert f.read() == "cleaned\n"
     child.wait()
+
+
+# Calls that wait for the end of a session; says so when some were refused, which is when there are as many as there may be.
+MANY_CALLS = """
+import json, select, socket, sys, time
+call = json.dumps({"method": "io.sandboxd.Session.Terminate", "parameters": {"id": sys.argv[2], "graceUSec": 120_000_000}}).encode() + b"\\0"
+calls = []
+while len(calls) < 300:
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(sys.argv[1])
+    try:
+        s.sendall(call)
+        calls.append(s)
+    except BrokenPipeError:  # too many a second
+        time.sleep(0.1)
+refused = set()
+while len(refused) < 40:
+    refused.update(select.select([s for s in calls if s not in refused], [], [])[0])
+print("full", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_root_can_end_sessions_whatever_administrators_wait_for(alice, admin, root):
+    with Instance(settings={"limits": {"connections_per_user": 400, "connections": 1000, "connects_per_second": 5000}}) as own:
+        made, _, child = session_of(own, alice)
+        stubborn = own.ctl_start(alice, "exec", made, "--", "sh", "-c", "trap : TERM; echo up; while :; do sleep 1; done",
+                                 stdout=subprocess.PIPE, text=True)
+        assert stubborn.stdout.readline() == "up\n"
+        calls = admin.popen(["/usr/bin/python3", "-c", MANY_CALLS, own.socket, made], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                            text=True)
+        assert calls.stdout.readline() == "full\n"
+        reply, = own.call(root, "io.sandboxd.Session.Terminate", {"id": made, "graceUSec": 0})
+        assert parameters_of(reply) == {"terminated": 1}
+        for waiting in (calls, stubborn, child):
+            waiting.kill()
+            waiting.wait()
 
 
 def test_an_administrator_terminates_a_users_and_all(own_instance, alice, bob, root, admin):
