@@ -65,7 +65,7 @@ def q13_large_trees(p):
     base = p.user.workspace()
     os.mkdir(base + "/deep")
     os.mkdir(base + "/many")
-    write_tree(base + "/deep", many // 2)
+    write_tree(base + "/deep", int(os.environ.get("SANDBOXD_DEPTH", many // 2)))
     for number in range(many):
         os.mknod(f"{base}/many/{number}")
     with open(base + "/linked", "w", encoding="utf-8"):
