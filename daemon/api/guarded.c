@@ -6,10 +6,9 @@
 #include "proto/base/str.h"
 
 static const char *const codes[] = {
-        [GUARD_COVERED] = "protected-path-replaced",
-        [GUARD_REMOVED] = "protected-path-refused",
-        [GUARD_MOVED] = "protected-path-refused",
-        [GUARD_LEFT] = "protected-path-left",
+        [GUARD_COVERED] = "protected-path-replaced", [GUARD_REMOVED] = "protected-path-refused",
+        [GUARD_MOVED] = "protected-path-refused",    [GUARD_LEFT] = "protected-path-left",
+        [GUARD_BEYOND] = "protected-path-left",
 };
 ASSERT_TABLE(codes, _GUARD_NOTE_MAX);
 
@@ -18,6 +17,8 @@ static const char *const messages[] = {
         [GUARD_REMOVED] = "is protected: what the session made there was removed",
         [GUARD_MOVED] = "is protected: what the session put there was renamed to NAME.refused-...",
         [GUARD_LEFT] = "is protected, and what the session put there could not be removed: look at it before you use it",
+        [GUARD_BEYOND] =
+                        "has more directories below it, or deeper ones, than are kept: what is protected there is not",
 };
 ASSERT_TABLE(messages, _GUARD_NOTE_MAX);
 
@@ -30,7 +31,7 @@ int session_on_guarded(Session *s, const PrivGuarded *m)
 
         if (m->note >= _GUARD_NOTE_MAX || m->error != 0 || !PRIV_STRING_OK(m->path))
                 return -EPROTO;
-        if (m->note != GUARD_LEFT && json_n(s->warnings) >= GUARDED_WARNINGS_MAX)
+        if (m->note < GUARD_LEFT && json_n(s->warnings) >= GUARDED_WARNINGS_MAX)
                 return 0;
         if (str_printf(text, sizeof(text), "%s %s", m->path, messages[m->note]) >= 0)
                 session_warn(s, codes[m->note], text);

@@ -43,7 +43,7 @@ static int pass_on(Server *s, bool *ret_swept)
                         *ret_swept = true;
                 /* An api that is gone or does not read loses it. */
                 if (m.note < _GUARD_NOTE_MAX && s->has_api &&
-                    (m.note == GUARD_LEFT || s->n_notes++ < ENDING_NOTES_MAX))
+                    (m.note >= GUARD_LEFT || s->n_notes++ < ENDING_NOTES_MAX))
                         (void) !imsg_send(&s->api, PRIV_GUARDED, &m, sizeof(m), NULL, 0);
         }
         return r == -EAGAIN ? 0 : r;

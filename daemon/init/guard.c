@@ -181,7 +181,7 @@ static int timeout_msec(const Guard *g)
 {
         int timeout = g->matches ? matches_timeout_msec(g->matches) : -1;
 
-        if (!g->has_rules || g->protect.watch)
+        if (!g->has_rules || (g->protect.watch && !g->protect.is_partly_watched))
                 return timeout;
         return timeout < 0 ? GUARD_LOOK_MSEC : MIN_OF(timeout, GUARD_LOOK_MSEC);
 }
@@ -193,7 +193,7 @@ static int look_for_rules(Guard *g)
 
         if (!g->has_rules)
                 return 0;
-        r = p->watch ? watch_read(p->watch) : 1;
+        r = p->watch && !p->is_partly_watched ? watch_read(p->watch) : 1;
         return r > 0 ? look(g, /* has_commands= */ true) : r;
 }
 

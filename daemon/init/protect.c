@@ -21,14 +21,6 @@ int protect_open(int directory_fd, const char *name, uint64_t flags)
 
 /* ---- one pass ---- */
 
-typedef struct Place {
-        const ProtectRule *rule;
-        int fd; /* the directory */
-        const char *path;
-        Maker maker; /* of what nobody is known to have made in it */
-        unsigned depth;
-} Place;
-
 static int visit(Protect *p, const Place *place, const ProtectRule *rule, const char *name);
 
 static int first_error(int first, int r)
@@ -83,21 +75,53 @@ static int visit_children(Protect *p, const Place *place)
         return r;
 }
 
-/* Something that is protected lies below: then the directory must keep its name. */
-static bool holds_something(const ProtectRule *rule, int directory_fd, unsigned depth)
+static bool holds_something(Protect *p, const Place *place);
+
+typedef struct Visit {
+        Protect *p;
+        const Place *place;
+        int error;
+} Visit;
+
+static int holds_module(void *userdata, const char *name)
 {
-        for (const ProtectRule *c = rule->first; c; c = c->next) {
+        const Visit *v = userdata;
+        _cleanup_close_ int fd = protect_open(v->place->fd, name, O_PATH);
+        char path[PROTECT_PATH_MAX];
+        Place below = *v->place;
+
+        if (fd < 0 || str_printf(path, sizeof(path), "%s/%s", v->place->path, name) < 0)
+                return fd != -ENOENT;
+        below.fd = fd;
+        below.path = path;
+        below.depth++;
+        return holds_something(v->p, &below);
+}
+
+static bool is_held(const Protect *p, const Place *place)
+{
+        return !place->rule->is_kept || p->is_first || place->maker == MAKER_HOST ||
+               cover_is_there(place->fd, /* is_read_only= */ true) > 0;
+}
+
+/* Something that is protected lies below: then the directory must keep its name. */
+static bool holds_something(Protect *p, const Place *place)
+{
+        for (const ProtectRule *c = place->rule->first; c; c = c->next) {
                 _cleanup_close_ int fd = -EBADF;
+                Place below = { .rule = c, .path = place->path, .depth = place->depth + 1 };
 
                 /* Any entry of a directory may be one. */
                 if (str_equal(c->name, "*"))
                         return true;
-                fd = protect_open(directory_fd, c->name, O_PATH);
-                if (fd >= 0 &&
-                    (c->is_protected || depth >= PROTECT_DEPTH_MAX || holds_something(c, fd, depth + 1)))
+                below.fd = fd = protect_open(place->fd, c->name, O_PATH);
+                below.maker = place->maker;
+                if (fd >= 0 && (c->is_protected ? is_held(p, &below) : holds_something(p, &below)))
                         return true;
         }
-        return false;
+        /* What cannot be listed may hold any. */
+        return place->rule->is_module &&
+               modules_each(p, place, holds_module, &(Visit){ .p = p, .place = place }) != 0;
 }
 
 /* A link that the host made: what it leads to is kept as well, where that is in the workspace. */
@@ -132,9 +156,8 @@ static int follow_link(Protect *p, const Place *place, const ProtectRule *rule, 
         return r;
 }
 
-/* A directory above something protected. *ret_fd is that of its cover, or of itself. */
-static int open_above(Protect *p, const Place *place, const ProtectRule *rule, const char *name,
-                      const char *path, int *ret_fd)
+/* A directory above something protected. below->fd is that of its cover, or of itself, and the caller's. */
+static int open_above(Protect *p, const Place *place, const char *name, Place *below)
 {
         _cleanup_close_ int fd = protect_open(place->fd, name, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
         int r;
@@ -142,15 +165,42 @@ static int open_above(Protect *p, const Place *place, const ProtectRule *rule, c
         if (fd < 0)
                 return fd;
         r = cover_is_there(fd, /* is_read_only= */ false);
-        if (r == 0 && holds_something(rule, fd, 0)) {
-                r = cover_put(p, fd, path, /* is_read_only= */ false, /* is_directory= */ true);
+        below->fd = fd;
+        if (r == 0 && holds_something(p, below)) {
+                r = cover_put(p, fd, below->path, /* is_read_only= */ false, /* is_directory= */ true);
                 (void) fd_close(fd);
                 fd = r < 0 ? -EBADF : protect_open(place->fd, name, O_RDONLY | O_DIRECTORY | O_NONBLOCK);
                 r = r < 0 ? r : MIN_OF(fd, 0);
         }
-        if (r >= 0)
-                *ret_fd = TAKE_FD(fd);
+        below->fd = r < 0 ? -EBADF : TAKE_FD(fd);
         return r;
+}
+
+/* Errors as everywhere: the others are looked at all the same. */
+static int visit_module(void *userdata, const char *name)
+{
+        Visit *v = userdata;
+
+        v->error = first_error(v->error, visit(v->p, v->place, v->place->rule, name));
+        return 0;
+}
+
+static int visit_modules(Protect *p, const Place *place)
+{
+        Visit v = { .p = p, .place = place };
+        int r = modules_each(p, place, visit_module, &v);
+
+        return first_error(v.error, r);
+}
+
+static int watch_place(Protect *p, const Place *place)
+{
+        int r = p->watch ? watch_add(p->watch, place->rule, place->fd, place->path) : 0;
+
+        if (r != -ENOSPC || !place->rule->is_module)
+                return r;
+        p->is_partly_watched = true;
+        return 0;
 }
 
 static int enter(Protect *p, const Place *place, const ProtectRule *rule, const char *name, const char *path,
@@ -167,13 +217,15 @@ static int enter(Protect *p, const Place *place, const ProtectRule *rule, const 
         if (at < 0)
                 return at == -ENOENT ? 0 : at;
         is_changed = modes_open(at, &mode);
-        r = open_above(p, place, rule, name, path, &fd);
-        below.fd = fd;
-        if (r >= 0 && p->watch)
-                r = watch_add(p->watch, rule, fd, path);
+        r = open_above(p, place, name, &below);
+        fd = below.fd;
+        if (r >= 0)
+                r = watch_place(p, &below);
         /* What is not watched is looked at all the same, once. */
         if (fd >= 0)
                 r = first_error(r, visit_children(p, &below));
+        if (fd >= 0 && rule->is_module)
+                r = first_error(r, visit_modules(p, &below));
         modes_back(at, is_changed, mode);
         return r;
 }
@@ -197,6 +249,7 @@ static int give_up(Protect *p, const Place *place, const char *name, const char 
                      : away_take(p, place->fd, path, name, MAKER_SESSION_MOVED, /* is_directory= */ true);
 }
 
+/* MAKER_UNKNOWN: nobody since the last pass. */
 static Maker maker_of(const Protect *p, const Place *place, const char *name)
 {
         if (p->is_first)
@@ -250,6 +303,8 @@ static int visit(Protect *p, const Place *place, const ProtectRule *rule, const 
         if (r < 0)
                 return r;
         maker = maker_of(p, place, name);
+        if (rule->is_kept && r == 0 && maker != MAKER_HOST)
+                return 0;
         is_wrong = rule->is_protected || !S_ISDIR(st.st_mode);
         is_theirs = r == 0 && (maker == MAKER_SESSION || maker == MAKER_SESSION_MOVED);
         if (is_theirs && is_wrong) {
@@ -269,11 +324,13 @@ static int visit(Protect *p, const Place *place, const ProtectRule *rule, const 
 
 int protect_pass(Protect *p)
 {
-        Place top = { .rule = &p->root, .fd = p->workspace_fd, .path = "", .maker = MAKER_HOST };
+        Place top = { .rule = &p->root, .fd = p->workspace_fd, .path = "", .maker = MAKER_UNKNOWN };
         int r;
 
+        p->is_partly_watched = false;
         do {
                 p->has_new_alias = false;
+                p->n_modules = 0;
                 r = visit_children(p, &top);
         } while (r >= 0 && p->has_new_alias);
         return r;

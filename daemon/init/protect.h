@@ -18,11 +18,15 @@
 #include "daemon/init/setup.h"
 #include "proto/base/list.h"
 
-#define PROTECT_RULES_MAX   2048U
-#define PROTECT_DEPTH_MAX   16U
-#define PROTECT_PATH_MAX    512U /* below the workspace; what is deeper is in no rule */
-#define PROTECT_ENTRIES_MAX 512U /* of a directory that a "*" is looked for in */
-#define PROTECT_ALIASES_MAX 32U
+#define PROTECT_RULES_MAX    2048U
+#define PROTECT_DEPTH_MAX    16U
+#define PROTECT_PATH_MAX     512U /* below the workspace; what is deeper is in no rule */
+#define PROTECT_ENTRIES_MAX  512U /* of a directory that a "*" is looked for in */
+#define PROTECT_ALIASES_MAX  32U
+#define PROTECT_MODULES_MAX  65536U /* directories below .git/modules, of one pass */
+#define PROTECT_MODULE_DEPTH 32U
+#define PROTECT_MODULE_SIZE  400U /* of the path of one */
+#define PROTECT_PARTS_MAX    64U
 
 /* A name that matters in a directory that matters. */
 typedef struct ProtectRule ProtectRule;
@@ -31,6 +35,11 @@ struct ProtectRule {
         ProtectRule *first;
         ProtectRule *next;
         bool is_protected; /* else something below it is */
+        /* A "*" below .git/modules. A submodule's name is as many names as its path, and it has submodules:
+         * any directory below, at whatever depth, may be one. */
+        bool is_module;
+        /* What the host has there is covered; what the session makes is its own: `git worktree add`. */
+        bool is_kept;
 };
 
 typedef enum Maker {
@@ -49,8 +58,13 @@ typedef struct Protect {
         ProtectRule root;
         size_t n_rules;
         size_t n_aliases;
-        bool has_new_alias; /* look again */
-        bool is_first;      /* the session has not run yet: everything is the host's */
+        bool has_new_alias;             /* look again */
+        bool is_first;                  /* the session has not run yet: everything is the host's */
+        size_t n_modules;               /* of this pass */
+        char *parts[PROTECT_PARTS_MAX]; /* modules.c */
+        size_t n_parts;
+        bool has_left_modules;
+        bool is_partly_watched; /* more directories than can be: look from time to time */
         Watch *watch;
         int init_fd; /* where notes go */
 } Protect;
@@ -89,6 +103,23 @@ int protect_pass(Protect *p) _must_check_;
 
 /* A line for people, by way of init. */
 void protect_note(Protect *p, PrivGuardNote note, const char *path);
+
+/* ---- modules.c ---- */
+
+/* A directory that is looked at. */
+typedef struct Place {
+        const ProtectRule *rule;
+        int fd; /* the directory */
+        const char *path;
+        Maker maker; /* of what nobody is known to have made in it; MAKER_UNKNOWN: the host, or long ago */
+        unsigned depth;
+} Place;
+
+typedef int (*ModuleCall)(void *userdata, const char *name);
+
+/* Calls for each directory in that of place that may be a submodule or lead to one, until one says otherwise
+ * than 0. */
+int modules_each(Protect *p, const Place *place, ModuleCall call, void *userdata) _must_check_;
 
 /* ---- watch.c ---- */
 

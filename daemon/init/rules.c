@@ -49,6 +49,37 @@ int rules_add(Protect *p, const char *path, ProtectRule **ret)
         return 0;
 }
 
+static ProtectRule *find(ProtectRule *rule, const char *name)
+{
+        ProtectRule *c = rule ? rule->first : NULL;
+
+        while (c && !str_equal(c->name, name))
+                c = c->next;
+        return c;
+}
+
+/* What a name alone does not say of git's folders, where the policy protects something in them. */
+static int know_git(Protect *p)
+{
+        static const char *const kept[] = { "commondir", "gitdir" };
+        ProtectRule *git = find(&p->root, ".git"), *module = find(find(git, "modules"), "*");
+        ProtectRule *worktree = find(find(git, "worktrees"), "*");
+        int r = 0;
+
+        if (module)
+                module->is_module = true;
+        for (size_t i = 0; worktree && r >= 0 && i < ELEMENTSOF(kept); i++) {
+                ProtectRule *c;
+
+                if (find(worktree, kept[i]))
+                        continue;
+                r = rule_child(p, worktree, kept[i], strlen(kept[i]), &c);
+                if (r >= 0)
+                        c->is_protected = c->is_kept = true;
+        }
+        return r;
+}
+
 int protect_rules(Protect *p, const Plan *plan, size_t *ret_n)
 {
         size_t n = strlen(p->workspace);
@@ -69,14 +100,16 @@ int protect_rules(Protect *p, const Plan *plan, size_t *ret_n)
                 rule->is_protected = true;
         }
         *ret_n = p->n_rules;
-        return 0;
+        return know_git(p);
 }
 
 int rules_copy(Protect *p, const ProtectRule *from, ProtectRule *to, unsigned depth)
 {
         int r = 0;
 
+        to->is_kept = from->is_kept && (to->is_kept || !to->is_protected);
         to->is_protected = to->is_protected || from->is_protected;
+        to->is_module = to->is_module || from->is_module;
         if (depth > PROTECT_DEPTH_MAX)
                 return -ELOOP;
         for (const ProtectRule *c = from->first; r >= 0 && c; c = c->next) {

@@ -140,8 +140,10 @@ int watch_add(Watch *w, const ProtectRule *rule, int directory_fd, const char *p
 
 /* ---- reading ---- */
 
-static bool matters(const ProtectRule *rule, const char *name)
+static bool matters(const ProtectRule *rule, const char *name, bool is_directory)
 {
+        if (rule->is_module && is_directory)
+                return true;
         for (const ProtectRule *c = rule->first; c; c = c->next)
                 if (str_equal(c->name, "*") || str_equal(c->name, name))
                         return true;
@@ -180,7 +182,7 @@ static int take(Watch *w, const struct fanotify_event_metadata *m, const Handle 
         for (size_t i = 0; i < w->n_directories; i++) {
                 const Directory *d = w->directories[i];
 
-                if (!handle_equal(&d->handle, handle) || !matters(d->rule, name))
+                if (!handle_equal(&d->handle, handle) || !matters(d->rule, name, (m->mask & FAN_ONDIR) != 0))
                         continue;
                 if (m->mask & (FAN_CREATE | FAN_MOVED_TO))
                         keep(w, d, name, maker);
@@ -258,7 +260,7 @@ Maker watch_maker(const Watch *w, const char *path, const char *name, Maker fall
                         return c->maker;
         }
         /* Nothing is thrown away on a guess. */
-        return w->has_lost && fallback == MAKER_HOST ? MAKER_SESSION_MOVED : fallback;
+        return w->has_lost && fallback == MAKER_UNKNOWN ? MAKER_SESSION_MOVED : fallback;
 }
 
 void watch_clear(Watch *w)

@@ -11,9 +11,10 @@
 #include "proto/base/str.h"
 
 #define WORKSPACE "${workspace}/"
+#define MODULE    "/.git/modules/*"
 
 /* Of two paths the first covers the second: each of its names equals or is "*". */
-static bool covers(const char *rule, const char *path)
+static bool covers_names(const char *rule, const char *path)
 {
         for (;;) {
                 size_t n = strcspn(rule, "/"), m = strcspn(path, "/");
@@ -27,6 +28,25 @@ static bool covers(const char *rule, const char *path)
                 rule += n + 1;
                 path += m + 1;
         }
+}
+
+/* A submodule's name is as many names as its path, and it has submodules (daemon/init/modules.c). */
+static bool covers_module(const char *rule, const char *path)
+{
+        const char *star = strstr(rule, MODULE), *name;
+        size_t n = star ? (size_t) (star - rule) + strlen(MODULE) - 1 : 0;
+
+        if (!star || strncmp(rule, path, n) != 0)
+                return false;
+        for (name = strchr(path + n, '/'); name; name = strchr(name + 1, '/'))
+                if (covers_names(rule + n + 2, name + 1))
+                        return true;
+        return false;
+}
+
+static bool covers(const char *rule, const char *path)
+{
+        return covers_names(rule, path) || covers_module(rule, path);
 }
 
 /* Somebody who may has granted it: the path itself is named for writing. */

@@ -736,6 +736,7 @@ typedef enum PrivGuardNote {
         GUARD_REMOVED,     /* the session had made it */
         GUARD_MOVED,       /* the same; it has another name, beside */
         GUARD_LEFT,        /* the same; it stays, read-only */
+        GUARD_BEYOND,      /* what the host has below it is more, or deeper, than is kept */
         _GUARD_NOTE_MAX,
         GUARD_UNATTRIBUTED = 16, /* those below are between init and its guard */
         GUARD_READY,

@@ -302,6 +302,59 @@ def test_parts_of_a_repository_are_kept(instance, either):
     assert git(either, work + "/part", "status", "--porcelain") == ""
 
 
+def test_parts_with_longer_names(instance, either):
+    """A submodule's name is its path, and it has submodules of its own."""
+    leaf, middle, work = repository(either), repository(either), repository(either)
+    git(either, middle, "submodule", "--quiet", "add", leaf, "objects/leaf")
+    git(either, middle, "commit", "-q", "-m", "with a leaf")
+    git(either, work, "submodule", "--quiet", "add", middle, "third_party/libs/zlib")
+    git(either, work, "submodule", "--quiet", "add", leaf, "objects/leaf")
+    git(either, work, "submodule", "--quiet", "update", "--init", "--recursive")
+    git(either, work, "commit", "-q", "-m", "with parts")
+    modules = work + "/.git/modules"
+    folders = ["third_party/libs/zlib", "third_party/libs/zlib/modules/objects/leaf", "objects/leaf"]
+    before = [open(f"{modules}/{folder}/config").read() for folder in folders]
+    done = instance.sh(either, """
+        m() { python3 -c 'import os, sys; os.rename(sys.argv[1], "gone")' $1 2>/dev/null && echo moved $1; }
+        cd .git/modules; echo evil >HEAD; echo evil >third_party/HEAD
+        for d in %s; do
+            echo evil >>$d/config; echo evil >$d/hooks/post-commit; echo ../x >$d/commondir; echo evil >$d/config.worktree
+            m $d/config; m $d/hooks; m $d
+        done
+        m third_party; m third_party/libs; m third_party/libs/zlib/modules; m objects
+        cd ../..; git -C third_party/libs/zlib -c user.name=n -c user.email=n@x commit -q --allow-empty -m part 2>&1 && echo end""" %
+                       " ".join(folders), workspace=work)
+    assert done.stdout.endswith("end\n") and "moved" not in done.stdout, done.stdout + done.stderr
+    for folder, text in zip(folders, before):
+        assert open(f"{modules}/{folder}/config").read() == text
+        for name in ("hooks/post-commit", "commondir", "config.worktree"):
+            assert not os.path.lexists(f"{modules}/{folder}/{name}"), (folder, name)
+
+
+def test_parts_that_the_host_adds(either, session):
+    leaf, work = repository(either), repository(either)
+    inside = session(work)
+    git(either, work, "submodule", "--quiet", "add", leaf, "a/b/c")
+    assert eventually(lambda: covers(inside, work, ".git/modules/a/b/c/config"), 30)
+    inside("echo evil >.git/modules/a/b/c/commondir; mkdir -p .git/modules/a/d; echo evil >.git/modules/a/d/config")
+    assert eventually(lambda: sorted(os.listdir(work + "/.git/modules/a")) == ["b", "d"] and os.listdir(work + "/.git/modules/a/d") == [], 30)
+    assert not os.path.exists(work + "/.git/modules/a/b/c/commondir")
+
+
+def test_worktrees_that_are_there(instance, either):
+    """Git in the host's worktree takes its repository from there; the session's own come and go."""
+    work, tree_of = repository(either), either.workspace()
+    os.rmdir(tree_of)
+    git(either, work, "worktree", "add", "-q", "-b", "other", tree_of)
+    name = os.path.basename(tree_of)
+    done = instance.sh(either, """cd .git/worktrees; echo ../../../evil >%s/commondir; mv %s/commondir c; mv %s gone; rm -f %s/gitdir; rm -rf %s
+        cd ../..; git worktree add -q -b mine wt && git worktree remove wt && git worktree add -q wt mine && mv .git/worktrees/wt .git/worktrees/x \
+            && mv .git/worktrees/x .git/worktrees/wt && git worktree remove wt && echo end""" % ((name,) * 5), workspace=work)
+    assert done.stdout.endswith("end\n"), done.stderr
+    folder = f"{work}/.git/worktrees/{name}"
+    assert open(folder + "/commondir").read() == "../..\n" and open(folder + "/gitdir").read() == tree_of + "/.git\n"
+
+
 def test_git_file_and_git_link(instance, either):
     main = repository(either)
     tree_of = either.workspace()
@@ -361,7 +414,8 @@ def test_policy(instance, either):
         return instance.ctl(either, "policy", "check", "file", "write", f"{work}/{path}", cwd=work)
 
     assert check(".git/config").returncode != 0 and ".git/config" in check(".git/config").stdout
-    assert check(".git/modules/a/hooks/x").returncode != 0
+    assert check(".git/modules/a/hooks/x").returncode != 0 and check(".git/modules/a/b/modules/c/config").returncode != 0
+    assert check(".git/modules/a/b/index").returncode == 0
     assert check("f").returncode == 0 and check(".git/index").returncode == 0
     granted = either.write(either.base + "/granted.json", json.dumps(
         {"version": 1, "name": "granted", "extends": ["base"], "filesystem": {"write": ["${workspace}/.vscode"]}}))

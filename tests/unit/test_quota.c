@@ -32,8 +32,9 @@ static void connect_one(User *u)
 
 static void test_starts_beside_others(_unused_ void **state)
 {
-        static Launcher l = { .settings = { .connects_per_second = 100, .connections_per_user_max = 9,
-                                     .connections_max = 9 } };
+        static Launcher l = { .settings = { .connects_per_second = 100,
+                                            .connections_per_user_max = 9,
+                                            .connections_max = 9 } };
 
         add(&l, &root, 0);
         add(&l, &alone, 1000);
