@@ -332,6 +332,8 @@ int listen_start(_unused_ Launcher *l)
 
 void listen_close(_unused_ Launcher *l) {}
 
+void listen_glance(_unused_ Launcher *l) {}
+
 int resolver_look_up(Launcher *l, ResolverCallback callback, _unused_ Lookup **lookup)
 {
         static const PrivResolver none;
