@@ -74,7 +74,9 @@ def q13_large_trees(p):
     try:
         for options in ((), ("-p", "host"), ("--deny", base + "/many/1", "--read", base + "/deep")):
             done = p.run("-w", base, *options, "--", "sh", "-c", "echo started; cat many/1", cwd="/", timeout=120)
-            assert done.stdout == "started\n", done
+            # Beyond half a million of them patterns are not looked for, and nothing starts: with a word, and soon.
+            too_many = many + int(os.environ.get("SANDBOXD_DEPTH", 0)) > 500000 and "more than 500000 files" in done.stderr
+            assert done.stdout == "started\n" or (too_many and done.returncode == 125 and not done.stdout), done
     finally:
         remove_tree(base)
 

@@ -112,6 +112,34 @@ def a_limit_of_tasks_stops_a_fork_bomb():
     return done.returncode == 0 and 0 < int(done.stdout) < 20
 
 
+def a_limit_of_memory_holds_where_the_machine_swaps():
+    made = sh("dd if=/dev/zero of=/var/swap bs=1M count=400 status=none && chmod 600 /var/swap && mkswap -q /var/swap && swapon /var/swap")
+    assert made.returncode == 0, made.stdout
+    big = "python3 -c \"x = bytearray(150 << 20); print(len(x))\""
+    ends = []
+    try:
+        for limits in ({"memory": "64M"}, {"memory": "64M", "swap": "0"}):
+            with open("/home/alice/limits.json", "w", encoding="utf-8") as f:
+                json.dump({"version": 1, "name": "limits", "extends": ["agent"], "limits": limits}, f)
+            ends.append(sh(f"sandboxctl run -T -p /home/alice/limits.json -- {big}", "alice").returncode)
+    finally:
+        sh("swapoff /var/swap; rm -f /var/swap /home/alice/limits.json")
+    return ends == [0, 137] or ends
+
+
+def a_limit_of_tasks_counts_who_nobody_waits_for():
+    ended = "python3 -c \"import os\nn = 0\ntry:\n while n < 200:\n  if os.fork() == 0: os._exit(0)\n  n += 1\nexcept OSError: pass\n" \
+            "print(n)\""
+    done = sh(f"sandboxctl run -T --tasks 20 -- {ended}", "alice")
+    return done.returncode == 0 and 0 < int(done.stdout) < 20
+
+
+def a_limit_of_processors_slows_who_has_reached_it():
+    work = "python3 -c \"import time\nend, n = time.monotonic() + 10, 0\nwhile time.monotonic() < end: n += 1\nprint(n)\""
+    free, bound = (int(sh(f"sandboxctl run -T --cpu {share} -- {work}", "alice").stdout) for share in ("100%", "10%"))
+    return bound > 0 and 2 * bound < free
+
+
 def users_see_only_their_own_sessions():
     session = create("alice")
     seen = sh("sandboxctl list --json", "bob").stdout
@@ -189,7 +217,9 @@ def what_was_told_is_still_there():
 
 
 TRIALS = [the_socket_starts_the_daemon, an_ordinary_user_has_a_session, a_denied_host_is_refused_and_recorded,
-          a_limit_of_memory_ends_who_exceeds_it, a_limit_of_tasks_stops_a_fork_bomb, users_see_only_their_own_sessions,
+          a_limit_of_memory_ends_who_exceeds_it, a_limit_of_memory_holds_where_the_machine_swaps,
+          a_limit_of_tasks_stops_a_fork_bomb, a_limit_of_tasks_counts_who_nobody_waits_for,
+          a_limit_of_processors_slows_who_has_reached_it, users_see_only_their_own_sessions,
           reload_takes_the_settings_anew, a_restart_ends_sessions_in_order, a_killed_daemon_comes_again,
           a_stop_leaves_no_process, the_log_is_sound]
 
