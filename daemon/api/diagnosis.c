@@ -102,15 +102,6 @@ static int append(Json *list, const Check *c)
         return json_append(list, TAKE_PTR(o));
 }
 
-static const char *refusals(uint32_t redirect)
-{
-        if (!(redirect & REDIRECT_LOGS))
-                return "datagrams and pings are refused, but not recorded";
-        return redirect & REDIRECT_TPROXY
-                               ? "datagrams and pings are refused and recorded"
-                               : "datagrams are refused and recorded, pings refused without a row";
-}
-
 static int append_probe(Json *list, uint32_t name, const PrivProbe *p)
 {
         const ProbeText *t = &probe_texts[name];
@@ -121,8 +112,9 @@ static int append_probe(Json *list, uint32_t name, const PrivProbe *p)
                 if (str_printf(text, sizeof(text), "%s, ABI %u", t->works, p->value) >= 0)
                         c.message = text;
         } else if (p->error == 0 && name == PROBE_REDIRECT) {
-                if (str_printf(text, sizeof(text), "%s by %s; %s", t->works,
-                               p->value & REDIRECT_TPROXY ? "TPROXY" : "sk_lookup", refusals(p->value)) >= 0)
+                if (str_printf(text, sizeof(text), "%s by %s; datagrams are refused%s", t->works,
+                               p->value & REDIRECT_TPROXY ? "TPROXY" : "sk_lookup",
+                               p->value & REDIRECT_LOGS ? " and recorded" : ", but not recorded") >= 0)
                         c.message = text;
         } else if (p->error != 0) {
                 c.state = t->missing_state;

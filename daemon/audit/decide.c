@@ -37,12 +37,6 @@ static bool is_canonical(const char *host)
         return policy_host_canonical(host, strlen(host), canonical) >= 0 && str_equal(host, canonical);
 }
 
-/* The kernel did, and told the worker. */
-static bool is_refused_already(const PrivDecide *d)
-{
-        return d->entry == ENTRY_UDP || d->entry == ENTRY_ICMP;
-}
-
 static int check_decide(const PrivDecide *d, size_t size)
 {
         size_t n_tail = size - sizeof(*d);
@@ -64,11 +58,9 @@ static int check_decide(const PrivDecide *d, size_t size)
             (d->entry == ENTRY_DNS && (d->address.family != 0 || d->port != 0)))
                 return -EPROTO;
         if ((d->entry == ENTRY_UDP) != (d->protocol == PROTOCOL_UDP) ||
-            (d->entry == ENTRY_ICMP) != (d->protocol == PROTOCOL_ICMP) ||
-            (d->entry == ENTRY_ICMP && d->port != 0))
+            (d->entry == ENTRY_UDP) != (d->count > 0) || (d->count > 0 && d->wants_connection))
                 return -EPROTO;
-        return is_refused_already(d) != (d->count > 0) || (d->count > 0 && d->wants_connection) ? -EPROTO
-                                                                                                : 0;
+        return 0;
 }
 
 static const char *action_of(const PrivDecide *d)
@@ -80,14 +72,14 @@ static const char *action_of(const PrivDecide *d)
 
 static void decide(Pending *p, const PrivDecide *d)
 {
-        bool has_port = d->port > 0 || d->entry == ENTRY_DNS || d->entry == ENTRY_ICMP;
+        bool has_port = d->port > 0 || d->entry == ENTRY_DNS;
 
         p->row.verdict = VERDICT_DENY;
         if (d->is_malformed || !has_port)
                 p->reason = REASON_MALFORMED;
         else if (p->session->has_no_network)
                 p->reason = REASON_NO_NETWORK;
-        else if (is_refused_already(d))
+        else if (d->entry == ENTRY_UDP)
                 p->reason = REASON_PROTOCOL;
         else
                 decision_match(p, d);

@@ -1,8 +1,8 @@
 /*
- * Datagrams and pings are refused by the kernel, which tells us of each one: for the log, nothing waits for
- * us. The first to a destination is a row at once, further ones are counted and a row of their own each
- * second; of many destinations those beyond a limit are counted together. What netfilter could not tell us
- * it numbers, so that it is counted, too; what finds a BPF ring full is lost.
+ * Datagrams are refused by the kernel, which tells us of each one: for the log, nothing waits for us. The
+ * first to a destination is a row at once, further ones are counted and a row of their own each second; of
+ * many destinations those beyond a limit are counted together. What netfilter could not tell us it numbers,
+ * so that it is counted, too; what finds a BPF ring full is lost.
  */
 
 #include <arpa/inet.h>
@@ -26,9 +26,7 @@
 #define LEFT_MAX         8192U /* read at the end: more than the queue holds */
 #define TICK_USEC        USEC_PER_SEC
 #define MESSAGE_MAX      8192U
-#define PROTO_ICMP       1U
-#define PROTO_UDP        17U
-#define PROTO_ICMPV6     58U
+#define PROTOCOL_NUMBER  17U
 #define IPV4_HEADER_SIZE 20U
 #define IPV6_HEADER_SIZE 40U
 #define ATTRIBUTE_HEADER sizeof(struct nlattr)
@@ -36,8 +34,7 @@
 
 typedef struct Destination {
         PrivAddress address;
-        uint32_t port; /* 0: of a ping */
-        bool is_ping;
+        uint32_t port;
         uint32_t count; /* not in a row yet */
 } Destination;
 
@@ -63,8 +60,8 @@ struct Refused {
 static bool write_row(Refused *f, Destination *d)
 {
         PrivDecide decide = { .request = REFUSED_REQUEST | f->n_requests,
-                              .entry = d->is_ping ? ENTRY_ICMP : ENTRY_UDP,
-                              .protocol = d->is_ping ? PROTOCOL_ICMP : PROTOCOL_UDP,
+                              .entry = ENTRY_UDP,
+                              .protocol = PROTOCOL_UDP,
                               .port = d->port,
                               .count = d->count,
                               .address = d->address };
@@ -125,7 +122,7 @@ static void count_one(Refused *f, const Destination *to, uint32_t n_lost)
         Destination *d = NULL;
 
         for (size_t i = 0; i < f->n_destinations && !d; i++) {
-                if (f->destinations[i].port == to->port && f->destinations[i].is_ping == to->is_ping &&
+                if (f->destinations[i].port == to->port &&
                     address_equal(&f->destinations[i].address, &to->address))
                         d = &f->destinations[i];
         }
@@ -163,8 +160,7 @@ static int read_packet(const uint8_t *packet, size_t size, Destination *ret)
         if (size >= IPV4_HEADER_SIZE && packet[0] >> 4 == 4) {
                 ret->address.family = 4;
                 memcpy(ret->address.bytes, packet + 16, 4);
-                ret->is_ping = packet[9] == PROTO_ICMP;
-                if (packet[9] == PROTO_UDP)
+                if (packet[9] == PROTOCOL_NUMBER)
                         ret->port = port_at(packet, size, (size_t) (packet[0] & 0xf) * 4);
                 return 0;
         }
@@ -172,8 +168,7 @@ static int read_packet(const uint8_t *packet, size_t size, Destination *ret)
                 return -EBADMSG;
         ret->address.family = 6;
         memcpy(ret->address.bytes, packet + 24, 16);
-        ret->is_ping = packet[6] == PROTO_ICMPV6;
-        if (packet[6] == PROTO_UDP)
+        if (packet[6] == PROTOCOL_NUMBER)
                 ret->port = port_at(packet, size, IPV6_HEADER_SIZE);
         return 0;
 }

@@ -111,27 +111,25 @@ static void load_socket_type(BpfProgram *p)
         (void) bpf_put(p, BPF_ALU | BPF_AND | BPF_K, 0, 0, SOCKET_TYPE_MASK);
 }
 
-/* Loaded: a type. If it is this one, only protocol 0 or the given ones pass. */
-static void allow_protocols(BpfProgram *p, uint32_t type, uint32_t protocol, uint32_t other)
+/* Loaded: a type. If it is this one, only protocol 0 or the given one passes. */
+static void allow_protocols(BpfProgram *p, uint32_t type, uint32_t protocol)
 {
         size_t at = bpf_put(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 0, type);
 
         bpf_load_low(p, 2);
         bpf_return_if_equal(p, 0, SECCOMP_RET_ALLOW);
         bpf_return_if_equal(p, protocol, SECCOMP_RET_ALLOW);
-        bpf_return_if_equal(p, other, SECCOMP_RET_ALLOW);
         bpf_return(p, RET_ERRNO(EPERM));
         end_family(p, at);
 }
 
-/* Pings are the kernel's to refuse, which tells of them. */
-static void check_socket_inet(BpfProgram *p, uint32_t family, uint32_t ping)
+static void check_socket_inet(BpfProgram *p, uint32_t family)
 {
         size_t at = begin_family(p, family);
 
         load_socket_type(p);
-        allow_protocols(p, SOCK_STREAM, IPPROTO_TCP, 0);
-        allow_protocols(p, SOCK_DGRAM, IPPROTO_UDP, ping);
+        allow_protocols(p, SOCK_STREAM, IPPROTO_TCP);
+        allow_protocols(p, SOCK_DGRAM, IPPROTO_UDP);
         bpf_return(p, RET_ERRNO(EPERM));
         end_family(p, at);
 }
@@ -143,16 +141,16 @@ static void check_socket(BpfProgram *p)
         bpf_load_low(p, 0);
         at = begin_family(p, AF_UNIX);
         load_socket_type(p);
-        allow_protocols(p, SOCK_STREAM, AF_UNIX, 0);
-        allow_protocols(p, SOCK_DGRAM, AF_UNIX, 0);
+        allow_protocols(p, SOCK_STREAM, AF_UNIX);
+        allow_protocols(p, SOCK_DGRAM, AF_UNIX);
         bpf_return(p, RET_ERRNO(EPERM));
         end_family(p, at);
-        check_socket_inet(p, AF_INET, IPPROTO_ICMP);
-        check_socket_inet(p, AF_INET6, IPPROTO_ICMPV6);
+        check_socket_inet(p, AF_INET);
+        check_socket_inet(p, AF_INET6);
         at = begin_family(p, AF_NETLINK);
         load_socket_type(p);
-        allow_protocols(p, SOCK_RAW, NETLINK_ROUTE, 0);
-        allow_protocols(p, SOCK_DGRAM, NETLINK_ROUTE, 0);
+        allow_protocols(p, SOCK_RAW, NETLINK_ROUTE);
+        allow_protocols(p, SOCK_DGRAM, NETLINK_ROUTE);
         bpf_return(p, RET_ERRNO(EPERM));
         end_family(p, at);
         bpf_return(p, RET_ERRNO(EAFNOSUPPORT));

@@ -28,7 +28,6 @@
 
 #define NETNS_SELF           "/proc/thread-self/ns/net"
 #define NETNS_CONGESTION     "/proc/sys/net/ipv4/tcp_congestion_control"
-#define NETNS_PINGS          "/proc/sys/net/ipv4/ping_group_range"
 #define NETNS_BACKLOG        1024
 #define NETNS_LOOPBACK_INDEX 1
 #define NETNS_BATCH_SIZE     512U
@@ -272,28 +271,15 @@ static int make_sockets(NetworkNamespace *n, bool has_ipv6)
         return 0;
 }
 
-static int write_setting(const char *path, const char *value)
-{
-        _cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-        return fd < 0 || write(fd, value, strlen(value)) < 0 ? neg_errno() : 0;
-}
-
 /* Nothing is lost on the way from a program to its egress worker, and nobody else is on it: an algorithm
  * that paces what it sends, as that of the machine may, only sets timers. */
 static void choose_congestion_control(void)
 {
-        /* The one that every kernel has. */
-        if (write_setting(NETNS_CONGESTION, "reno") < 0)
-                log_debug("The congestion control of a session's network stays the machine's");
-}
+        static const char plain[] = "reno"; /* the one that every kernel has */
+        _cleanup_close_ int fd = open(NETNS_CONGESTION, O_WRONLY | O_CLOEXEC);
 
-/* A new namespace lets nobody ping. Where the table refuses pings and the kernel tells of each, programs may
- * try: there is a row. Where nobody hears of them it stays at that. */
-static void allow_to_try_pings(void)
-{
-        if (write_setting(NETNS_PINGS, "0 2147483647") < 0)
-                log_debug("Pings of a session are refused without a row");
+        if (fd < 0 || write(fd, plain, strlen(plain)) < 0)
+                log_debug("The congestion control of a session's network stays the machine's");
 }
 
 static int set_up(NetworkNamespace *n, const Steering *steering)
@@ -313,8 +299,6 @@ static int set_up(NetworkNamespace *n, const Steering *steering)
         if (r >= 0 && steering)
                 r = steering_apply(steering, n->fd, &n->socket_fds[EGRESS_DOOR4], &n->steer_fd,
                                    &n->socket_fds[EGRESS_LOG], &n->socket_fds[EGRESS_RING]);
-        if (r >= 0 && n->socket_fds[EGRESS_LOG] >= 0)
-                allow_to_try_pings();
         return r;
 }
 

@@ -26,8 +26,7 @@
  *               tcp dport 53 tproxy to [door] accept; jump own
  *               meta l4proto tcp tproxy to [door] accept; meta l4proto tcp drop }
  *   chain out { type filter hook output priority filter; policy accept;
- *               meta l4proto tcp accept; jump own; udp dport 53 accept; meta l4proto udp log group 5
- *               icmp type echo-request log group 5; icmpv6 type echo-request log group 5 }
+ *               meta l4proto tcp accept; jump own; udp dport 53 accept; meta l4proto udp log group 5 }
  *   chain in  { type filter hook input priority filter; policy drop;
  *               jump own; meta l4proto tcp accept; udp dport 53 accept; meta l4proto udp reject
  *               reject with icmpx admin-prohibited }
@@ -39,24 +38,20 @@
  *   mark, which no program inside may set.
  */
 
-#define TABLE           "sandboxd"
-#define CHAIN_OWN       "own"
-#define CHAIN_PRE       "pre"
-#define CHAIN_IN        "in"
-#define CHAIN_OUT       "out"
-#define BATCH_MAX       16384U
-#define MESSAGE_MAX     2048U /* the longest rule takes a fifth of it */
-#define DNS_PORT        53U
-#define MANGLE          (-150)
-#define IPV4_DADDR      16U
-#define IPV6_DADDR      24U
-#define TH_DPORT        2U
-#define PROTOCOL_ICMP   1U
-#define PROTOCOL_TCP    6U
-#define PROTOCOL_UDP    17U
-#define PROTOCOL_ICMPV6 58U
-#define ECHO_V4         8U
-#define ECHO_V6         128U
+#define TABLE        "sandboxd"
+#define CHAIN_OWN    "own"
+#define CHAIN_PRE    "pre"
+#define CHAIN_IN     "in"
+#define CHAIN_OUT    "out"
+#define BATCH_MAX    16384U
+#define MESSAGE_MAX  2048U /* the longest rule takes a fifth of it */
+#define DNS_PORT     53U
+#define MANGLE       (-150)
+#define IPV4_DADDR   16U
+#define IPV6_DADDR   24U
+#define TH_DPORT     2U
+#define PROTOCOL_TCP 6U
+#define PROTOCOL_UDP 17U
 
 typedef struct Builder {
         char *data;
@@ -361,33 +356,22 @@ static void put_accept(Builder *b, const char *chain, uint8_t protocol, bool is_
         rule_put(b, r, 0);
 }
 
-/* type: the first byte of what is told of; 0: any */
-static void put_log(Builder *b, uint8_t protocol, uint8_t type)
-{
-        struct nftnl_rule *r = rule_new(b, CHAIN_OUT);
-        struct nftnl_expr *e;
-
-        add_protocol(b, r, protocol);
-        if (type > 0)
-                add_payload(b, r, (Field){ NFT_PAYLOAD_TRANSPORT_HEADER, 0, sizeof(type) }, &type);
-        e = add(b, r, "log");
-        if (e)
-                nftnl_expr_set_u16(e, NFTNL_EXPR_LOG_GROUP, STEER_LOG_GROUP);
-        rule_put(b, r, 0);
-}
-
-/* Of ICMP requests alone: errors and answers are the kernel's own. */
 static void put_out(Builder *b)
 {
         static const Hook hook = { NF_INET_LOCAL_OUT, 0, NF_ACCEPT };
+        struct nftnl_rule *r;
+        struct nftnl_expr *e;
 
         put_chain(b, CHAIN_OUT, &hook);
         put_accept(b, CHAIN_OUT, PROTOCOL_TCP, /* is_dns= */ false);
         put_jump_own(b, CHAIN_OUT);
         put_accept(b, CHAIN_OUT, PROTOCOL_UDP, /* is_dns= */ true);
-        put_log(b, PROTOCOL_UDP, 0);
-        put_log(b, PROTOCOL_ICMP, ECHO_V4);
-        put_log(b, PROTOCOL_ICMPV6, ECHO_V6);
+        r = rule_new(b, CHAIN_OUT);
+        add_protocol(b, r, PROTOCOL_UDP);
+        e = add(b, r, "log");
+        if (e)
+                nftnl_expr_set_u16(e, NFTNL_EXPR_LOG_GROUP, STEER_LOG_GROUP);
+        rule_put(b, r, 0);
 }
 
 static void put_in(Builder *b)

@@ -46,7 +46,6 @@ typedef enum Entry {
         ENTRY_TRANSPARENT,
         ENTRY_DNS,
         ENTRY_UDP,
-        ENTRY_ICMP,
         ENTRY_FORWARD, /* into the session, as is the next */
         ENTRY_PUBLISH,
         _ENTRY_MAX,
@@ -59,7 +58,6 @@ typedef enum Protocol {
         PROTOCOL_TCP,
         PROTOCOL_UDP,
         PROTOCOL_DNS,
-        PROTOCOL_ICMP,
         _PROTOCOL_MAX,
 } Protocol;
 
@@ -290,7 +288,7 @@ typedef enum PrivEgressSocket {
         EGRESS_DOOR4, /* what every other connection reaches; its own address is what the program asked for
                        */
         EGRESS_DOOR6,
-        EGRESS_LOG,  /* netlink, to read: the kernel tells of each datagram and ping that it refuses */
+        EGRESS_LOG,  /* netlink, to read: the kernel tells of each datagram that it refuses */
         EGRESS_RING, /* or a BPF ring of PrivRefused */
         _EGRESS_SOCKET_MAX,
 } PrivEgressSocket;
@@ -991,7 +989,7 @@ typedef struct PrivDecide {
         uint32_t wants_connection; /* 0: a further request on an open connection */
         uint32_t n_raw;
         uint32_t n_path;
-        uint32_t count; /* of entry udp and icmp: how many were refused; else 0 */
+        uint32_t count; /* of entry udp: how many datagrams were refused; else 0 */
         PrivAddress address;
         char host[PRIV_HOST_SIZE];
         char method[32];

@@ -88,15 +88,14 @@ def test_e54_other_protocols(inside):
     raw, ping = inside("""
 def ping():
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)
-    s.settimeout(20)
-    s.connect((sys.argv[1], 0))
+    s.settimeout(3)
     s.sendto(b"\\10\\0\\0\\0\\0\\0\\0\\1", (sys.argv[1], 0))
     return s.recv(64).hex()
 kinds = [(f, socket.SOCK_RAW, p) for f in (socket.AF_INET, socket.AF_INET6) for p in (1, 4, 17, 47, 58, 255)]
 kinds += [(socket.AF_INET, socket.SOCK_SEQPACKET, 132), (socket.AF_INET, socket.SOCK_STREAM, 132), (socket.AF_INET, 6, 33)]
 print(json.dumps([[attempt(lambda k=k: socket.socket(*k).close() or "made") for k in kinds], attempt(ping)]))""", "8.8.8.8")
     assert "made" not in raw, raw
-    assert ping in ("EACCES", "EHOSTUNREACH"), ping
+    assert ping in ("EPERM", "EACCES"), ping
 
 
 def test_e55_ipv6(inside):
