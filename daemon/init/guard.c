@@ -242,7 +242,7 @@ static int open_watch(Guard *g)
         int r = watch_new(&g->protect.watch);
 
         if (r >= 0) {
-                r = watch_add(g->protect.watch, &g->protect.root, g->protect.workspace_fd, "");
+                r = watch_add(g->protect.watch, &g->protect.root, g->protect.workspace_fd, "", 0);
                 if (r >= 0)
                         return 0;
                 g->protect.watch = watch_free(g->protect.watch);
@@ -317,6 +317,8 @@ _noreturn_ static void run(Guard *g)
                 if (g->matches)
                         matches_serve(g->matches);
                 protect_note(&g->protect, GUARD_READY, "");
+                if (g->protect.left[0])
+                        protect_note(&g->protect, GUARD_BEYOND, g->protect.left);
                 r = serve(g);
                 if (r < 0)
                         fail_closed(g);
@@ -343,7 +345,10 @@ static int wait_ready(Setup *s, int fd)
                 if (m.note == GUARD_READY)
                         return 0;
                 if (m.note == GUARD_FAILED)
-                        return setup_fail(s, m.error < 0 ? m.error : -ECHILD, "cover what is protected");
+                        return setup_fail(s, m.error < 0 ? m.error : -ECHILD,
+                                          m.error == -E2BIG ? "cover what is protected: more directories "
+                                                              "below .git than can be looked at"
+                                                            : "cover what is protected");
         }
 }
 

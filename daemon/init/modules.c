@@ -54,12 +54,11 @@ static bool is_remembered(const Protect *p, const char *path)
         return false;
 }
 
-/* There is more, and it is the host's; what the session makes beyond the bounds is its own. */
+/* Too far down, and the host's: said once the session is ready. What the session makes there is its own. */
 static int leave(Protect *p, const char *path)
 {
-        if (p->is_first && !p->has_left_modules)
-                protect_note(p, GUARD_BEYOND, path);
-        p->has_left_modules = true;
+        if (p->is_first && !p->left[0])
+                (void) !str_copy(p->left, sizeof(p->left), path);
         return 0;
 }
 
@@ -79,7 +78,7 @@ static int is_wanted(Protect *p, const Place *place, const char *name)
         if (is_repository(place->fd))
                 return is_remembered(p, full);
         r = p->is_first ? remember(p, full) : 0;
-        return r == -E2BIG ? leave(p, place->path) : r < 0 ? r : 1;
+        return r < 0 ? r : 1;
 }
 
 static bool is_directory(int directory_fd, const struct dirent *e)
@@ -92,14 +91,20 @@ static bool is_directory(int directory_fd, const struct dirent *e)
                S_ISDIR(st.st_mode);
 }
 
+/* Numbers are the session's to raise, for this pass and for those of later sessions: what they hide must
+ * not be left out without a word. */
 static int look_at(Protect *p, const Place *place, const struct dirent *e)
 {
-        if (str_equal(e->d_name, ".") || str_equal(e->d_name, "..") || !is_directory(place->fd, e))
+        int r;
+
+        if (str_equal(e->d_name, ".") || str_equal(e->d_name, ".."))
                 return 0;
-        if (p->n_modules >= PROTECT_MODULES_MAX)
-                return leave(p, place->path);
-        p->n_modules++;
-        return is_wanted(p, place, e->d_name);
+        if (p->n_module_entries++ >= PROTECT_MODULE_ENTRIES_MAX)
+                return -E2BIG;
+        if (!is_directory(place->fd, e))
+                return 0;
+        r = is_wanted(p, place, e->d_name);
+        return r > 0 && p->n_modules++ >= PROTECT_MODULES_MAX ? -E2BIG : r;
 }
 
 int modules_each(Protect *p, const Place *place, ModuleCall call, void *userdata)

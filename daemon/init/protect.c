@@ -193,11 +193,14 @@ static int visit_modules(Protect *p, const Place *place)
         return first_error(v.error, r);
 }
 
+/* Below .git/modules there may be more than can be watched; they leave room for all others. */
 static int watch_place(Protect *p, const Place *place)
 {
-        int r = p->watch ? watch_add(p->watch, place->rule, place->fd, place->path) : 0;
+        int r = p->watch ? watch_add(p->watch, place->rule, place->fd, place->path,
+                                     place->is_in_modules ? PROTECT_WATCHES_LEFT : 0)
+                         : 0;
 
-        if (r != -ENOSPC || !place->rule->is_module)
+        if (r != -ENOSPC || !place->is_in_modules)
                 return r;
         p->is_partly_watched = true;
         return 0;
@@ -206,9 +209,12 @@ static int watch_place(Protect *p, const Place *place)
 static int enter(Protect *p, const Place *place, const ProtectRule *rule, const char *name, const char *path,
                  Maker maker)
 {
-        Place below = {
-                .rule = rule, .path = path, .maker = maker, .depth = place->depth + 1, .fd = -EBADF
-        };
+        Place below = { .rule = rule,
+                        .path = path,
+                        .maker = maker,
+                        .depth = place->depth + 1,
+                        .fd = -EBADF,
+                        .is_in_modules = place->is_in_modules || rule->is_module };
         _cleanup_close_ int fd = -EBADF, at = protect_open(place->fd, name, O_PATH | O_DIRECTORY);
         mode_t mode = 0;
         bool is_changed;
@@ -330,7 +336,7 @@ int protect_pass(Protect *p)
         p->is_partly_watched = false;
         do {
                 p->has_new_alias = false;
-                p->n_modules = 0;
+                p->n_modules = p->n_module_entries = 0;
                 r = visit_children(p, &top);
         } while (r >= 0 && p->has_new_alias);
         return r;

@@ -18,15 +18,17 @@
 #include "daemon/init/setup.h"
 #include "proto/base/list.h"
 
-#define PROTECT_RULES_MAX    2048U
-#define PROTECT_DEPTH_MAX    16U
-#define PROTECT_PATH_MAX     512U /* below the workspace; what is deeper is in no rule */
-#define PROTECT_ENTRIES_MAX  512U /* of a directory that a "*" is looked for in */
-#define PROTECT_ALIASES_MAX  32U
-#define PROTECT_MODULES_MAX  65536U /* directories below .git/modules, of one pass */
-#define PROTECT_MODULE_DEPTH 32U
-#define PROTECT_MODULE_SIZE  400U /* of the path of one */
-#define PROTECT_PARTS_MAX    64U
+#define PROTECT_RULES_MAX          2048U
+#define PROTECT_DEPTH_MAX          16U
+#define PROTECT_PATH_MAX           512U /* below the workspace; what is deeper is in no rule */
+#define PROTECT_ENTRIES_MAX        512U /* of a directory that a "*" is looked for in */
+#define PROTECT_ALIASES_MAX        32U
+#define PROTECT_MODULES_MAX        4096U /* directories below .git/modules, of one pass, which is to be short */
+#define PROTECT_MODULE_ENTRIES_MAX 65536U
+#define PROTECT_MODULE_DEPTH       32U
+#define PROTECT_MODULE_SIZE        400U /* of the path of one */
+#define PROTECT_PARTS_MAX          64U
+#define PROTECT_WATCHES_LEFT       640U /* by modules, for others: those of a "*" alone may be 512 */
 
 /* A name that matters in a directory that matters. */
 typedef struct ProtectRule ProtectRule;
@@ -58,13 +60,14 @@ typedef struct Protect {
         ProtectRule root;
         size_t n_rules;
         size_t n_aliases;
-        bool has_new_alias;             /* look again */
-        bool is_first;                  /* the session has not run yet: everything is the host's */
-        size_t n_modules;               /* of this pass */
+        bool has_new_alias; /* look again */
+        bool is_first;      /* the session has not run yet: everything is the host's */
+        size_t n_modules;   /* of this pass */
+        size_t n_module_entries;
         char *parts[PROTECT_PARTS_MAX]; /* modules.c */
         size_t n_parts;
-        bool has_left_modules;
-        bool is_partly_watched; /* more directories than can be: look from time to time */
+        char left[PROTECT_PATH_MAX]; /* where the host has modules that are too far down; empty: nowhere */
+        bool is_partly_watched;      /* more directories than can be: look from time to time */
         Watch *watch;
         int init_fd; /* where notes go */
 } Protect;
@@ -113,6 +116,7 @@ typedef struct Place {
         const char *path;
         Maker maker; /* of what nobody is known to have made in it; MAKER_UNKNOWN: the host, or long ago */
         unsigned depth;
+        bool is_in_modules;
 } Place;
 
 typedef int (*ModuleCall)(void *userdata, const char *name);
@@ -127,8 +131,10 @@ int modules_each(Protect *p, const Place *place, ModuleCall call, void *userdata
 int watch_new(Watch **ret) _must_check_;
 Watch *watch_free(Watch *w);
 int watch_fd(const Watch *w);
-/* rule, of which directory_fd is an instance, at path. 1: it was not watched yet. */
-int watch_add(Watch *w, const ProtectRule *rule, int directory_fd, const char *path) _must_check_;
+/* rule, of which directory_fd is an instance, at path. 1: it was not watched yet. -ENOSPC: n_left or fewer
+ * are left. */
+int watch_add(Watch *w, const ProtectRule *rule, int directory_fd, const char *path,
+              size_t n_left) _must_check_;
 /* Reads what there is. 1: some of it matters. */
 int watch_read(Watch *w) _must_check_;
 /* Who put name into the directory at path last, since watch_clear(); fallback where nobody did. */

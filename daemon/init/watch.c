@@ -15,7 +15,7 @@
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 
-#define WATCH_DIRECTORIES_MAX 1024U
+#define WATCH_DIRECTORIES_MAX 2048U
 #define WATCH_EVENTS_MAX      4096U
 #define WATCH_HANDLE_MAX      128U
 #define WATCH_MASK            (FAN_CREATE | FAN_MOVED_TO | FAN_MOVED_FROM | FAN_DELETE | FAN_ONDIR)
@@ -105,7 +105,7 @@ static bool handle_equal(const Handle *a, const Handle *b)
         return a->n_bytes == b->n_bytes && a->type == b->type && memcmp(a->bytes, b->bytes, a->n_bytes) == 0;
 }
 
-int watch_add(Watch *w, const ProtectRule *rule, int directory_fd, const char *path)
+int watch_add(Watch *w, const ProtectRule *rule, int directory_fd, const char *path, size_t n_left)
 {
         Directory *d;
         Handle handle;
@@ -121,7 +121,7 @@ int watch_add(Watch *w, const ProtectRule *rule, int directory_fd, const char *p
                         return 0;
                 }
         }
-        if (w->n_directories >= WATCH_DIRECTORIES_MAX)
+        if (w->n_directories + n_left >= WATCH_DIRECTORIES_MAX)
                 return -ENOSPC;
         d = calloc(1, sizeof(*d));
         if (!d || str_dup(path, &d->path) < 0) {

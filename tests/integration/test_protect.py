@@ -1,8 +1,10 @@
 """Protected paths in a writable workspace."""
 
+import glob
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 
@@ -329,6 +331,34 @@ def test_parts_with_longer_names(instance, either):
         assert open(f"{modules}/{folder}/config").read() == text
         for name in ("hooks/post-commit", "commondir", "config.worktree"):
             assert not os.path.lexists(f"{modules}/{folder}/{name}"), (folder, name)
+
+
+def test_many_parts_hide_none(instance, either):
+    """More directories than are looked at end the session, and no later one begins before somebody has looked."""
+    leaf, work = repository(either), repository(either)
+    git(either, work, "submodule", "--quiet", "add", leaf, "third_party/zlib")
+    instance.sh(either, """cd .git/modules; python3 -c 'import os
+for i in range(50):
+    for j in range(100):
+        os.makedirs(f"a{i}/b{j}")'
+        cd third_party/zlib; echo ../x >commondir; cd ../../../..; echo evil >.envrc; sleep 600""", workspace=work, timeout=120)
+    assert not os.path.lexists(work + "/.git/modules/third_party/zlib/commondir") and not os.path.lexists(work + "/.envrc")
+    again = instance.sh(either, "echo evil >>.git/modules/third_party/zlib/config; echo began", workspace=work)
+    assert again.returncode == 125 and "began" not in again.stdout, again
+    assert "more directories below .git than can be looked at" in again.stderr, again.stderr
+    for made in glob.glob(work + "/.git/modules/a[0-9]*"):
+        shutil.rmtree(made)
+    assert instance.sh(either, "echo began", workspace=work).stdout == "began\n"
+
+
+def test_what_is_too_far_down_is_said(instance, either):
+    work = repository(either)
+    folder = work + "/.git/modules/" + "/".join("d" * 40)
+    either.run(["mkdir", "-p", folder])
+    either.write(folder + "/HEAD", "ref: refs/heads/main\n")
+    either.write(folder + "/config", "mine\n")
+    done = instance.sh(either, "sleep 1", workspace=work)
+    assert done.returncode == 0 and ".git/modules/d/d" in done.stderr, done
 
 
 def test_parts_that_the_host_adds(either, session):
