@@ -146,11 +146,11 @@ bool quota_admit_connection(User *u, uint32_t *ret_is_over)
                         MIN_OF(s->connects_per_second * QUOTA_BURST_SECONDS, QUOTA_CONNECTS_BURST));
         int own, all = 0;
 
-        u->quota.connected_usec = clock_monotonic_usec();
         if (!is_root(u) && !bucket_take(&u->quota.connects, &rate, 1, clock_monotonic_usec())) {
                 quota_refused(u, QUOTA_CONNECTS, 1);
                 return false;
         }
+        u->quota.connected_usec = clock_monotonic_usec();
         own = judge(u->n_connections, is_root(u) ? s->connections_max : s->connections_per_user_max);
         if (!is_root(u) && u->n_connections >= QUOTA_CONNECTIONS_ALWAYS)
                 all = judge(u->launcher->n_connections, s->connections_max);

@@ -35,7 +35,7 @@ typedef struct UserQuota {
         Bucket rows;
         Bucket freezes;
         Bucket time;
-        uint64_t connected_usec; /* monotonic: of the last connection, admitted or not */
+        uint64_t connected_usec; /* monotonic: of the last connection within the rate */
         LoopTimer *timer;
         bool is_timer_set;
 } UserQuota;

@@ -603,7 +603,7 @@ def test_attempts_leave_room_for_others(dns, web, silent):
         for i in range(60):
             rig.dial(100 + i, 100 + i, "silent.test", silent, 1)
         eventually(lambda: len(os.listdir(f"/proc/{rig.dialer.pid}/fd")) > 380, 60)
-        for i in range(20):
+        for i in range(8):
             rig.dial(1000 + i, 1000 + i, "allowed.test", web.server_port, 1, session=session)
             name, values, _, fds = egress.receive()
             assert (name, values[0]) == ("CONNECTED", 1000 + i), (i, name, values)
