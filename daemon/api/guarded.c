@@ -17,8 +17,7 @@ static const char *const messages[] = {
         [GUARD_REMOVED] = "is protected: what the session made there was removed",
         [GUARD_MOVED] = "is protected: what the session put there was renamed to NAME.refused-...",
         [GUARD_LEFT] = "is protected, and what the session put there could not be removed: look at it before you use it",
-        [GUARD_BEYOND] =
-                        "has more directories below it, or deeper ones, than are kept: what is protected there is not",
+        [GUARD_BEYOND] = "has directories further down than is looked: what is protected there is not",
 };
 ASSERT_TABLE(messages, _GUARD_NOTE_MAX);
 

@@ -82,16 +82,10 @@ static int empty(int directory_fd, uint64_t since_usec, bool is_real, unsigned d
 {
         const struct dirent *e;
         DIR *d;
-        int fd, r = 0;
+        int r = depth < PROTECT_DEPTH_MAX ? protect_list(directory_fd, &d) : -ELOOP;
 
-        fd = depth < PROTECT_DEPTH_MAX ? protect_open(directory_fd, ".", O_RDONLY | O_DIRECTORY) : -ELOOP;
-        if (fd < 0)
-                return fd;
-        d = fdopendir(fd);
-        if (!d) {
-                (void) fd_close(fd);
-                return -ENOMEM;
-        }
+        if (r < 0)
+                return r;
         while (r >= 0 && (e = readdir(d)))
                 if (!str_equal(e->d_name, ".") && !str_equal(e->d_name, ".."))
                         r = empty_entry(directory_fd, e->d_name, since_usec, is_real, depth, n);

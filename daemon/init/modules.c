@@ -110,17 +110,14 @@ static int look_at(Protect *p, const Place *place, const struct dirent *e)
 int modules_each(Protect *p, const Place *place, ModuleCall call, void *userdata)
 {
         const struct dirent *e;
-        int fd, r = 0;
         DIR *d;
+        int r;
 
         if (place->depth >= PROTECT_MODULE_DEPTH)
                 return leave(p, place->path);
-        fd = protect_open(place->fd, ".", O_RDONLY | O_DIRECTORY);
-        d = fd < 0 ? NULL : fdopendir(fd);
-        if (!d) {
-                (void) fd_close(fd);
-                return fd < 0 ? fd : -ENOMEM;
-        }
+        r = protect_list(place->fd, &d);
+        if (r < 0)
+                return r;
         while (r == 0 && (e = readdir(d))) {
                 r = look_at(p, place, e);
                 if (r > 0)

@@ -19,6 +19,19 @@ int protect_open(int directory_fd, const char *name, uint64_t flags)
         return fd < 0 ? neg_errno() : fd;
 }
 
+int protect_list(int directory_fd, DIR **ret)
+{
+        int fd = protect_open(directory_fd, ".", O_RDONLY | O_DIRECTORY);
+
+        if (fd < 0)
+                return fd;
+        *ret = fdopendir(fd);
+        if (*ret)
+                return 0;
+        (void) fd_close(fd);
+        return -ENOMEM;
+}
+
 /* ---- one pass ---- */
 
 static int visit(Protect *p, const Place *place, const ProtectRule *rule, const char *name);
@@ -41,16 +54,11 @@ static int visit_entries(Protect *p, const Place *place, const ProtectRule *rule
         const struct dirent *e;
         size_t n = 0;
         DIR *d;
-        int fd, r = 0;
+        int r;
 
-        fd = protect_open(place->fd, ".", O_RDONLY | O_DIRECTORY);
-        if (fd < 0)
-                return fd;
-        d = fdopendir(fd);
-        if (!d) {
-                (void) fd_close(fd);
-                return -ENOMEM;
-        }
+        r = protect_list(place->fd, &d);
+        if (r < 0)
+                return r;
         while (n <= PROTECT_ENTRIES_MAX && (e = readdir(d))) {
                 if (str_equal(e->d_name, ".") || str_equal(e->d_name, "..") ||
                     is_literal(place->rule, e->d_name))

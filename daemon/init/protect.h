@@ -15,6 +15,8 @@
  * something the kernel says: a process outside the session's pid namespace has no number in it.
  */
 
+#include <dirent.h>
+
 #include "daemon/init/setup.h"
 #include "proto/base/list.h"
 
@@ -100,6 +102,8 @@ int away_take(Protect *p, int directory_fd, const char *path, const char *name, 
 
 /* name in directory_fd itself, no link. */
 int protect_open(int directory_fd, const char *name, uint64_t flags) _must_check_;
+/* To read the directory's names from the first on; *ret is the caller's. */
+int protect_list(int directory_fd, DIR **ret) _must_check_;
 
 /* One pass over all that is there: covers, or takes away. The commands are frozen, or gone. */
 int protect_pass(Protect *p) _must_check_;

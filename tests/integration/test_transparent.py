@@ -661,21 +661,14 @@ def test_tls_by_name(place, alice, make_profile, world):
 
 def test_the_worker_dies(place, alice, some):
     """Its connections end; what comes waits for the successor and is nobody else's."""
-    script = """
-import socket, sys, time
+    script = READ_ALL + """
+import time
 print("ready", flush=True)
 sys.stdin.readline()
 for i in range(3):
     s = socket.create_connection((sys.argv[1], 80), 20)
     s.sendall(b"GET / HTTP/1.1\\r\\nHost: " + sys.argv[1].encode() + b"\\r\\nConnection: close\\r\\n\\r\\n")
-    s.settimeout(20)
-    data = b""
-    try:
-        while part := s.recv(65536):
-            data += part
-    except OSError:
-        pass
-    if b"hello from" in data:
+    if b"hello from" in read(s):
         print("served")
         break
 """
