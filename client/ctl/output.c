@@ -314,6 +314,10 @@ int fail_call(const Common *common, int r)
         if (r == -ENOENT || r == -ECONNREFUSED)
                 return fail("no sandboxd at %s (%s): is it running? --address names another", address,
                             error_name(r));
+        if (r == -EACCES)
+                return fail("sandboxd at %s lets this user not connect: the user's programs have connected too often "
+                            "(try again in a second), or the socket's permissions were changed",
+                            address);
         if (r == -ECONNRESET || r == -EPIPE)
                 return fail("sandboxd at %s closed the connection: see its log", address);
         if (r == -ENOBUFS || r == -EFBIG || r == -EMSGSIZE)

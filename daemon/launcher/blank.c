@@ -8,7 +8,6 @@
 
 #include "daemon/isolate/spawn.h"
 #include "daemon/isolate/userns.h"
-#include "daemon/launcher/listen.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/user.h"
 #include "proto/base/clock.h"
@@ -112,23 +111,32 @@ static void on_init_closed(void *owner, _unused_ PrivLink *link, _unused_ int re
         (void) syscall(SYS_pidfd_send_signal, b->init_pidfd, SIGKILL, NULL, 0);
 }
 
-static int build(Blank *b)
+static int make_cgroup(Blank *b)
+{
+        return cgroup_make(b->launcher->kernel->cgroups, &b->id, &(PrivLimits){ 0 }, &b->cgroup_fd);
+}
+
+static int make_network(Blank *b)
+{
+        const Kernel *k = b->launcher->kernel;
+
+        return netns_new(k->network_fd, k->steering, &b->network);
+}
+
+static int make_init(Blank *b)
 {
         Launcher *l = b->launcher;
         int r;
 
-        r = cgroup_make(l->kernel->cgroups, &b->id, &(PrivLimits){ 0 }, &b->cgroup_fd);
-        listen_glance(l);
-        if (r >= 0)
-                r = netns_new(l->kernel->network_fd, l->kernel->steering, &b->network);
-        listen_glance(l);
-        if (r >= 0)
-                r = init_spawn(l, b->cgroup_fd, &b->network, &b->init_pid, &b->init_pidfd, &b->init_link);
+        r = init_spawn(l, b->cgroup_fd, &b->network, &b->init_pid, &b->init_pidfd, &b->init_link);
         if (r < 0)
                 return r;
         priv_link_set_handler(b->init_link, on_init_message, on_init_closed, b);
         return loop_io_new(l->loop, b->init_pidfd, LOOP_READ, on_init_ended, b, &b->init_io);
 }
+
+/* Each keeps the launcher for up to two milliseconds; whoever waits is served between them. */
+static int (*const stages[])(Blank *b) = { make_cgroup, make_network, make_init };
 
 static int blank_new(Launcher *l, Blank **ret)
 {
@@ -139,10 +147,8 @@ static int blank_new(Launcher *l, Blank **ret)
                 return -ENOMEM;
         *b = (Blank){ .launcher = l, .cgroup_fd = -EBADF, .init_pidfd = -EBADF, .network = NETNS_INIT };
         r = id_random(&b->id);
-        if (r >= 0)
-                r = build(b);
         if (r < 0) {
-                (void) blank_free(b);
+                free(b);
                 return r;
         }
         *ret = b;
@@ -153,13 +159,20 @@ static int blank_new(Launcher *l, Blank **ret)
 static int fill_blanks(Launcher *l)
 {
         size_t i = 0;
-        int r;
+        int r = 0;
 
         while (i < ELEMENTSOF(l->blanks) && l->blanks[i])
                 i++;
         if (i == ELEMENTSOF(l->blanks))
                 return 0;
-        r = blank_new(l, &l->blanks[i]);
+        if (!l->unfinished)
+                r = blank_new(l, &l->unfinished);
+        if (r >= 0)
+                r = stages[l->unfinished->n_stages++](l->unfinished);
+        if (r < 0)
+                l->unfinished = blank_free(l->unfinished);
+        else if (l->unfinished->n_stages == ELEMENTSOF(stages))
+                l->blanks[i] = TAKE_PTR(l->unfinished);
         return r < 0 ? r : 1;
 }
 
@@ -189,7 +202,7 @@ static bool is_busy(const Launcher *l)
         return false;
 }
 
-/* One thing at a time: a blank keeps the launcher busy for a millisecond or two. */
+/* One thing at a time, and what else waits before the next. */
 static void on_refill(void *userdata)
 {
         Launcher *l = userdata;
@@ -206,7 +219,7 @@ static void on_refill(void *userdata)
         if (r < 0)
                 (void) log_warning(r, "cannot prepare sessions, they start slower");
         if (r != 0)
-                refill_after(l, r < 0 ? BLANK_PAUSE_USEC : BLANK_NEXT_USEC);
+                refill_after(l, r < 0 ? BLANK_PAUSE_USEC : l->unfinished ? 0 : BLANK_NEXT_USEC);
 }
 
 int blanks_start(Launcher *l)
@@ -221,6 +234,7 @@ int blanks_start(Launcher *l)
 void blanks_stop(Launcher *l)
 {
         l->blank_timer = loop_timer_free(l->blank_timer);
+        l->unfinished = blank_free(l->unfinished);
         for (size_t i = 0; i < ELEMENTSOF(l->blanks); i++)
                 l->blanks[i] = blank_free(l->blanks[i]);
 }

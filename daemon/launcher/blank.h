@@ -16,6 +16,7 @@ struct Blank {
         pid_t init_pid;
         int init_pidfd;
         LoopIo *init_io;
+        unsigned n_stages; /* that are done */
         PrivLink *init_link;
 };
 

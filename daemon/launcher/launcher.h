@@ -26,6 +26,7 @@
 #define LAUNCHER_BLOCK_MAX (64LL * 1024 * 1024)
 
 typedef struct Blank Blank;
+typedef struct Door Door;
 typedef struct Ending Ending;
 typedef struct Launcher Launcher;
 typedef struct Loading Loading;
@@ -103,6 +104,7 @@ struct Launcher {
         Worker *pool[LAUNCHER_POOL_SIZE];
         uint64_t n_egresses; /* ever attached to a session: numbers them */
         Blank *blanks[LAUNCHER_BLANKS];
+        Blank *unfinished; /* of them */
         LoopTimer *blank_timer;
         RestartGuard blank_guard;
         bool is_blank_timer_set;
@@ -128,6 +130,7 @@ struct Launcher {
         int lock_fd;
         LoopIo *listen_io;
         LoopTimer *accept_timer;
+        Door *door;
         int watch_fd; /* inotify: resolv.conf and hosts */
         LoopIo *watch_io;
         LoopTimer *watch_timer;

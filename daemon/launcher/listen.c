@@ -9,6 +9,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include "daemon/launcher/door.h"
 #include "daemon/launcher/inside.h"
 #include "daemon/launcher/user.h"
 #include "proto/base/clock.h"
@@ -175,8 +176,8 @@ static bool serve_one(Launcher *l, int take_fd)
         return false;
 }
 
-/* Whoever is turned away comes again at once, and would wake us for each connection: they are taken
- * together, before they fill the queue for others. */
+/* Whoever is turned away and not shut out comes again at once, and would wake us for each connection: they
+ * are taken together, before they fill the queue for others. */
 static void rest(Launcher *l)
 {
         if (loop_io_set_events(l->listen_io, 0) < 0 || loop_timer_set(l->accept_timer, LISTEN_REST_USEC) < 0)
@@ -237,6 +238,8 @@ int listen_start(Launcher *l)
 
         if (!l->accept_timer)
                 r = loop_timer_new(l->loop, on_pause_over, l, &l->accept_timer);
+        if (r >= 0 && !l->door)
+                r = door_new(l, &l->door);
         if (r >= 0 && listen(l->listen_fd, LISTEN_BACKLOG) < 0)
                 r = neg_errno();
         if (r >= 0 && !l->listen_io)
@@ -248,6 +251,7 @@ void listen_close(Launcher *l)
 {
         l->listen_io = loop_io_free(l->listen_io);
         l->accept_timer = loop_timer_free(l->accept_timer);
+        l->door = door_free(l->door);
         l->listen_fd = fd_close(l->listen_fd);
         l->reserve_fd = fd_close(l->reserve_fd);
         l->lock_fd = fd_close(l->lock_fd);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sys/resource.h>
 
+#include "daemon/launcher/door.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/user.h"
 #include "proto/base/clock.h"
@@ -16,6 +17,10 @@
 
 /* Who has used up as many at once is turned away before we know more than the uid. */
 #define QUOTA_CONNECTS_BURST 256U
+
+/* Who is turned away more often than this is refused by the kernel for a while. */
+#define QUOTA_TURNED_AWAY_PER_SEC 64U
+#define QUOTA_SHUT_USEC           USEC_PER_SEC
 
 /* Of each second of ours so much is for one user's starts; what they take from those that were made ahead is
  * made again, which takes as long once more. */
@@ -138,16 +143,37 @@ static int judge(unsigned n, unsigned max)
         return n - max < MIN_OF(max, QUOTA_CONNECTIONS_BEYOND) ? 1 : -1;
 }
 
+static BucketRate connects_rate(const User *u)
+{
+        uint32_t n = u->launcher->settings.connects_per_second;
+
+        return bucket_rate(n, USEC_PER_SEC, MIN_OF(n * QUOTA_BURST_SECONDS, QUOTA_CONNECTS_BURST));
+}
+
+/* Connections that were only turned away are taken by us all the same, and others wait behind them. */
+static void shut_out_flood(User *u)
+{
+        BucketRate turned_away =
+                        bucket_rate(QUOTA_TURNED_AWAY_PER_SEC, USEC_PER_SEC, QUOTA_TURNED_AWAY_PER_SEC);
+        BucketRate connects = connects_rate(u);
+        uint64_t now = clock_monotonic_usec();
+
+        if (bucket_take(&u->quota.turned_away, &turned_away, 1, now))
+                return;
+        /* Nothing is saved up meanwhile: what the daemon would take at once delays others. */
+        if (door_shut(u->launcher->door, u->uid, now + QUOTA_SHUT_USEC))
+                bucket_drain(&u->quota.connects, &connects, now + QUOTA_SHUT_USEC);
+}
+
 bool quota_admit_connection(User *u, uint32_t *ret_is_over)
 {
         const PrivSettings *s = &u->launcher->settings;
-        BucketRate rate = bucket_rate(
-                        s->connects_per_second, USEC_PER_SEC,
-                        MIN_OF(s->connects_per_second * QUOTA_BURST_SECONDS, QUOTA_CONNECTS_BURST));
+        BucketRate rate = connects_rate(u);
         int own, all = 0;
 
         if (!is_root(u) && !bucket_take(&u->quota.connects, &rate, 1, clock_monotonic_usec())) {
                 quota_refused(u, QUOTA_CONNECTS, 1);
+                shut_out_flood(u);
                 return false;
         }
         u->quota.connected_usec = clock_monotonic_usec();
@@ -178,7 +204,7 @@ const char *quota_take_start(User *u)
         BucketRate rate = per_second(u->launcher->settings.starts_per_second);
         Quota q = QUOTA_STARTS;
 
-        if (is_root(u) || bucket_take(&u->quota.starts, &rate, 1, clock_monotonic_usec())) {
+        if (bucket_take(&u->quota.starts, &rate, 1, clock_monotonic_usec())) {
                 if (has_room_for_session(u))
                         return NULL;
                 q = QUOTA_SESSIONS;

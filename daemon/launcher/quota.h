@@ -31,6 +31,7 @@ typedef struct QuotaCounter {
 typedef struct UserQuota {
         QuotaCounter counters[_QUOTA_MAX];
         Bucket connects;
+        Bucket turned_away;
         Bucket starts;
         Bucket rows;
         Bucket freezes;
@@ -50,8 +51,8 @@ void quota_done(User *u);
 /* Counts refusals. */
 void quota_refused(User *u, Quota q, uint32_t n);
 
-/* A new connection, before anything is done for it; false: close it. is_over: there is room for an error
- * only. */
+/* A new connection, before anything is done for it; false: close it. Who comes too fast again and again is
+ * shut out (door.h). is_over: there is room for an error only. */
 bool quota_admit_connection(User *u, uint32_t *ret_is_over);
 
 /* NULL: the user may have another session; else which quota stands in the way. Counts the start, and the

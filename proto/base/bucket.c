@@ -35,6 +35,11 @@ uint64_t bucket_debt_usec(const Bucket *b, const BucketRate *rate, uint64_t now_
         return b->paid_nsec > free_nsec ? (b->paid_nsec - free_nsec) / NSEC_PER_USEC + 1 : 0;
 }
 
+void bucket_drain(Bucket *b, const BucketRate *rate, uint64_t at_usec)
+{
+        b->paid_nsec = at_usec * NSEC_PER_USEC + rate->room_nsec;
+}
+
 void bucket_charge(Bucket *b, const BucketRate *rate, uint64_t n, uint64_t now_usec)
 {
         uint64_t now_nsec = now_usec * NSEC_PER_USEC, most = 2 * rate->room_nsec;

@@ -26,5 +26,8 @@ bool bucket_take(Bucket *b, const BucketRate *rate, uint64_t n, uint64_t now_use
 /* Takes n whether they are there or not; the debt is at most one burst. */
 void bucket_charge(Bucket *b, const BucketRate *rate, uint64_t n, uint64_t now_usec);
 
+/* Nothing is left in it at at_usec, and nothing before. */
+void bucket_drain(Bucket *b, const BucketRate *rate, uint64_t at_usec);
+
 /* How long it takes until nothing is owed any more; 0: there is something left, or just nothing. */
 uint64_t bucket_debt_usec(const Bucket *b, const BucketRate *rate, uint64_t now_usec);

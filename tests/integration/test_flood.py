@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import subprocess
+import tempfile
 import time
 
 import pytest
@@ -40,8 +43,27 @@ def waits_of(pid):
         return next(int(line.split()[1]) for line in f if line.startswith("voluntary_ctxt_switches"))
 
 
-def test_d15_who_is_turned_away_is_so_together(own_instance, alice, bob):
-    """Connections beyond a user's rate do not wake the launcher one by one, and others are served meanwhile."""
+@pytest.fixture
+def without_lists(settings):
+    """A daemon whose socket lies on a file system without access control lists: nobody can be shut out there."""
+    folder = tempfile.mkdtemp(prefix="sandboxd-test-", dir="/run")
+    runtime = os.path.join(folder, "run")
+    os.mkdir(runtime)
+    subprocess.run(["mount", "-t", "ramfs", "ramfs", runtime], check=True)
+    try:
+        with machine.Instance(settings=settings, folder=folder) as running:
+            yield running
+    finally:
+        subprocess.run(["umount", runtime], check=True)
+        shutil.rmtree(folder)
+
+
+def test_d15_who_is_turned_away_is_so_together(without_lists, alice, bob):
+    """Where the kernel cannot refuse them, connections beyond a user's rate do not wake the launcher one by one, and others
+    are served meanwhile."""
+    own_instance = without_lists
+    assert "no access control lists for the socket" in own_instance.log_text()
+
     def refused():
         rows = own_instance.rows(0, kind="limit", action="reached", uid=alice.uid, reason="connects")
         return sum(json.loads(row["detail"])["refused"] for row in rows)

@@ -1,9 +1,12 @@
 """Quotas of one user, and the reserve of root: properties D10, D15, D39, D46, D49."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
+import stat
+import struct
 import subprocess
 import sys
 import time
@@ -11,6 +14,7 @@ import time
 import pytest
 
 import machine
+from flood import Flood
 
 INFO = b'{"method":"org.varlink.service.GetInfo"}\0'
 
@@ -139,23 +143,112 @@ def test_d49_failed_starts_count(settings, alice, bob):
         assert machine.eventually(lambda: instance.sh(alice, "echo again").stdout == "again\n", 30, 1)
 
 
+STORM = """
+import socket, sys
+closed = denied = answered = 0
+for _ in range(int(sys.argv[2])):
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(5)
+    try:
+        s.connect(sys.argv[1])
+        s.sendall(b'{"method":"org.varlink.service.GetInfo"}\\0')
+        if s.recv(10): answered += 1
+        else: closed += 1
+    except PermissionError: denied += 1
+    except OSError: closed += 1
+    s.close()
+print(answered, closed, denied)
+"""
+
+
+def storm(instance, user, n):
+    """How many of so many connections, one after the other, were answered, closed and refused by the kernel."""
+    return [int(count) for count in user.run(["/usr/bin/python3", "-c", STORM, instance.socket, str(n)]).stdout.split()]
+
+
+ACCESS = "system.posix_acl_access"
+
+
+def access_list(instance):
+    """The entries of the access control list of the socket's file: tag (acl(5)), permissions, id."""
+    try:
+        return list(struct.iter_unpack("<HHI", os.getxattr(instance.socket, ACCESS)[4:]))
+    except OSError as e:
+        assert e.errno == errno.ENODATA, e
+        return []
+
+
+def shut_out(instance):
+    return [uid for tag, permissions, uid in access_list(instance) if tag == 2 and permissions == 0 and uid != 0]
+
+
 def test_d15_connects_have_a_rate(settings, alice, bob):
-    storm = ("import socket, sys\n"
-             "lost = 0\n"
-             "for _ in range(400):\n"
-             " s = socket.socket(socket.AF_UNIX); s.settimeout(5)\n"
-             " try:\n"
-             "  s.connect(sys.argv[1]); s.sendall(b'{\"method\":\"org.varlink.service.GetInfo\"}\\0')\n"
-             "  lost += not s.recv(10)\n"
-             " except OSError: lost += 1\n"
-             " s.close()\n"
-             "print(lost)\n")
     with daemon(settings, connects_per_second=10) as instance:
-        lost = int(alice.run(["/usr/bin/python3", "-c", storm, instance.socket]).stdout)
-        assert 0 < lost < 400
+        answered, closed, denied = storm(instance, alice, 100)
+        assert answered >= 40 and closed > 0 and denied == 0
+        assert machine.eventually(lambda: refused(instance, alice, "connects")[0] == closed)
         assert "vendor" in instance.call(bob, "org.varlink.service.GetInfo")[0]["parameters"]
-        assert machine.eventually(lambda: refused(instance, alice, "connects")[0] == lost)
-        assert machine.eventually(lambda: instance.ctl(alice, "list").returncode == 0, 10, 0.5)
+        assert machine.eventually(lambda: instance.ctl(alice, "list").returncode == 0, 30, 0.5)
+
+
+def test_d15_floods_of_connections_are_shut_out(settings, alice, bob, root):
+    """Who goes on connecting beyond the rate is refused by the kernel, which costs the daemon nothing; nobody else is,
+    and after a second of peace everything is as before."""
+    with daemon(settings, connects_per_second=10) as instance:
+        assert shut_out(instance) == []
+        _, closed, denied = storm(instance, alice, 5000)
+        assert denied > 10 * closed, (closed, denied)
+        flood = Flood(instance, alice, ["connects"])
+        try:
+            assert machine.eventually(lambda: shut_out(instance) == [alice.uid], 60, 0.01)
+            assert "vendor" in instance.call(bob, "org.varlink.service.GetInfo")[0]["parameters"]
+            assert instance.ctl(root, "list").returncode == 0
+            # Again and again: each time some are turned away first.
+            n = refused(instance, alice, "connects")[0]
+            assert machine.eventually(lambda: refused(instance, alice, "connects")[0] > n + 150, 60, 0.2)
+            done = instance.ctl(alice, "list")
+            while done.returncode == 0:
+                done = instance.ctl(alice, "list")
+            assert done.returncode == 125 and done.stderr.count("\n") == 1, done
+        finally:
+            flood.close()
+        assert machine.eventually(lambda: instance.ctl(alice, "list").returncode == 0, 30, 0.5)
+        assert machine.eventually(lambda: shut_out(instance) == [])
+
+
+def test_d15_the_rights_of_the_socket_stay_the_administrators(settings, alice, bob):
+    """Who may connect is the file's mode, and an access control list of the administrator's: neither is undone by a flood."""
+    with daemon(settings, connects_per_second=1) as instance:
+        os.chmod(instance.socket, 0o606)
+        flood = Flood(instance, alice, ["connects"])
+        try:
+            assert machine.eventually(lambda: shut_out(instance) == [alice.uid], 60, 0.01)
+            assert {permissions for tag, permissions, _ in access_list(instance) if tag in (0x04, 0x10)} <= {0}
+        finally:
+            flood.close()
+        assert machine.eventually(lambda: access_list(instance) == [], 30)
+        assert stat.S_IMODE(os.stat(instance.socket).st_mode) == 0o606
+        os.chmod(instance.socket, 0o666)
+        entries = [(0x01, 6, 2 ** 32 - 1), (0x02, 0, bob.uid), (0x04, 6, 2 ** 32 - 1), (0x10, 6, 2 ** 32 - 1), (0x20, 6, 2 ** 32 - 1)]
+        os.setxattr(instance.socket, ACCESS, b"\2\0\0\0" + b"".join(struct.pack("<HHI", *entry) for entry in entries))
+        n = refused(instance, alice, "connects")[0]
+        flood = Flood(instance, alice, ["connects"])
+        try:
+            assert machine.eventually(lambda: refused(instance, alice, "connects")[0] > n + 500, 60, 0.2)
+        finally:
+            flood.close()
+        assert access_list(instance) == entries
+
+
+def test_d15_shut_out_ends_with_the_daemon(settings, alice):
+    with machine.Instance(settings={**settings, "limits": {"connects_per_second": 1}}) as instance:
+        flood = Flood(instance, alice, ["connects"])
+        try:
+            assert machine.eventually(lambda: shut_out(instance) == [alice.uid], 60, 0.01)
+            assert instance.stop() == 0
+            assert shut_out(instance) == []
+        finally:
+            flood.close()
 
 
 def test_d15_rows_have_a_rate(settings, alice, bob, root):

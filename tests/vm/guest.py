@@ -6,6 +6,8 @@ import json
 import os
 import pwd
 import re
+import signal
+import struct
 import subprocess
 import sys
 import time
@@ -185,6 +187,46 @@ def a_killed_daemon_comes_again():
     return all(found.values()) or found
 
 
+FLOOD = """
+import socket
+while True:
+    s = socket.socket(socket.AF_UNIX)
+    try: s.connect("/run/sandboxd/io.sandboxd")
+    except OSError: pass
+    s.close()
+"""
+
+
+def shut_out():
+    """The uids that the socket's access control list refuses: the file is systemd's, and outlives the daemon."""
+    try:
+        text = os.getxattr("/run/sandboxd/io.sandboxd", "system.posix_acl_access")
+    except OSError:
+        return []
+    return [uid for tag, permissions, uid in struct.iter_unpack("<HHI", text[4:]) if tag == 2 and permissions == 0 and uid != 0]
+
+
+def who_floods_is_shut_out_until_the_daemon_comes_again():
+    uid = pwd.getpwnam("alice").pw_uid
+    pid = main_pid()
+
+    def is_stopped_while_shut():
+        os.kill(pid, signal.SIGSTOP)
+        if uid in shut_out():
+            return True
+        os.kill(pid, signal.SIGCONT)
+        return False
+    with subprocess.Popen(["setpriv", "--reuid", "alice", "--regid", "alice", "--init-groups", "python3", "-c", FLOOD]) as flood:
+        found = {"shut": eventually(lambda: uid in shut_out()), "others": bool(status("bob")),
+                 "stopped": eventually(is_stopped_while_shut)}
+        flood.kill()
+        os.kill(pid, signal.SIGKILL)
+    found["left"] = shut_out() == [uid]
+    found["again"] = eventually(lambda: bool(status("alice")))
+    found["nobody"] = shut_out() == []
+    return all(found.values()) or found
+
+
 def a_stop_leaves_no_process():
     sh("systemctl stop sandboxd.service")
     left = eventually(lambda: not os.path.exists(GROUP) or not processes(), 60)
@@ -221,6 +263,7 @@ TRIALS = [the_socket_starts_the_daemon, an_ordinary_user_has_a_session, a_denied
           a_limit_of_tasks_stops_a_fork_bomb, a_limit_of_tasks_counts_who_nobody_waits_for,
           a_limit_of_processors_slows_who_has_reached_it, users_see_only_their_own_sessions,
           reload_takes_the_settings_anew, a_restart_ends_sessions_in_order, a_killed_daemon_comes_again,
+          who_floods_is_shut_out_until_the_daemon_comes_again,
           a_stop_leaves_no_process, the_log_is_sound]
 
 
