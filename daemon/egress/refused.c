@@ -13,8 +13,8 @@
 #include <sys/socket.h>
 
 #include "daemon/egress/egress.h"
-#include "daemon/egress/ring.h"
 #include "daemon/policy/compiled.h"
+#include "proto/base/bpf_ring.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -41,7 +41,7 @@ typedef struct Destination {
 struct Refused {
         Egress *egress;
         int fd;
-        Ring *ring; /* NULL: messages of netfilter */
+        BpfRing *ring; /* NULL: messages of netfilter */
         LoopIo *io;
         LoopTimer *timer;
         bool is_ticking;
@@ -251,7 +251,7 @@ static void take_records(Refused *f, unsigned n_max)
 {
         PrivRefused record;
 
-        for (unsigned i = 0; i < n_max && ring_take(f->ring, &record, sizeof(record)); i++) {
+        for (unsigned i = 0; i < n_max && bpf_ring_take(f->ring, &record, sizeof(record)); i++) {
                 Destination to = { .port = record.port & UINT16_MAX,
                                    .address.family = record.family == AF_INET ? 4 : 6 };
 
@@ -294,7 +294,8 @@ int refused_new(Egress *e, PrivEgressSocket which, int take_fd, Refused **ret)
         }
         f->egress = e;
         f->fd = take_fd;
-        r = which == EGRESS_RING ? ring_open(f->fd, &f->ring) : fd_set_nonblock(f->fd, true);
+        r = which == EGRESS_RING ? bpf_ring_open(f->fd, PRIV_RING_BYTES_MIN, &f->ring)
+                                 : fd_set_nonblock(f->fd, true);
         if (r >= 0)
                 r = loop_timer_new(e->loop, on_tick, f, &f->timer);
         if (r >= 0)
@@ -313,7 +314,7 @@ Refused *refused_free(Refused *f)
                 return NULL;
         f->io = loop_io_free(f->io);
         f->timer = loop_timer_free(f->timer);
-        f->ring = ring_close(f->ring);
+        f->ring = bpf_ring_close(f->ring);
         f->fd = fd_close(f->fd);
         free(f);
         return NULL;

@@ -1,4 +1,4 @@
-#include "daemon/egress/ring.h"
+#include "proto/base/bpf_ring.h"
 
 #include <errno.h>
 #include <string.h>
@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include "proto/base/error.h"
-#include "proto/idl/privsep.h"
 
 /*
  * A page with our position, then one with the kernel's and the records, which are mapped twice in a row: one
@@ -18,22 +17,22 @@
 #define BUSY         UINT32_C(0x80000000) /* BPF_RINGBUF_BUSY_BIT, as a number without a sign */
 #define DISCARDED    UINT32_C(0x40000000)
 
-struct Ring {
+struct BpfRing {
         size_t page;
         size_t size;
         unsigned long *consumer; /* mapped */
         const char *producer;    /* mapped: its page, then the records */
 };
 
-int ring_open(int fd, Ring **ret)
+int bpf_ring_open(int fd, size_t size, BpfRing **ret)
 {
         size_t page = (size_t) sysconf(_SC_PAGESIZE);
-        Ring *r = calloc(1, sizeof(*r));
+        BpfRing *r = calloc(1, sizeof(*r));
         void *p;
 
         if (!r)
                 return -ENOMEM;
-        *r = (Ring){ .page = page, .size = MAX_OF(page, (size_t) PRIV_RING_BYTES_MIN) };
+        *r = (BpfRing){ .page = page, .size = MAX_OF(page, size) };
         p = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         if (p != MAP_FAILED)
                 r->consumer = p;
@@ -43,14 +42,14 @@ int ring_open(int fd, Ring **ret)
         if (!r->consumer || !r->producer) {
                 int error = neg_errno();
 
-                (void) ring_close(r);
+                (void) bpf_ring_close(r);
                 return error;
         }
         *ret = r;
         return 0;
 }
 
-Ring *ring_close(Ring *r)
+BpfRing *bpf_ring_close(BpfRing *r)
 {
         if (!r)
                 return NULL;
@@ -62,13 +61,13 @@ Ring *ring_close(Ring *r)
         return NULL;
 }
 
-static unsigned long producer_of(const Ring *r)
+static unsigned long producer_of(const BpfRing *r)
 {
         return __atomic_load_n((const unsigned long *) (const void *) r->producer, __ATOMIC_ACQUIRE);
 }
 
 /* 1: a record of n bytes at *ret; 0: none now, or one that is being written. */
-static int look(const Ring *r, unsigned long at, const char **ret, size_t *ret_n)
+static int look(const BpfRing *r, unsigned long at, const char **ret, size_t *ret_n)
 {
         const char *head = r->producer + r->page + (at & (r->size - 1));
         uint32_t length;
@@ -84,14 +83,14 @@ static int look(const Ring *r, unsigned long at, const char **ret, size_t *ret_n
 }
 
 /* A worker before us may have left any number. */
-static unsigned long position_of(const Ring *r)
+static unsigned long position_of(const BpfRing *r)
 {
         unsigned long at = __atomic_load_n(r->consumer, __ATOMIC_RELAXED), end = producer_of(r);
 
         return at % RECORD_ALIGN == 0 && end - at <= r->size ? at : end;
 }
 
-bool ring_take(Ring *r, void *record, size_t size)
+bool bpf_ring_take(BpfRing *r, void *record, size_t size)
 {
         unsigned long at = position_of(r);
         bool is_found = false;
