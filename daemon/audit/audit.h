@@ -201,6 +201,10 @@ int launcher_attach(Audit *a, int take_fd) _must_check_;
 void start_release(Audit *a, struct Pending *p, int error);
 void load_release(Audit *a, struct Pending *p, int error);
 
+/* pings.c: those that sessions tried, of which the launcher tells. < 0: it broke the rules */
+int pings_on_refused(Audit *a, const PrivAuditPings *m) _must_check_;
+void pings_release(Audit *a, const struct Pending *p);
+
 /* inbound.c: connections into a session, of which the launcher tells. < 0: it broke the rules */
 int inbound_on_ask(Audit *a, const PrivAuditInbound *m) _must_check_;
 int inbound_on_over(Audit *a, const PrivInboundOver *m) _must_check_;

@@ -41,7 +41,7 @@ static int check_decide(const PrivDecide *d, size_t size)
 {
         size_t n_tail = size - sizeof(*d);
 
-        if (d->entry == ENTRY_NONE || d->entry >= ENTRY_FORWARD || d->protocol >= _PROTOCOL_MAX ||
+        if (d->entry == ENTRY_NONE || d->entry >= ENTRY_FORWARD || d->protocol >= PROTOCOL_ICMP ||
             d->port > UINT16_MAX)
                 return -EPROTO;
         if (d->is_malformed > 1 || d->wants_connection > 1 || !is_address_ok(&d->address))

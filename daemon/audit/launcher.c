@@ -325,6 +325,8 @@ static int on_launcher(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return on_report(a, m->body);
         if (m->type == PRIV_AUDIT_LOAD)
                 return on_load(a, m->body);
+        if (m->type == PRIV_AUDIT_PINGS)
+                return pings_on_refused(a, m->body);
         if (m->type == PRIV_AUDIT_INBOUND)
                 return inbound_on_ask(a, m->body);
         if (m->type == PRIV_AUDIT_INBOUND_OVER)

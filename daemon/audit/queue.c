@@ -73,7 +73,7 @@ const char *pending_put(Pending *p, const void *data, size_t size)
 
 static bool is_kept(const Pending *p)
 {
-        return p->type == PENDING_REPORT || p->type == PENDING_REFUSE;
+        return p->type == PENDING_REPORT || p->type == PENDING_REFUSE || p->type == PENDING_PINGS;
 }
 
 static void note_lost(Audit *a)
@@ -195,6 +195,9 @@ static void release(Audit *a, Pending *p, int error)
                 break;
         case PENDING_REFUSE:
                 refuse_release(p);
+                break;
+        case PENDING_PINGS:
+                pings_release(a, p);
                 break;
         case PENDING_START:
                 start_release(a, p, error);

@@ -7,6 +7,7 @@
 typedef enum PendingType {
         PENDING_REPORT = 0, /* nobody waits: kept and tried again when the disk does not take it */
         PENDING_REFUSE,     /* likewise, but egress hears of it afterwards */
+        PENDING_PINGS,      /* likewise, but api workers do; count */
         PENDING_START,      /* the launcher waits */
         PENDING_LOAD,       /* likewise; token in request, load */
         PENDING_INBOUND,    /* likewise */
@@ -25,7 +26,7 @@ typedef struct Pending {
         uint64_t queued_usec;
         uint64_t request;
         uint32_t protocol;
-        uint32_t count; /* of refused datagrams */
+        uint32_t count; /* of refused datagrams or pings */
         bool wants_connection;
         bool wants_lookup; /* of a name: DNS */
         uint32_t dns_type; /* PolicyDnsType; 0: addresses */

@@ -239,6 +239,11 @@ uint32_t cgroup_base_controllers(const CgroupBase *b)
         return b->controllers;
 }
 
+int cgroup_base_fd(const CgroupBase *b)
+{
+        return b->fd;
+}
+
 const char *cgroup_base_path(const CgroupBase *b)
 {
         return b->path;

@@ -25,6 +25,8 @@ DEFINE_CLEANUP(CgroupBase *, cgroup_base_free)
 /* Bits of PrivController. */
 uint32_t cgroup_base_controllers(const CgroupBase *b);
 const char *cgroup_base_path(const CgroupBase *b);
+/* Its directory, above the groups of all sessions; borrowed. */
+int cgroup_base_fd(const CgroupBase *b);
 
 /* Kills and removes what an earlier run left; on_left hears the id of each. Waits, so only at start. */
 typedef void (*CgroupLeft)(void *userdata, const Id *session);

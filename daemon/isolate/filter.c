@@ -7,6 +7,7 @@
 #include <netinet/in.h>
 #include <seccomp.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -86,6 +87,15 @@ static void check_prlimit(BpfProgram *p)
         bpf_return(p, SECCOMP_RET_ALLOW);
 }
 
+/* Nobody here has rights that could be kept, and the locked bit would refuse. Programs that give up what a
+ * file gave them, as ping does, take that for a fault. */
+static void check_prctl(BpfProgram *p)
+{
+        bpf_load_low(p, 0);
+        bpf_return_if_equal(p, PR_SET_KEEPCAPS, RET_ERRNO(0));
+        bpf_return(p, SECCOMP_RET_ALLOW);
+}
+
 static void check_personality(BpfProgram *p)
 {
         bpf_load_low(p, 0);
@@ -111,49 +121,66 @@ static void load_socket_type(BpfProgram *p)
         (void) bpf_put(p, BPF_ALU | BPF_AND | BPF_K, 0, 0, SOCKET_TYPE_MASK);
 }
 
-/* Loaded: a type. If it is this one, only protocol 0 or the given one passes. */
-static void allow_protocols(BpfProgram *p, uint32_t type, uint32_t protocol)
+/* Loaded: a type. If it is this one, only protocol 0 or one of those two passes. */
+static void allow_protocols(BpfProgram *p, uint32_t type, uint32_t protocol, uint32_t other)
 {
         size_t at = bpf_put(p, BPF_JMP | BPF_JEQ | BPF_K, 0, 0, type);
 
         bpf_load_low(p, 2);
         bpf_return_if_equal(p, 0, SECCOMP_RET_ALLOW);
         bpf_return_if_equal(p, protocol, SECCOMP_RET_ALLOW);
+        if (other != protocol)
+                bpf_return_if_equal(p, other, SECCOMP_RET_ALLOW);
         bpf_return(p, RET_ERRNO(EPERM));
         end_family(p, at);
 }
 
-static void check_socket_inet(BpfProgram *p, uint32_t family)
+static void allow_protocol(BpfProgram *p, uint32_t type, uint32_t protocol)
+{
+        allow_protocols(p, type, protocol, protocol);
+}
+
+static void check_socket_inet(BpfProgram *p, uint32_t family, uint32_t datagrams)
 {
         size_t at = begin_family(p, family);
 
         load_socket_type(p);
-        allow_protocols(p, SOCK_STREAM, IPPROTO_TCP);
-        allow_protocols(p, SOCK_DGRAM, IPPROTO_UDP);
+        allow_protocol(p, SOCK_STREAM, IPPROTO_TCP);
+        allow_protocols(p, SOCK_DGRAM, IPPROTO_UDP, datagrams);
         bpf_return(p, RET_ERRNO(EPERM));
         end_family(p, at);
 }
 
-static void check_socket(BpfProgram *p)
+static void put_check_socket(BpfProgram *p, bool lets_pings)
 {
         size_t at;
 
         bpf_load_low(p, 0);
         at = begin_family(p, AF_UNIX);
         load_socket_type(p);
-        allow_protocols(p, SOCK_STREAM, AF_UNIX);
-        allow_protocols(p, SOCK_DGRAM, AF_UNIX);
+        allow_protocol(p, SOCK_STREAM, AF_UNIX);
+        allow_protocol(p, SOCK_DGRAM, AF_UNIX);
         bpf_return(p, RET_ERRNO(EPERM));
         end_family(p, at);
-        check_socket_inet(p, AF_INET);
-        check_socket_inet(p, AF_INET6);
+        check_socket_inet(p, AF_INET, lets_pings ? IPPROTO_ICMP : IPPROTO_UDP);
+        check_socket_inet(p, AF_INET6, lets_pings ? IPPROTO_ICMPV6 : IPPROTO_UDP);
         at = begin_family(p, AF_NETLINK);
         load_socket_type(p);
-        allow_protocols(p, SOCK_RAW, NETLINK_ROUTE);
-        allow_protocols(p, SOCK_DGRAM, NETLINK_ROUTE);
+        allow_protocol(p, SOCK_RAW, NETLINK_ROUTE);
+        allow_protocol(p, SOCK_DGRAM, NETLINK_ROUTE);
         bpf_return(p, RET_ERRNO(EPERM));
         end_family(p, at);
         bpf_return(p, RET_ERRNO(EAFNOSUPPORT));
+}
+
+static void check_socket(BpfProgram *p)
+{
+        put_check_socket(p, /* lets_pings= */ false);
+}
+
+static void check_socket_or_pings(BpfProgram *p)
+{
+        put_check_socket(p, /* lets_pings= */ true);
 }
 
 static void check_socketpair(BpfProgram *p)
@@ -280,6 +307,7 @@ static const struct {
         { "clone", check_clone },
         { "ioctl", check_ioctl },
         { "personality", check_personality },
+        { "prctl", check_prctl },
         { "prlimit64", check_prlimit },
         { "socket", check_socket },
         { "socketpair", check_socketpair },
@@ -315,8 +343,10 @@ static void set_action(Entry *table, const char *const *names, size_t n, uint32_
         }
 }
 
-static void table_fill(Entry *table)
+static void table_fill(Entry *table, bool lets_pings)
 {
+        int of_socket = number_of("socket");
+
         for (size_t i = 0; i < NUMBER_MAX; i++)
                 table[i] = (Entry){ .action = RET_ERRNO(ENOSYS) };
         set_action(table, filter_allowed, ELEMENTSOF(filter_allowed), SECCOMP_RET_ALLOW);
@@ -327,6 +357,8 @@ static void table_fill(Entry *table)
                 if (number >= 0)
                         table[number].check = checks[i].check;
         }
+        if (lets_pings && of_socket >= 0)
+                table[of_socket].check = check_socket_or_pings;
 }
 
 static bool entry_equal(const Entry *a, const Entry *b)
@@ -372,7 +404,7 @@ static void put_tree(BpfProgram *p, const Run *runs, size_t n)
         put_tree(p, runs + middle, n - middle);
 }
 
-int filter_session_new(int *ret_fd)
+int filter_session_new(bool lets_pings, int *ret_fd)
 {
         _cleanup_free_ BpfProgram *p = NULL;
         _cleanup_free_ Entry *table = NULL;
@@ -384,7 +416,7 @@ int filter_session_new(int *ret_fd)
         runs = calloc(RUNS_MAX, sizeof(*runs));
         if (!p || !table || !runs)
                 return -ENOMEM;
-        table_fill(table);
+        table_fill(table, lets_pings);
         n = table_to_runs(table, runs);
         if (n == 0)
                 return -E2BIG;

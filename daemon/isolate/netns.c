@@ -28,10 +28,15 @@
 
 #define NETNS_SELF           "/proc/thread-self/ns/net"
 #define NETNS_CONGESTION     "/proc/sys/net/ipv4/tcp_congestion_control"
+#define NETNS_PINGS          "/proc/sys/net/ipv4/ping_group_range" /* for IPv6, too */
 #define NETNS_BACKLOG        1024
 #define NETNS_LOOPBACK_INDEX 1
 #define NETNS_BATCH_SIZE     512U
 #define NETNS_TRY_MSEC       2000
+
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
 
 /* The messages, in this order; those from the first of IPv6 on may fail where the kernel has none. */
 enum { MESSAGE_LINK = 1, MESSAGE_ADDRESS_V4, MESSAGE_ROUTE_V4, MESSAGE_ADDRESS_V6, MESSAGE_ROUTE_V6 };
@@ -271,15 +276,36 @@ static int make_sockets(NetworkNamespace *n, bool has_ipv6)
         return 0;
 }
 
+static int write_setting(const char *path, const char *text)
+{
+        _cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+        return fd < 0 ? neg_errno() : fd_write_all(fd, text, strlen(text));
+}
+
 /* Nothing is lost on the way from a program to its egress worker, and nobody else is on it: an algorithm
  * that paces what it sends, as that of the machine may, only sets timers. */
 static void choose_congestion_control(void)
 {
-        static const char plain[] = "reno"; /* the one that every kernel has */
-        _cleanup_close_ int fd = open(NETNS_CONGESTION, O_WRONLY | O_CLOEXEC);
-
-        if (fd < 0 || write(fd, plain, strlen(plain)) < 0)
+        /* The one that every kernel has. */
+        if (write_setting(NETNS_CONGESTION, "reno") < 0)
                 log_debug("The congestion control of a session's network stays the machine's");
+}
+
+/* The kernel asks who may before it asks the program that refuses and counts (pings.h). Where this fails
+ * nobody may. */
+static void let_pings(void)
+{
+        if (write_setting(NETNS_PINGS, "0 4294967294") < 0)
+                log_debug("Who pings in a session is refused by the kernel itself, which tells nobody");
+}
+
+static void read_cookie(NetworkNamespace *n)
+{
+        socklen_t size = sizeof(n->cookie);
+
+        if (getsockopt(n->socket_fds[EGRESS_PROXY4], SOL_SOCKET, SO_NETNS_COOKIE, &n->cookie, &size) < 0)
+                n->cookie = 0;
 }
 
 static int set_up(NetworkNamespace *n, const Steering *steering)
@@ -292,8 +318,12 @@ static int set_up(NetworkNamespace *n, const Steering *steering)
                 r = configure(&has_ipv6);
         if (r >= 0)
                 choose_congestion_control();
+        if (r >= 0 && steering && steering_lets_pings(steering))
+                let_pings();
         if (r >= 0)
                 r = make_sockets(n, has_ipv6);
+        if (r >= 0)
+                read_cookie(n);
         if (r >= 0)
                 r = netns_open_dns(has_ipv6, n->dns_fds);
         if (r >= 0 && steering)

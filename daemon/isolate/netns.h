@@ -15,8 +15,9 @@
 #define NETNS_PROXY_PORT 3128U
 
 typedef struct NetworkNamespace {
-        int fd;                             /* nsfs */
-        int steer_fd;                       /* keeps the steering up; -EBADF where nothing need */
+        int fd;          /* nsfs */
+        uint64_t cookie; /* the kernel's number for it, never used again; 0: it gives none */
+        int steer_fd;    /* keeps the steering up; -EBADF where nothing need */
         int socket_fds[_EGRESS_SOCKET_MAX]; /* -EBADF: the kernel has no such thing */
         int dns_fds[2];                     /* datagrams to port 53, for IPv4 and IPv6; likewise */
 } NetworkNamespace;

@@ -136,6 +136,26 @@ static int probe_redirect(int home_fd, uint32_t *ret_kind, Steering **ret)
         return r;
 }
 
+static int probe_pings(const CgroupBase *base, int home_fd, Steering *steering, Pings **ret)
+{
+        _cleanup_(pings_freep) Pings *p = NULL;
+        int r;
+
+        if (!steering)
+                return -EOPNOTSUPP;
+        r = pings_new(base, &p);
+        if (r < 0)
+                return r;
+        steering_set_pings(steering, true);
+        r = pings_try(p, base, home_fd, steering);
+        if (r < 0) {
+                steering_set_pings(steering, false);
+                return r;
+        }
+        *ret = TAKE_PTR(p);
+        return 0;
+}
+
 static int probe_network_namespace(int home_fd)
 {
         NetworkNamespace n = NETNS_INIT;
@@ -175,7 +195,8 @@ static int probe_controller(const CgroupBase *base, uint32_t bit)
         return cgroup_base_controllers(base) & bit ? 0 : -EOPNOTSUPP;
 }
 
-void probe_all(const CgroupBase *base, int home_fd, PrivProbe probes[_PROBE_MAX], Steering **ret_steering)
+void probe_all(const CgroupBase *base, int home_fd, PrivProbe probes[_PROBE_MAX], Steering **ret_steering,
+               Pings **ret_pings)
 {
         PrivProbe *redirect = &probes[PROBE_REDIRECT];
 
@@ -189,6 +210,7 @@ void probe_all(const CgroupBase *base, int home_fd, PrivProbe probes[_PROBE_MAX]
         probes[PROBE_USER_NAMESPACE].error = probe_user_namespace();
         probes[PROBE_NETWORK_NAMESPACE].error = probe_network_namespace(home_fd);
         redirect->error = probe_redirect(home_fd, &redirect->value, ret_steering);
+        probes[PROBE_PINGS].error = probe_pings(base, home_fd, *ret_steering, ret_pings);
         probe_sockets(&probes[PROBE_PEER_PIDFD], &probes[PROBE_PASS_RIGHTS]);
         probes[PROBE_CGROUP_MEMORY].error = probe_controller(base, CONTROLLER_MEMORY);
         probes[PROBE_CGROUP_PIDS].error = probe_controller(base, CONTROLLER_PIDS);

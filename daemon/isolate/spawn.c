@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -204,6 +205,42 @@ int spawn_waiter_into(int cgroup_fd, int *ret_pidfd)
         pid_t pid;
 
         return start_waiter(&arguments, &pid, ret_pidfd);
+}
+
+int spawn_trial_into(int cgroup_fd, SpawnTrial trial, const void *userdata, int *ret_pidfd)
+{
+        struct clone_args arguments = { .flags = CLONE_INTO_CGROUP | CLONE_PIDFD,
+                                        .exit_signal = SIGCHLD,
+                                        .cgroup = (unsigned) cgroup_fd };
+        int pidfd = -EBADF;
+        pid_t pid;
+
+        arguments.pidfd = (uint64_t) (uintptr_t) &pidfd;
+        pid = do_clone3(&arguments);
+        if (pid < 0)
+                return neg_errno();
+        if (pid == 0)
+                _exit(trial(userdata));
+        *ret_pidfd = pidfd;
+        return 0;
+}
+
+int spawn_wait(int take_pidfd, int timeout_msec)
+{
+        struct pollfd p = { .fd = take_pidfd, .events = POLLIN };
+        siginfo_t info = { 0 };
+        int r = poll(&p, 1, timeout_msec);
+
+        if (r == 1)
+                r = waitid(P_PIDFD, (id_t) take_pidfd, &info, WEXITED | WNOWAIT);
+        else
+                r = r < 0 ? r : -ETIMEDOUT;
+        if (r == -1)
+                r = neg_errno();
+        spawn_reap(take_pidfd);
+        if (r < 0)
+                return r;
+        return info.si_code == CLD_EXITED ? info.si_status : -ECHILD;
 }
 
 int spawn_open_namespace(pid_t pid, const char *kind, int *ret_fd)

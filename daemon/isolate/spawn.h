@@ -41,6 +41,15 @@ int spawn_waiter(uint64_t namespaces, pid_t *ret_pid, int *ret_pidfd) _must_chec
 /* The same, born in a control group. */
 int spawn_waiter_into(int cgroup_fd, int *ret_pidfd) _must_check_;
 
+/* A child that is born in a control group, runs the trial alone, without exec, and ends with what it returns
+ * as its status. */
+typedef int (*SpawnTrial)(const void *userdata);
+int spawn_trial_into(int cgroup_fd, SpawnTrial trial, const void *userdata, int *ret_pidfd) _must_check_;
+
+/* Waits for a child of ours, so long at most: its status, or < 0. Takes the pidfd; a child that is not done
+ * is killed. */
+int spawn_wait(int take_pidfd, int timeout_msec) _must_check_;
+
 /* A namespace of a process, `kind` as below /proc/PID/ns. The caller owns the descriptor. */
 int spawn_open_namespace(pid_t pid, const char *kind, int *ret_fd) _must_check_;
 

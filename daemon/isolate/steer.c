@@ -12,6 +12,7 @@ typedef struct Batch {
 struct Steering {
         enum PrivRedirect kind;
         bool has_log;
+        bool lets_pings;
         Batch batches[2]; /* of TPROXY: for IPv4 alone, for both */
 };
 
@@ -48,6 +49,16 @@ Steering *steering_free(Steering *s)
                 free(s->batches[i].data);
         free(s);
         return NULL;
+}
+
+void steering_set_pings(Steering *s, bool are_let)
+{
+        s->lets_pings = are_let;
+}
+
+bool steering_lets_pings(const Steering *s)
+{
+        return s->lets_pings;
 }
 
 int steering_apply(const Steering *s, int netns_fd, const int door_fds[2], int *ret_fd, int *ret_log_fd,

@@ -33,6 +33,10 @@ int steering_new(enum PrivRedirect kind, bool has_log, Steering **ret) _must_che
 Steering *steering_free(Steering *s);
 DEFINE_CLEANUP(Steering *, steering_free)
 
+/* May sockets for pings be made in the namespaces that are steered so, as far as these say? At first not. */
+void steering_set_pings(Steering *s, bool are_let);
+bool steering_lets_pings(const Steering *s);
+
 /* In the calling thread's network namespace, which netns_fd holds as well. door_fds: the listeners for IPv4
  * and IPv6, the second negative where there is no IPv6. *ret_fd keeps the steering up, or is -EBADF where
  * the namespace does so itself; of *ret_log_fd and *ret_ring_fd one tells of refused datagrams

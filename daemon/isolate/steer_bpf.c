@@ -1,12 +1,11 @@
 #include <errno.h>
-#include <linux/bpf.h>
 #include <netinet/in.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "daemon/isolate/ebpf.h"
 #include "daemon/isolate/steer.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -22,11 +21,6 @@
 #define DNS_PORT  53
 #define MAP_SLOTS 2U /* IPv4, IPv6 */
 
-static long call_bpf(int command, union bpf_attr *attr)
-{
-        return syscall(SYS_bpf, command, attr, sizeof(*attr));
-}
-
 static int map_new(const int door_fds[2], int *ret_fd)
 {
         _cleanup_close_ int map = -EBADF;
@@ -37,7 +31,7 @@ static int map_new(const int door_fds[2], int *ret_fd)
         attr.key_size = sizeof(uint32_t);
         attr.value_size = sizeof(uint64_t);
         attr.max_entries = MAP_SLOTS;
-        map = (int) call_bpf(BPF_MAP_CREATE, &attr);
+        map = (int) ebpf_call(BPF_MAP_CREATE, &attr);
         if (map < 0)
                 return neg_errno();
         for (uint32_t key = 0; key < MAP_SLOTS && door_fds[key] >= 0; key++) {
@@ -47,7 +41,7 @@ static int map_new(const int door_fds[2], int *ret_fd)
                 attr.map_fd = (uint32_t) map;
                 attr.key = (uint64_t) (uintptr_t) &key;
                 attr.value = (uint64_t) (uintptr_t) &value;
-                if (call_bpf(BPF_MAP_UPDATE_ELEM, &attr) < 0)
+                if (ebpf_call(BPF_MAP_UPDATE_ELEM, &attr) < 0)
                         return neg_errno();
         }
         *ret_fd = TAKE_FD(map);
@@ -63,26 +57,6 @@ static int word_of(const uint8_t *bytes)
 }
 
 #define CONTEXT(field) (int16_t) offsetof(struct bpf_sk_lookup, field)
-
-#define INSTRUCTION(c, d, s, o, i)                                                            \
-        {                                                                                     \
-                .code = (c), .dst_reg = (d), .src_reg = (s), .off = (int16_t) (o), .imm = (i) \
-        }
-#define MOVE(d, s) INSTRUCTION(BPF_ALU64 | BPF_MOV | BPF_X, d, s, 0, 0)
-#define SET(d, i)  INSTRUCTION(BPF_ALU64 | BPF_MOV | BPF_K, d, 0, 0, i)
-#define AND(d, i)  INSTRUCTION(BPF_ALU | BPF_AND | BPF_K, d, 0, 0, i)
-#define OR(d, s)   INSTRUCTION(BPF_ALU | BPF_OR | BPF_X, d, s, 0, 0)
-#define ADD(d, i)  INSTRUCTION(BPF_ALU64 | BPF_ADD | BPF_K, d, 0, 0, i)
-/* From the context, which register 6 keeps. */
-#define LOAD(d, o)  INSTRUCTION(BPF_LDX | BPF_MEM | BPF_W, d, 6, o, 0)
-#define STORE(o, s) INSTRUCTION(BPF_STX | BPF_MEM | BPF_W, 10, s, o, 0)
-#define CALL(f)     INSTRUCTION(BPF_JMP | BPF_CALL, 0, 0, 0, f)
-#define EXIT        INSTRUCTION(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)
-/* `at` is the number of the instruction itself. */
-#define IF(at, d, i, to)     INSTRUCTION(BPF_JMP32 | BPF_JEQ | BPF_K, d, 0, (to) - (at) -1, i)
-#define UNLESS(at, d, i, to) INSTRUCTION(BPF_JMP32 | BPF_JNE | BPF_K, d, 0, (to) - (at) -1, i)
-#define IF_NULL(at, d, to)   INSTRUCTION(BPF_JMP | BPF_JEQ | BPF_K, d, 0, (to) - (at) -1, 0)
-#define GO(at, to)           INSTRUCTION(BPF_JMP | BPF_JA, 0, 0, (to) - (at) -1, 0)
 
 enum {
         V6 = 11,
@@ -144,8 +118,7 @@ static void put_choice(struct bpf_insn code[GIVE])
 /* Where the listener is gone nothing of the session may stand in for it. */
 static const struct bpf_insn code_give[NOTE - GIVE] = {
         STORE(-4, 9),
-        INSTRUCTION(BPF_LD | BPF_DW | BPF_IMM, 1, BPF_PSEUDO_MAP_FD, 0, 0),
-        INSTRUCTION(0, 0, 0, 0, 0),
+        LOAD_MAP(1),
         MOVE(2, 10),
         ADD(2, -4),
         CALL(BPF_FUNC_map_lookup_elem),
@@ -185,8 +158,7 @@ static const struct bpf_insn code_note[N_CODE - NOTE] = {
         LOAD(1, CONTEXT(local_ip6[3])),
         STORE(NOTED(v6[3]), 1),
         STORE(NOTED(padding), 9),
-        INSTRUCTION(BPF_LD | BPF_DW | BPF_IMM, 1, BPF_PSEUDO_MAP_FD, 0, 0),
-        INSTRUCTION(0, 0, 0, 0, 0),
+        LOAD_MAP(1),
         MOVE(2, 10),
         ADD(2, -(int) sizeof(PrivRefused)),
         SET(3, sizeof(PrivRefused)),
@@ -204,7 +176,7 @@ static int ring_new(int *ret_fd)
         memset(&attr, 0, sizeof(attr));
         attr.map_type = BPF_MAP_TYPE_RINGBUF;
         attr.max_entries = MAX_OF((uint32_t) page, PRIV_RING_BYTES_MIN);
-        fd = call_bpf(BPF_MAP_CREATE, &attr);
+        fd = ebpf_call(BPF_MAP_CREATE, &attr);
         if (fd < 0)
                 return neg_errno();
         *ret_fd = (int) fd;
@@ -228,7 +200,7 @@ static int program_new(int map_fd, int ring_fd, int *ret_fd)
         attr.insns = (uint64_t) (uintptr_t) code;
         attr.insn_cnt = ELEMENTSOF(code);
         attr.license = (uint64_t) (uintptr_t) "GPL";
-        fd = call_bpf(BPF_PROG_LOAD, &attr);
+        fd = ebpf_call(BPF_PROG_LOAD, &attr);
         if (fd < 0)
                 return neg_errno();
         *ret_fd = (int) fd;
@@ -254,7 +226,7 @@ int steer_bpf_attach(int netns_fd, const int door_fds[2], int *ret_fd, int *ret_
         attr.link_create.prog_fd = (uint32_t) program;
         attr.link_create.target_fd = (uint32_t) netns_fd;
         attr.link_create.attach_type = BPF_SK_LOOKUP;
-        fd = call_bpf(BPF_LINK_CREATE, &attr);
+        fd = ebpf_call(BPF_LINK_CREATE, &attr);
         if (fd < 0)
                 return neg_errno();
         *ret_fd = (int) fd;

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "daemon/isolate/cgroup.h"
+#include "daemon/isolate/pings.h"
 #include "daemon/isolate/steer.h"
 #include "daemon/loop/link.h"
 #include "daemon/loop/loop.h"
@@ -67,6 +68,7 @@ typedef struct Kernel {
         int command_filter_fd;
         CgroupBase *cgroups;
         Steering *steering; /* of connections inside sessions */
+        Pings *pings;       /* tells of those that sessions try; NULL: the kernel does not */
         char degraded[PRIV_TEXT_SIZE * 2];
         PrivProbe probes[_PROBE_MAX];
 } Kernel;
@@ -134,6 +136,9 @@ struct Launcher {
         int watch_fd; /* inotify: resolv.conf and hosts */
         LoopIo *watch_io;
         LoopTimer *watch_timer;
+        LoopIo *pings_io; /* NULL: nobody tells of them */
+        LoopTimer *pings_timer;
+        bool is_pings_timer_set;
         LoopTimer *stop_timer;
         LoopSignal *signals[3];
         Lookup *resolver_lookup;

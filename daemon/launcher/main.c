@@ -12,6 +12,7 @@
 #include "daemon/launcher/listen.h"
 #include "daemon/launcher/load.h"
 #include "daemon/launcher/lookup.h"
+#include "daemon/launcher/pings.h"
 #include "daemon/launcher/reload.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/setup.h"
@@ -106,6 +107,7 @@ static void launcher_done(Launcher *l)
         sessions_free(l);
         users_free(l);
         blanks_stop(l);
+        pings_stop(l);
         worker_retire(l->audit);
         worker_retire(l->dialer);
         for (size_t i = 0; i < ELEMENTSOF(l->pool); i++)

@@ -7,6 +7,7 @@
 #include "daemon/isolate/spawn.h"
 #include "daemon/launcher/admin.h"
 #include "daemon/launcher/manager.h"
+#include "daemon/launcher/pings.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/worker.h"
@@ -59,6 +60,7 @@ static void send_end(Session *s)
         if (s->is_end_sent)
                 return;
         s->is_end_sent = true;
+        pings_end(s);
         if (s->is_row_asked)
                 worker_send(s->launcher->audit, PRIV_AUDIT_SESSION_END, &end, sizeof(end), NULL, 0);
         worker_send(s->launcher->dialer, PRIV_DIALER_SESSION_CLOSE, &ref, sizeof(ref), NULL, 0);

@@ -155,13 +155,18 @@ static int make_group(const Config *config, Kernel *k)
         return 0;
 }
 
-static int make_isolation(Kernel *k)
+static int make_template(Kernel *k)
 {
         int r = template_new(&k->template_fd);
 
-        if (r < 0)
-                return log_error(r, "cannot make the template mount namespace");
-        r = filter_session_new(&k->session_filter_fd);
+        return r < 0 ? log_error(r, "cannot make the template mount namespace") : 0;
+}
+
+/* A socket for pings gets as far as what refuses it and tells, where there is that. */
+static int make_filters(Kernel *k)
+{
+        int r = filter_session_new(k->pings != NULL, &k->session_filter_fd);
+
         if (r >= 0)
                 r = filter_command_new(&k->command_filter_fd);
         if (r < 0)
@@ -243,12 +248,13 @@ int setup_kernel(const Config *config, Kernel *k)
         if (r >= 0)
                 r = make_group(config, k);
         if (r >= 0)
-                r = make_isolation(k);
+                r = make_template(k);
         if (r < 0)
                 return r;
-        probe_all(k->cgroups, k->network_fd, k->probes, &k->steering);
+        probe_all(k->cgroups, k->network_fd, k->probes, &k->steering, &k->pings);
         note_degraded(k);
-        return refuse_without(k->probes);
+        r = refuse_without(k->probes);
+        return r < 0 ? r : make_filters(k);
 }
 
 void kernel_done(Kernel *k)
@@ -262,6 +268,7 @@ void kernel_done(Kernel *k)
         k->session_filter_fd = fd_close(k->session_filter_fd);
         k->command_filter_fd = fd_close(k->command_filter_fd);
         k->steering = steering_free(k->steering);
+        k->pings = pings_free(k->pings);
         k->cgroups = cgroup_base_free(k->cgroups);
 }
 

@@ -12,6 +12,7 @@
 #include "daemon/launcher/load.h"
 #include "daemon/launcher/lookup.h"
 #include "daemon/launcher/manager.h"
+#include "daemon/launcher/pings.h"
 #include "daemon/launcher/quota.h"
 #include "daemon/launcher/reload.h"
 #include "daemon/launcher/service.h"
@@ -73,6 +74,11 @@ void launcher_maybe_serve(Launcher *l)
         r = listen_start(l);
         if (r < 0) {
                 fail(l, r, "cannot serve");
+                return;
+        }
+        r = pings_start(l);
+        if (r < 0) {
+                fail(l, r, "cannot hear of pings");
                 return;
         }
         r = blanks_start(l);

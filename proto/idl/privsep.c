@@ -21,13 +21,13 @@ static const char *const entries[] = {
         [ENTRY_NONE] = "none",       [ENTRY_CONNECT] = "connect", [ENTRY_ABSOLUTE] = "absolute",
         [ENTRY_SOCKS4] = "socks4",   [ENTRY_SOCKS5] = "socks5",   [ENTRY_TRANSPARENT] = "transparent",
         [ENTRY_DNS] = "dns",         [ENTRY_UDP] = "udp",         [ENTRY_FORWARD] = "forward",
-        [ENTRY_PUBLISH] = "publish",
+        [ENTRY_PUBLISH] = "publish", [ENTRY_ICMP] = "icmp",
 };
 ASSERT_TABLE(entries, _ENTRY_MAX);
 
 static const char *const protocols[] = {
-        [PROTOCOL_ANY] = "any", [PROTOCOL_HTTP] = "http", [PROTOCOL_TLS] = "tls",
-        [PROTOCOL_TCP] = "tcp", [PROTOCOL_UDP] = "udp",   [PROTOCOL_DNS] = "dns",
+        [PROTOCOL_ANY] = "any", [PROTOCOL_HTTP] = "http", [PROTOCOL_TLS] = "tls",   [PROTOCOL_TCP] = "tcp",
+        [PROTOCOL_UDP] = "udp", [PROTOCOL_DNS] = "dns",   [PROTOCOL_ICMP] = "icmp",
 };
 ASSERT_TABLE(protocols, _PROTOCOL_MAX);
 

@@ -48,6 +48,7 @@ typedef enum Entry {
         ENTRY_UDP,
         ENTRY_FORWARD, /* into the session, as is the next */
         ENTRY_PUBLISH,
+        ENTRY_ICMP,
         _ENTRY_MAX,
 } Entry;
 
@@ -58,6 +59,7 @@ typedef enum Protocol {
         PROTOCOL_TCP,
         PROTOCOL_UDP,
         PROTOCOL_DNS,
+        PROTOCOL_ICMP,
         _PROTOCOL_MAX,
 } Protocol;
 
@@ -461,6 +463,7 @@ typedef enum PrivProbeName {
         PROBE_FUSE,
         PROBE_BPF_LSM,
         PROBE_FEXIT,
+        PROBE_PINGS,
         _PROBE_MAX,
 } PrivProbeName;
 
@@ -1117,6 +1120,13 @@ typedef struct PrivAuditInbound {
         uint32_t is_denied;
         uint32_t uid; /* who connects, as the kernel says */
 } PrivAuditInbound;
+
+/* So many sockets for pings were refused to the session since it was last said. */
+typedef struct PrivAuditPings {
+        Id session;
+        uint32_t count; /* at least 1 */
+        uint32_t padding;
+} PrivAuditPings;
 
 typedef struct PrivInboundRow {
         uint64_t token;

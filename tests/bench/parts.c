@@ -174,6 +174,8 @@ static int measure_network(void)
 
         if (r >= 0)
                 r = steering_new(REDIRECT_TPROXY, /* has_log= */ true, &s);
+        if (r >= 0)
+                steering_set_pings(s, true);
         for (int i = 0; r >= 0 && i < ROUNDS; i++) {
                 NetworkNamespace n = NETNS_INIT;
                 uint64_t begin;

@@ -542,6 +542,8 @@ static void w06(void)
         FAILS(socket(AF_INET, SOCK_RAW, 1));
         FAILS(socket(AF_PACKET, SOCK_RAW, 0));
         FAILS(socket(AF_INET, SOCK_DGRAM, 1));
+        FAILS(socket(AF_INET6, SOCK_DGRAM, 58));
+        FAILS(socket(AF_INET6, SOCK_RAW, 58));
 }
 
 static void w07(void)

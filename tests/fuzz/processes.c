@@ -11,6 +11,7 @@
 
 #include "daemon/isolate/cgroup.h"
 #include "daemon/isolate/netns.h"
+#include "daemon/isolate/pings.h"
 #include "daemon/isolate/spawn.h"
 #include "daemon/isolate/userns.h"
 #include "daemon/launcher/listen.h"
@@ -247,6 +248,24 @@ int netns_new(_unused_ int home_fd, _unused_ const Steering *steering, NetworkNa
         ret->dns_fds[0] = null_fd();
         return 0;
 }
+
+/* Nobody tells of pings. */
+int pings_fd(_unused_ const Pings *p)
+{
+        return -EBADF;
+}
+
+bool pings_take(_unused_ Pings *p, _unused_ uint64_t *ret_cookie)
+{
+        return false;
+}
+
+uint64_t pings_count(_unused_ const Pings *p, _unused_ uint64_t cookie)
+{
+        return 0;
+}
+
+void pings_forget(_unused_ const Pings *p, _unused_ uint64_t cookie) {}
 
 int netns_connect(_unused_ int home_fd, const NetworkNamespace *n, _unused_ bool is_v6, uint16_t port,
                   int *ret_fd)

@@ -85,6 +85,7 @@ print(json.dumps([attempt(send, port) for port in (443, 3478, 51820, 853, 123)])
 
 
 def test_e54_other_protocols(inside):
+    """Who asks for a socket for pings has a row, too (test_pings.py)."""
     raw, ping = inside("""
 def ping():
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)

@@ -182,7 +182,7 @@ def test_e68_nobody_stands_in_for_a_daemon_that_is_not_there(settings, alice, pr
     running, work = machine.Instance(settings=settings), alice.workspace()
     stopped = []
     try:
-        running.start(environment=machine.without_nft() if steering == "sk_lookup" else {})
+        running.start(environment=machine.without("nft") if steering == "sk_lookup" else {})
         session = running.ctl(alice, "create", "-p", profile, cwd=work).stdout.split()[-1]
         out = os.path.join(work, "out")
         running.ctl_start(alice, "exec", session, "--", "sh", "-c", 'exec /usr/bin/python3 -c "$0" go >out 2>&1', STANDS_IN,

@@ -62,7 +62,7 @@ def world(tmp_path_factory, git_root):
 def place(request, world):
     running = machine.Instance(settings={"resolver": {"servers": [f"127.0.0.1:{world.dns.port}"]}})
     running.prefix = ["nsenter", f"--net={world.net.home.path}"]
-    environment = machine.without_nft() if request.param == "sk_lookup" else {}
+    environment = machine.without("nft") if request.param == "sk_lookup" else {}
     try:
         running.start(environment=environment)
         yield running

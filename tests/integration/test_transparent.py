@@ -117,7 +117,7 @@ def place(request, world):
     """A daemon on the test's internet, on a kernel with nftables and on one without."""
     running = machine.Instance(settings={"resolver": {"servers": [f"127.0.0.1:{world.dns.port}"]}})
     running.prefix = ["nsenter", f"--net={world.net.home.path}"]
-    environment = machine.without_nft() if request.param == "sk_lookup" else {}
+    environment = machine.without("nft") if request.param == "sk_lookup" else {}
     running.kind = request.param
     try:
         running.start(environment=environment)

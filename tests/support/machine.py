@@ -173,9 +173,9 @@ def waits_for_request(pid):
     return False
 
 
-def without_nft():
-    """The environment of a daemon that finds no nftables."""
-    return {"LD_PRELOAD": os.path.join(BUILD, "tests/integration/libwithout-nft.so"),
+def without(what):
+    """The environment of a daemon whose kernel lacks it: nft (nftables) or pings (programs of control groups)."""
+    return {"LD_PRELOAD": os.path.join(BUILD, f"tests/integration/libwithout-{what}.so"),
             "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"}
 
 

@@ -56,7 +56,7 @@ bool fixture_open(Fixture *f, const char *program)
         f->program_fd = open(program, O_RDONLY | O_CLOEXEC);
         assert_true(f->program_fd >= 0);
         assert_int_equal(template_new(&f->template_fd), 0);
-        assert_int_equal(filter_session_new(&f->filter_fd), 0);
+        assert_int_equal(filter_session_new(/* lets_pings= */ false, &f->filter_fd), 0);
         assert_int_equal(filter_command_new(&f->command_filter_fd), 0);
         return true;
 }

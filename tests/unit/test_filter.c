@@ -4,6 +4,7 @@
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -160,6 +161,8 @@ static void test_arguments(void **state)
         ALLOWED(SYS_personality, 0, 0, 0, 0);
         ALLOWED(SYS_personality, 0xffffffff, 0, 0, 0);
         REFUSED(EPERM, SYS_personality, 0x0040000, 0, 0, 0);
+        ALLOWED(SYS_prctl, PR_SET_NAME, 0, 0, 0);
+        REFUSED(0, SYS_prctl, PR_SET_KEEPCAPS, 1, 0, 0);
         REFUSED(EPERM, SYS_seccomp, 1, 8, 0, 0);
         ALLOWED(SYS_seccomp, 1, 1, 0, 0);
         REFUSED(EPERM, SYS_setsockopt, 3, SOL_SOCKET, 36, 0);
@@ -171,9 +174,8 @@ static void test_arguments(void **state)
         ALLOWED(SYS_setsockopt, 3, 6, 1, 0);
 }
 
-static void test_sockets(void **state)
+static void look_at_sockets(bool lets_pings)
 {
-        (void) state;
         for (uint64_t family = 0; family < 64; family++) {
                 bool is_inet = family == AF_INET || family == AF_INET6;
 
@@ -184,6 +186,8 @@ static void test_sockets(void **state)
                                            (protocol == 0 || protocol == 6)) ||
                                           (is_inet && type == SOCK_DGRAM &&
                                            (protocol == 0 || protocol == 17)) ||
+                                          (lets_pings && type == SOCK_DGRAM && is_inet &&
+                                           protocol == (family == AF_INET ? 1 : 58)) ||
                                           (family == AF_UNIX && type <= 2 && protocol <= 1) ||
                                           (family == AF_NETLINK && (type == 2 || type == 3) &&
                                            protocol == 0);
@@ -195,6 +199,38 @@ static void test_sockets(void **state)
                                  family == AF_UNIX);
         }
         REFUSED(EAFNOSUPPORT, SYS_socket, AF_VSOCK, 1, 0, 0);
+}
+
+static void load(int fd, const struct sock_filter **ret, size_t *ret_n)
+{
+        const void *data;
+        size_t size;
+
+        assert_int_equal(fd_map_sealed(fd, 65536, &data, &size), 0);
+        *ret = data;
+        *ret_n = size / sizeof(struct sock_filter);
+        (void) fd_close(fd);
+}
+
+static void test_sockets(void **state)
+{
+        (void) state;
+        look_at_sockets(/* lets_pings= */ false);
+}
+
+/* Where something else refuses pings, these sockets get that far, and nothing else does. */
+static void test_pings(void **state)
+{
+        const struct sock_filter *usual = session_program;
+        size_t n_usual = session_size;
+        int fd;
+
+        (void) state;
+        assert_int_equal(filter_session_new(/* lets_pings= */ true, &fd), 0);
+        load(fd, &session_program, &session_size);
+        look_at_sockets(/* lets_pings= */ true);
+        session_program = usual;
+        session_size = n_usual;
 }
 
 static void test_modes(void **state)
@@ -225,23 +261,12 @@ static void test_command(void **state)
         assert_int_equal(simulate(command_program, command_size, &d), SECCOMP_RET_ALLOW);
 }
 
-static void load(int fd, const struct sock_filter **ret, size_t *ret_n)
-{
-        const void *data;
-        size_t size;
-
-        assert_int_equal(fd_map_sealed(fd, 65536, &data, &size), 0);
-        *ret = data;
-        *ret_n = size / sizeof(struct sock_filter);
-        (void) fd_close(fd);
-}
-
 static int setup(void **state)
 {
         int fd;
 
         (void) state;
-        assert_int_equal(filter_session_new(&fd), 0);
+        assert_int_equal(filter_session_new(/* lets_pings= */ false, &fd), 0);
         load(fd, &session_program, &session_size);
         assert_int_equal(filter_command_new(&fd), 0);
         load(fd, &command_program, &command_size);
@@ -254,7 +279,7 @@ int main(void)
                 cmocka_unit_test(test_architectures), cmocka_unit_test(test_lists),
                 cmocka_unit_test(test_clone),         cmocka_unit_test(test_arguments),
                 cmocka_unit_test(test_sockets),       cmocka_unit_test(test_modes),
-                cmocka_unit_test(test_command),
+                cmocka_unit_test(test_pings),         cmocka_unit_test(test_command),
         };
 
         return cmocka_run_group_tests(tests, setup, NULL);

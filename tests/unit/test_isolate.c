@@ -164,6 +164,7 @@ static void test_cost(void **state)
         (void) state;
         assert_int_equal(netns_open_home(&home_fd), 0);
         assert_int_equal(steering_new(REDIRECT_TPROXY, /* has_log= */ true, &s), 0);
+        steering_set_pings(s, true);
         for (size_t i = 0; i < ELEMENTSOF(bare); i++) {
                 bare[i] = cost_of_bare(home_fd);
                 ours[i] = cost_of_ours(home_fd, s);
