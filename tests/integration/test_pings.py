@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ inet, inet6, dgram, raw = socket.AF_INET, socket.AF_INET6, socket.SOCK_DGRAM, so
 pings = {attempt(*((inet6, dgram, 58) if i % 2 else (inet, dgram, 1))) for i in range(int(sys.argv[1]))}
 others = {attempt(*k) for k in ((inet, raw, 1), (inet6, raw, 58), (inet, raw, 255), (inet, dgram, 58), (inet6, dgram, 1))}
 print(json.dumps([sorted(pings), sorted(others)]))"""
+numbers = itertools.count()
 BPF, PROG_LOAD, PROG_ATTACH, CGROUP_SOCK, SOCK_CREATE = 321, 5, 8, 9, 2
 
 
@@ -66,20 +68,29 @@ def count(rows):
     return sum(json.loads(row["detail"] or "{}").get("count", 1) for row in rows)
 
 
-def rows_of(instance, before, expected):
+def rows_of(instance, session, expected):
     """Until they count so many."""
     def look():
-        rows = instance.rows(before, entry="icmp")
+        rows = instance.rows(0, entry="icmp", session=session)
         return rows if count(rows) >= expected else None
     found = eventually(look, 30)
-    assert found, instance.rows(before, kind="net")
+    assert found, instance.rows(0, session=session)
     return found
 
 
+def run(instance, user, *words):
+    """In a session of its own, which ends with the command."""
+    name = f"pings-{next(numbers)}"
+    done = instance.ctl(user, "run", "-q", "-T", "--name", name, *words, cwd=user.workspace(), timeout=120)
+    with instance.database() as db:
+        session, = db.execute("SELECT id FROM session WHERE name = ?", (name,)).fetchone()
+    return done, session
+
+
 def attempts(instance, user, n, *options):
-    done = instance.ctl(user, "run", "-q", "-T", *options, "--", "python3", "-c", ATTEMPTS, str(n), cwd=user.workspace(), timeout=120)
+    done, session = run(instance, user, *options, "--", "python3", "-c", ATTEMPTS, str(n))
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout), session
 
 
 def who_may(instance, user, session):
@@ -99,80 +110,76 @@ def test_doctor(kernel, instance, alice):
 @pytest.mark.parametrize("target", ["8.8.8.8", "2001:4860:4860::8888", "10.0.2.15"])
 def test_ping(kernel, instance, either, target):
     """Debian's own, as a user and as root. It hears of it at once."""
-    before = instance.head()
-    done = instance.ctl(either, "run", "-q", "-T", "--", "ping", "-n", "-c", "3", target, cwd=either.workspace(), timeout=120)
+    done, session = run(instance, either, "--", "ping", "-n", "-c", "3", target)
     assert done.returncode not in (0, 1), done.stdout
     assert "bytes from" not in done.stdout and "ermi" in done.stderr, done.stderr
-    rows = rows_of(instance, before, 1)
+    rows = rows_of(instance, session, 1)
     row = rows[0]
     assert (row["kind"], row["action"], row["verdict"], row["reason"], row["protocol"]) == ("net", "request", "deny", "protocol", "icmp")
     assert (row["ip"], row["port"], row["host"], row["uid"]) == (None, None, None, either.uid)
     # A socket for each family that it might need.
-    assert count(rows) <= 2 and len({r["session"] for r in rows}) == 1
+    assert count(rows) <= 2
 
 
 def test_none_is_missed(kernel, instance, either):
     """A burst is counted: each attempt, in a few rows, also where the session ends with the last one."""
-    before = instance.head()
-    assert attempts(instance, either, 3001) == [["EPERM"], ["EPERM"]]
-    rows = rows_of(instance, before, 3001)
+    found, session = attempts(instance, either, 3001)
+    assert found == [["EPERM"], ["EPERM"]]
+    rows = rows_of(instance, session, 3001)
     assert count(rows) == 3001 and len(rows) < 1000
-    assert len({row["session"] for row in rows}) == 1
 
 
 def test_each_session_has_its_own(kernel, instance, alice, bob):
-    before = instance.head()
-    for user, n in ((alice, 5), (bob, 7), (alice, 11)):
-        attempts(instance, user, n)
-    rows = rows_of(instance, before, 23)
-    found = {}
-    for row in rows:
-        found[row["session"], row["uid"]] = found.get((row["session"], row["uid"]), 0) + count([row])
-    assert sorted((n, uid) for (_, uid), n in found.items()) == [(5, alice.uid), (7, bob.uid), (11, alice.uid)]
+    sessions = [(attempts(instance, user, n)[1], user, n) for user, n in ((alice, 5), (bob, 7), (alice, 11))]
+    for session, user, n in sessions:
+        rows = rows_of(instance, session, n)
+        assert count(rows) == n and {row["uid"] for row in rows} == {user.uid}
 
 
 def test_a_session_that_goes_on(kernel, instance, alice):
     """Its later ones as well, one by one."""
-    before = instance.head()
     session = create(instance, alice)
     try:
         for n in range(1, 4):
             done = instance.ctl(alice, "exec", "-T", session, "--", "ping", "-4", "-n", "-c", "1", "192.0.2.1", timeout=120)
             assert done.returncode not in (0, 1)
-            assert {row["session"] for row in rows_of(instance, before, n)} == {session}
+            assert count(rows_of(instance, session, n)) == n
         assert who_may(instance, alice, session)[0] == "0"
     finally:
         instance.ctl(alice, "terminate", "--grace", "0s", session)
-    assert count(instance.rows(before, entry="icmp")) == 3
 
 
 def test_without_network(kernel, instance, alice):
-    before = instance.head()
-    assert attempts(instance, alice, 1, "--no-network")[0] == ["EPERM"]
-    row, = rows_of(instance, before, 1)
+    found, session = attempts(instance, alice, 1, "--no-network")
+    assert found[0] == ["EPERM"]
+    row, = rows_of(instance, session, 1)
     assert (row["verdict"], row["reason"]) == ("deny", "no-network")
 
 
 def test_it_is_an_event(kernel, instance, alice):
-    with Call(instance, alice, "io.sandboxd.Events.Subscribe", {"kinds": ["decision.denied"]}) as call:
-        call.until(lambda reply: reply["parameters"].get("ready"))
-        attempts(instance, alice, 1)
-        event = call.next()["parameters"]["event"]
+    session = create(instance, alice)
+    try:
+        with Call(instance, alice, "io.sandboxd.Events.Subscribe", {"kinds": ["decision.denied"], "sessions": [session]}) as call:
+            call.until(lambda reply: reply["parameters"].get("ready"))
+            assert instance.ctl(alice, "exec", "-T", session, "--", "python3", "-c", ATTEMPTS, "1", timeout=120).returncode == 0
+            event = call.next()["parameters"]["event"]
+    finally:
+        instance.ctl(alice, "terminate", "--grace", "0s", session)
+    row, = rows_of(instance, session, 1)
     assert (event["reason"], event["details"]["kind"], event["details"]["count"]) == ("protocol", "net", 1)
+    assert event["auditSequence"] == row["seq"]
 
 
 def test_after_audit_was_killed(kernel, own_instance, alice):
     session = create(own_instance, alice)
     attempt = ["exec", "-T", session, "--", "python3", "-c", ATTEMPTS, "3"]
-    before = own_instance.head()
     assert own_instance.ctl(alice, *attempt, timeout=120).returncode == 0
-    rows_of(own_instance, before, 3)
-    before = own_instance.head()
+    assert count(rows_of(own_instance, session, 3)) == 3
     for pid in own_instance.workers("sandboxd-audit"):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert eventually(lambda: own_instance.ctl(alice, *attempt, timeout=120).returncode == 0, 60)
-    assert {row["session"] for row in rows_of(own_instance, before, 3)} == {session}
+    assert count(rows_of(own_instance, session, 6)) == 6
     own_instance.ctl(alice, "terminate", "--grace", "0s", session)
 
 
@@ -182,7 +189,6 @@ def test_kernel_without_such_programs(own_instance, either):
     own_instance.start(environment=machine.without("pings"))
     check = doctor(own_instance, either)
     assert check["state"] == "info" and "EPERM" in check["message"] and check["advice"], check
-    before = own_instance.head()
     session = create(own_instance, either)
     try:
         assert who_may(own_instance, either, session) == ["1", "0"]
@@ -190,5 +196,5 @@ def test_kernel_without_such_programs(own_instance, either):
         assert done.returncode not in (0, 1), done
     finally:
         own_instance.ctl(either, "terminate", "--grace", "0s", session)
-    assert attempts(own_instance, either, 2) == [["EPERM"], ["EPERM"]]
-    assert not own_instance.rows(before, entry="icmp")
+    assert attempts(own_instance, either, 2)[0] == [["EPERM"], ["EPERM"]]
+    assert not own_instance.rows(0, entry="icmp")
