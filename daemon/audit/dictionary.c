@@ -1,7 +1,9 @@
 #include "daemon/audit/dictionary.h"
 
 #include <errno.h>
+#include <string.h>
 
+#include "daemon/audit/known.h"
 #include "proto/base/clock.h"
 #include "proto/base/hash.h"
 
@@ -41,6 +43,17 @@ static const char *const first_rows[] = {
         "SELECT session_id,min(seq) FROM flow WHERE session_id IS NOT NULL GROUP BY session_id",
 };
 
+enum DictionaryKnown {
+        KNOWN_SESSION = 0,
+        KNOWN_POLICY,
+        KNOWN_RULE,
+        KNOWN_HOST,
+        _DICTIONARY_KNOWN_MAX,
+};
+
+/* Longer ones are looked up each time. */
+#define RULE_KEY_SIZE 1024U
+
 /* The first row that names a session; 0: none does yet. */
 typedef struct First {
         int64_t session;
@@ -50,6 +63,7 @@ typedef struct First {
 struct Dictionary {
         Sql *sql;
         SqlStatement *statements[_DICTIONARY_STATEMENT_MAX];
+        Known known[_DICTIONARY_KNOWN_MAX]; /* forgotten with each rollback */
         Map firsts;
 };
 
@@ -107,6 +121,12 @@ int dictionary_open(Sql *sql, Dictionary **ret)
         return 0;
 }
 
+static void forget(Dictionary *d)
+{
+        for (size_t i = 0; i < _DICTIONARY_KNOWN_MAX; i++)
+                known_clear(&d->known[i]);
+}
+
 Dictionary *dictionary_close(Dictionary *d)
 {
         size_t cursor = 0;
@@ -119,6 +139,7 @@ Dictionary *dictionary_close(Dictionary *d)
         while ((f = map_next(&d->firsts, &cursor)))
                 free(f);
         map_done(&d->firsts);
+        forget(d);
         free(d);
         return NULL;
 }
@@ -143,11 +164,13 @@ void dictionary_mark(const Dictionary *d, int64_t session, uint64_t sequence)
                 f->sequence = sequence;
 }
 
-void dictionary_rollback(const Dictionary *d, uint64_t sequence)
+void dictionary_rollback(Dictionary *d, uint64_t sequence)
 {
         size_t cursor = 0;
         First *f;
 
+        /* What was entered since is gone as well. */
+        forget(d);
         while ((f = map_next(&d->firsts, &cursor)))
                 if (f->sequence > sequence)
                         f->sequence = 0;
@@ -180,7 +203,11 @@ int dictionary_enter_session(Dictionary *d, const RowSession *session, int64_t *
         SqlStatement *find = d->statements[FIND_SESSION], *t = d->statements[INSERT_SESSION];
         size_t n_workspace = session->workspace ? strlen(session->workspace) : 0;
         bool is_new;
+        int r;
 
+        *ret = known_find(&d->known[KNOWN_SESSION], session->id, strlen(session->id));
+        if (*ret >= 0)
+                return 0;
         sql_bind_text(find, 1, session->id);
         sql_bind_text(t, 1, session->id);
         sql_bind_integer(t, 2, session->uid);
@@ -193,13 +220,20 @@ int dictionary_enter_session(Dictionary *d, const RowSession *session, int64_t *
         sql_bind_text(t, 9, session->cgroup);
         sql_bind_text(t, 10, session->degraded);
         sql_bind_integer(t, 11, (int64_t) session->started_usec);
-        return find_or_insert(find, t, ret, &is_new);
+        r = find_or_insert(find, t, ret, &is_new);
+        if (r >= 0)
+                known_put(&d->known[KNOWN_SESSION], session->id, strlen(session->id), *ret);
+        return r;
 }
 
 static int policy_id(Dictionary *d, const RowPolicy *policy, int64_t *ret, bool *ret_is_new)
 {
         SqlStatement *find = d->statements[FIND_POLICY], *t = d->statements[INSERT_POLICY];
+        int r;
 
+        *ret = known_find(&d->known[KNOWN_POLICY], policy->digest, DIGEST_SIZE);
+        if (*ret >= 0)
+                return 0;
         sql_bind_blob(find, 1, policy->digest, DIGEST_SIZE);
         sql_bind_blob(t, 1, policy->digest, DIGEST_SIZE);
         sql_bind_integer(t, 2, (int64_t) clock_realtime_usec());
@@ -207,32 +241,68 @@ static int policy_id(Dictionary *d, const RowPolicy *policy, int64_t *ret, bool 
         sql_bind_text(t, 4, policy->source);
         sql_bind_number(t, 5, policy->by_uid);
         sql_bind_text(t, 6, policy->text);
-        return find_or_insert(find, t, ret, ret_is_new);
+        r = find_or_insert(find, t, ret, ret_is_new);
+        if (r >= 0)
+                known_put(&d->known[KNOWN_POLICY], policy->digest, DIGEST_SIZE, *ret);
+        return r;
+}
+
+/* How long the key of a rule is; 0: too long. */
+static size_t put_rule_key(const RowRule *rule, char key[RULE_KEY_SIZE])
+{
+        const char *const parts[] = { rule->layer, rule->name, rule->text };
+        size_t n = 0;
+
+        for (size_t i = 0; i < ELEMENTSOF(parts); i++) {
+                size_t size = strlen(parts[i]) + 1;
+
+                if (size > RULE_KEY_SIZE - n)
+                        return 0;
+                memcpy(key + n, parts[i], size);
+                n += size;
+        }
+        return n;
 }
 
 static int rule_id(Dictionary *d, const RowRule *rule, int64_t *ret)
 {
         SqlStatement *pair[] = { d->statements[FIND_RULE], d->statements[INSERT_RULE] };
+        char key[RULE_KEY_SIZE];
+        size_t n = put_rule_key(rule, key);
         bool is_new;
+        int r;
 
+        *ret = n > 0 ? known_find(&d->known[KNOWN_RULE], key, n) : -1;
+        if (*ret >= 0)
+                return 0;
         for (size_t i = 0; i < ELEMENTSOF(pair); i++) {
                 sql_bind_text(pair[i], 1, rule->layer);
                 sql_bind_text(pair[i], 2, rule->name);
                 sql_bind_text(pair[i], 3, rule->text);
         }
-        return find_or_insert(pair[0], pair[1], ret, &is_new);
+        r = find_or_insert(pair[0], pair[1], ret, &is_new);
+        if (r >= 0 && n > 0)
+                known_put(&d->known[KNOWN_RULE], key, n, *ret);
+        return r;
 }
 
 static int host_id(Dictionary *d, const char *host, int64_t session, int64_t *ret)
 {
         SqlStatement *find = d->statements[FIND_HOST], *t = d->statements[INSERT_HOST];
         bool is_new;
+        int r;
 
+        *ret = known_find(&d->known[KNOWN_HOST], host, strlen(host));
+        if (*ret >= 0)
+                return 0;
         sql_bind_text(find, 1, host);
         sql_bind_text(t, 1, host);
         sql_bind_integer(t, 2, (int64_t) clock_realtime_usec());
         sql_bind_number(t, 3, session);
-        return find_or_insert(find, t, ret, &is_new);
+        r = find_or_insert(find, t, ret, &is_new);
+        if (r >= 0)
+                known_put(&d->known[KNOWN_HOST], host, strlen(host), *ret);
+        return r;
 }
 
 static int executable_id(Dictionary *d, const Row *row, int64_t *ret)

@@ -37,4 +37,4 @@ int dictionary_is_first(Dictionary *d, int64_t session, bool *ret) _must_check_;
 void dictionary_mark(const Dictionary *d, int64_t session, uint64_t sequence);
 
 /* Rows after that one were taken back. */
-void dictionary_rollback(const Dictionary *d, uint64_t sequence);
+void dictionary_rollback(Dictionary *d, uint64_t sequence);

@@ -16,13 +16,19 @@
 #define RETRY_USEC    (10 * USEC_PER_SEC)
 
 enum StoreStatement {
-        INSERT_DECISION = 0,
+        BEGIN = 0,
+        COMMIT,
+        COUNT_PAGES,
+        INSERT_DECISION,
         INSERT_CLOSE,
         INSERT_PRIVATE,
         _STORE_STATEMENT_MAX,
 };
 
 static const char *const statements[] = {
+        [BEGIN] = "BEGIN IMMEDIATE",
+        [COMMIT] = "COMMIT",
+        [COUNT_PAGES] = "PRAGMA page_count",
         [INSERT_DECISION] =
                         "INSERT INTO decision(seq,ts_us,boot_us,kind,action,verdict,session_id,uid,exec,policy_id,"
                         "generation,rule_id,entry,protocol,host_id,ip,port,method,status,pid,exe_id,cred,ref_seq,"
@@ -47,6 +53,8 @@ struct Store {
         uint8_t committed_head[DIGEST_SIZE];
         uint64_t rotate_after_usec; /* of CLOCK_MONOTONIC: not at once again where it failed */
         int checkpoint_pages;
+        uint64_t page_bytes;
+        uint64_t n_pages; /* of the database, with the last commit */
 };
 
 static void drop_statements(Store *s)
@@ -67,14 +75,38 @@ static int prepare_statements(Sql *sql, SqlStatement **t)
         return 0;
 }
 
+static int read_number(SqlStatement *t, uint64_t *ret)
+{
+        int r = sql_step(t);
+
+        if (r < 0)
+                return r;
+        *ret = r > 0 ? (uint64_t) sql_integer(t, 0) : 0;
+        sql_reset(t);
+        return 0;
+}
+
+static int read_page_bytes(Sql *sql, uint64_t *ret)
+{
+        _cleanup_(sql_finalizep) SqlStatement *t = NULL;
+        int r = sql_prepare(sql, "PRAGMA page_size", &t);
+
+        return r < 0 ? r : read_number(t, ret);
+}
+
 /* Takes the segment on success. */
 static int use_segment(Store *s, Segment *segment)
 {
         SqlStatement *fresh[_STORE_STATEMENT_MAX] = { NULL };
         Dictionary *dictionary = NULL;
+        uint64_t page_bytes = 0, n_pages = 0;
         int r;
 
         r = prepare_statements(segment->sql, fresh);
+        if (r >= 0)
+                r = read_page_bytes(segment->sql, &page_bytes);
+        if (r >= 0)
+                r = read_number(fresh[COUNT_PAGES], &n_pages);
         if (r >= 0)
                 r = dictionary_open(segment->sql, &dictionary);
         if (r < 0) {
@@ -91,6 +123,8 @@ static int use_segment(Store *s, Segment *segment)
         memcpy(s->committed_head, segment->head, DIGEST_SIZE);
         s->signed_sequence = MAX_OF(segment->signed_sequence, segment->first_sequence - 1);
         s->checkpoint_pages = WAL_PAGES_MAX;
+        s->page_bytes = page_bytes;
+        s->n_pages = n_pages;
         return 0;
 }
 
@@ -277,17 +311,23 @@ int store_begin(Store *s)
         /* What an earlier rollback could not end would refuse every transaction after it. */
         if (sql_in_transaction(s->segment->sql))
                 store_rollback(s);
-        return sql_execute(s->segment->sql, "BEGIN IMMEDIATE");
+        return sql_run(s->statements[BEGIN]);
 }
 
 int store_commit(Store *s)
 {
-        int r = sql_execute(s->segment->sql, "COMMIT");
+        uint64_t n_pages = s->n_pages;
+        int r;
 
+        /* Where the transaction is open, nobody is asked for it. */
+        r = read_number(s->statements[COUNT_PAGES], &n_pages);
+        if (r >= 0)
+                r = sql_run(s->statements[COMMIT]);
         if (r < 0) {
                 store_rollback(s);
                 return r;
         }
+        s->n_pages = n_pages;
         s->committed_sequence = s->segment->head_sequence;
         memcpy(s->committed_head, s->segment->head, DIGEST_SIZE);
         return 0;
@@ -467,21 +507,6 @@ static bool is_rotation_due(const Store *s, uint64_t size_bytes)
                g->opened_usec / DAY_USEC != clock_realtime_usec() / DAY_USEC;
 }
 
-static int database_bytes(Store *s, uint64_t *ret)
-{
-        _cleanup_(sql_finalizep) SqlStatement *t = NULL;
-        int r;
-
-        r = sql_prepare(s->segment->sql,
-                        "SELECT page_count*page_size FROM pragma_page_count(), pragma_page_size()", &t);
-        if (r >= 0)
-                r = sql_step(t);
-        if (r < 0)
-                return r;
-        *ret = r > 0 ? (uint64_t) sql_integer(t, 0) : 0;
-        return 0;
-}
-
 /* The new segment exists, with the head of the old one in its header, before the old one is closed: a crash
  * in between leaves two sound files. */
 static int rotate(Store *s)
@@ -513,7 +538,6 @@ static int rotate(Store *s)
 
 int store_maintain(Store *s)
 {
-        uint64_t size_bytes = 0;
         int r;
 
         if (sql_wal_pages(s->segment->sql) >= s->checkpoint_pages) {
@@ -522,10 +546,7 @@ int store_maintain(Store *s)
                 s->checkpoint_pages =
                                 r < 0 ? sql_wal_pages(s->segment->sql) + WAL_PAGES_MAX / 8 : WAL_PAGES_MAX;
         }
-        r = database_bytes(s, &size_bytes);
-        if (r < 0 || !is_rotation_due(s, size_bytes))
-                return r;
-        return rotate(s);
+        return is_rotation_due(s, s->n_pages * s->page_bytes) ? rotate(s) : 0;
 }
 
 size_t store_prune(const Store *s)
