@@ -18,6 +18,7 @@ struct PrivLink {
         int reason;
         unsigned batch;
         bool is_reading;
+        bool is_flushing; /* after this turn */
         bool is_closed;
         bool is_freed;
 };
@@ -59,9 +60,14 @@ static void close_deferred(void *userdata)
 
 static void read_messages(PrivLink *l)
 {
-        for (unsigned i = 0; i < l->batch && !l->is_closed && !l->is_freed && l->is_reading; i++) {
+        for (unsigned i = 0; !l->is_closed && !l->is_freed && l->is_reading; i++) {
                 _cleanup_imsg_ Imsg m = { .n_fds = 0 };
-                int r = imsg_receive(&l->channel, &m);
+                int r;
+
+                /* A packet is read to its end: nothing would call us for the rest. */
+                if (i >= l->batch && !imsg_has_more(&l->channel))
+                        return;
+                r = imsg_receive(&l->channel, &m);
 
                 if (r == 0)
                         return;
@@ -106,6 +112,7 @@ int priv_link_new(Loop *loop, int take_fd, PrivChannel channel, PrivRole role, P
                 free(l);
                 return r;
         }
+        l->channel.is_gathering = imsg_may_gather(channel);
         r = loop_io_new(loop, l->channel.fd, LOOP_READ, on_link_io, l, &l->io);
         if (r < 0) {
                 imsg_channel_done(&l->channel);
@@ -127,6 +134,9 @@ PrivLink *priv_link_free(PrivLink *l)
 {
         if (!l)
                 return NULL;
+        /* What was said last is still said. */
+        if (!l->is_closed && !l->is_freed)
+                (void) !imsg_flush(&l->channel);
         l->is_freed = true;
         l->io = loop_io_free(l->io);
         imsg_channel_done(&l->channel);
@@ -151,6 +161,38 @@ int priv_link_set_reading(PrivLink *l, bool on)
         return update_events(l);
 }
 
+static int flush(PrivLink *l)
+{
+        int r = imsg_flush(&l->channel);
+
+        return r < 0 ? r : update_events(l);
+}
+
+static void flush_deferred(void *userdata)
+{
+        PrivLink *l = userdata;
+        int r = 0;
+
+        l->is_flushing = false;
+        if (!l->is_closed && !l->is_freed)
+                r = flush(l);
+        if (r < 0)
+                link_close(l, r);
+        link_unref(l);
+}
+
+/* Messages of one turn go together: the peer wakes up once. */
+static int flush_later(PrivLink *l)
+{
+        if (l->is_flushing)
+                return 0;
+        if (loop_defer(l->loop, flush_deferred, l) < 0)
+                return flush(l);
+        l->is_flushing = true;
+        l->n_users++;
+        return 0;
+}
+
 int priv_link_send_tail(PrivLink *l, PrivMessage type, const void *head, size_t head_size, const void *tail,
                         size_t tail_size, const int *fds, size_t n_fds)
 {
@@ -160,7 +202,7 @@ int priv_link_send_tail(PrivLink *l, PrivMessage type, const void *head, size_t 
                 return -EPIPE;
         r = imsg_send_tail(&l->channel, type, head, head_size, tail, tail_size, fds, n_fds);
         if (r >= 0)
-                r = update_events(l);
+                r = l->channel.is_gathering ? flush_later(l) : update_events(l);
         if (r < 0 && l->reason == 0) {
                 l->reason = r;
                 l->n_users++;

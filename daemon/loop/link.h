@@ -34,7 +34,8 @@ void priv_link_set_batch(PrivLink *l, unsigned n);
 /* Stops or resumes reading: back-pressure. */
 int priv_link_set_reading(PrivLink *l, bool on) _must_check_;
 
-/* As imsg_send(); an error also closes the link after this turn, so callers may ignore it with (void). */
+/* As imsg_send(), on channels of decisions at the end of the turn; an error also closes the link after this
+ * turn, so callers may ignore it with (void). */
 int priv_link_send(PrivLink *l, PrivMessage type, const void *body, size_t size, const int *fds,
                    size_t n_fds);
 int priv_link_send_tail(PrivLink *l, PrivMessage type, const void *head, size_t head_size, const void *tail,

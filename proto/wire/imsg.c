@@ -21,13 +21,28 @@ typedef struct Header {
  * there can be is bounded by what they may open. */
 #define SINGLETONS_QUEUE_MAX (128U * 1024U)
 
+/* A packet that the socket did not take. */
 typedef struct Queued {
         ListLink link;
+        size_t n_messages;
         size_t size;
-        int fds[IMSG_FDS_MAX];
         size_t n_fds;
+        int *fds; /* behind the data */
         char data[];
 } Queued;
+
+/* Messages of one turn, for one packet. */
+#define BUNDLE_SIZE         16384U
+#define BUNDLE_MESSAGES_MAX 64U
+#define ALIGNMENT           8U
+
+struct ImsgBundle {
+        size_t size;
+        size_t n_messages;
+        int fds[IMSG_PACKET_FDS_MAX];
+        size_t n_fds;
+        char data[BUNDLE_SIZE];
+};
 
 _Static_assert(PRIV_EXEC_MAX >= PRIV_RECORD_EXEC_MAX && PRIV_EXEC_MAX >= PRIV_DECIDE_MAX &&
                                PRIV_EXEC_MAX >= sizeof(PrivSessionCreated),
@@ -38,6 +53,12 @@ int imsg_pair(int ret_fds[2])
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ret_fds) < 0)
                 return neg_errno();
         return 0;
+}
+
+bool imsg_may_gather(PrivChannel channel)
+{
+        return channel == CHANNEL_EGRESS_AUDIT || channel == CHANNEL_AUDIT_DIALER ||
+               channel == CHANNEL_DIALER_EGRESS;
 }
 
 int imsg_channel_init(ImsgChannel *c, int take_fd, PrivChannel channel, PrivRole role)
@@ -60,6 +81,14 @@ int imsg_channel_init(ImsgChannel *c, int take_fd, PrivChannel channel, PrivRole
         return 0;
 }
 
+static ImsgBundle *bundle_free(ImsgBundle *b)
+{
+        if (b)
+                fd_close_many(b->fds, b->n_fds);
+        free(b);
+        return NULL;
+}
+
 static void queued_free(Queued *q)
 {
         list_unlink(&q->link);
@@ -73,6 +102,9 @@ void imsg_channel_done(ImsgChannel *c)
                 return;
         LIST_FOREACH (q, &c->queue, Queued, link)
                 queued_free(q);
+        c->bundle = bundle_free(c->bundle);
+        fd_close_many(c->fds + c->fds_at, c->n_fds - c->fds_at);
+        c->fds_at = c->n_fds = c->at = c->n_packet = 0;
         free(c->buffer);
         c->buffer = NULL;
         c->n_queued = 0;
@@ -83,7 +115,7 @@ static int send_now(int fd, struct iovec *iov, size_t n_iov, const int *fds, siz
 {
         union {
                 struct cmsghdr header;
-                char space[CMSG_SPACE(sizeof(int) * IMSG_FDS_MAX)];
+                char space[CMSG_SPACE(sizeof(int) * IMSG_PACKET_FDS_MAX)];
         } control = { 0 };
         struct msghdr m = { .msg_iov = iov, .msg_iovlen = n_iov };
 
@@ -109,6 +141,11 @@ static int send_now(int fd, struct iovec *iov, size_t n_iov, const int *fds, siz
         }
 }
 
+static size_t align_up(size_t n)
+{
+        return (n + ALIGNMENT - 1) & ~(size_t) (ALIGNMENT - 1);
+}
+
 static size_t queue_max(PrivChannel channel)
 {
         return channel == CHANNEL_AUDIT_DIALER || channel == CHANNEL_LAUNCHER_AUDIT ||
@@ -117,7 +154,8 @@ static size_t queue_max(PrivChannel channel)
                                : IMSG_QUEUE_MAX;
 }
 
-static int enqueue(ImsgChannel *c, const struct iovec *iov, size_t n_iov, const int *fds, size_t n_fds)
+static int enqueue(ImsgChannel *c, const struct iovec *iov, size_t n_iov, size_t n_messages, const int *fds,
+                   size_t n_fds)
 {
         size_t size = 0, at = 0;
         Queued *q;
@@ -126,10 +164,12 @@ static int enqueue(ImsgChannel *c, const struct iovec *iov, size_t n_iov, const 
                 return -ENOBUFS;
         for (size_t i = 0; i < n_iov; i++)
                 size += iov[i].iov_len;
-        q = malloc(sizeof(*q) + size);
+        q = malloc(sizeof(*q) + align_up(size) + n_fds * sizeof(int));
         if (!q)
                 return -ENOMEM;
-        *q = (Queued){ .size = size };
+        *q = (Queued){ .n_messages = n_messages,
+                       .size = size,
+                       .fds = (int *) (void *) (q->data + align_up(size)) };
         list_init(&q->link);
         for (size_t i = 0; i < n_iov; at += iov[i].iov_len, i++) {
                 if (iov[i].iov_len > 0)
@@ -146,7 +186,75 @@ static int enqueue(ImsgChannel *c, const struct iovec *iov, size_t n_iov, const 
                 q->n_fds++;
         }
         list_append(&c->queue, &q->link);
-        c->n_queued++;
+        c->n_queued += n_messages;
+        return 0;
+}
+
+static int send_or_queue(ImsgChannel *c, struct iovec *iov, size_t n_iov, size_t n_messages, const int *fds,
+                         size_t n_fds)
+{
+        int r = imsg_has_queue(c) ? -EAGAIN : send_now(c->fd, iov, n_iov, fds, n_fds);
+
+        return r == -EAGAIN ? enqueue(c, iov, n_iov, n_messages, fds, n_fds) : r;
+}
+
+static int flush_bundle(ImsgChannel *c)
+{
+        ImsgBundle *b = c->bundle;
+        struct iovec iov;
+        int r;
+
+        if (!b)
+                return 0;
+        c->bundle = NULL;
+        iov = (struct iovec){ .iov_base = b->data, .iov_len = b->size };
+        r = send_or_queue(c, &iov, 1, b->n_messages, b->fds, b->n_fds);
+        b = bundle_free(b);
+        return r;
+}
+
+/* Room for one more message in the packet that waits; else that one goes, and another begins. */
+static int prepare_bundle(ImsgChannel *c, size_t size, size_t n_fds)
+{
+        const ImsgBundle *b = c->bundle;
+
+        if (b && (align_up(b->size) + size > BUNDLE_SIZE || b->n_messages >= BUNDLE_MESSAGES_MAX ||
+                  b->n_fds + n_fds > IMSG_PACKET_FDS_MAX)) {
+                int r = flush_bundle(c);
+
+                if (r < 0)
+                        return r;
+        }
+        if (c->bundle)
+                return 0;
+        c->bundle = malloc(sizeof(*c->bundle));
+        if (!c->bundle)
+                return -ENOMEM;
+        c->bundle->size = c->bundle->n_messages = c->bundle->n_fds = 0;
+        return 0;
+}
+
+static int gather(ImsgChannel *c, const struct iovec *iov, size_t n_iov, size_t size, const int *fds,
+                  size_t n_fds)
+{
+        int r = prepare_bundle(c, size, n_fds);
+        ImsgBundle *b = c->bundle;
+
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < n_fds; i++) {
+                b->fds[b->n_fds] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+                if (b->fds[b->n_fds] < 0)
+                        return neg_errno();
+                b->n_fds++;
+        }
+        memset(b->data + b->size, 0, align_up(b->size) - b->size);
+        b->size = align_up(b->size);
+        for (size_t i = 0; i < n_iov; b->size += iov[i].iov_len, i++) {
+                if (iov[i].iov_len > 0)
+                        memcpy(b->data + b->size, iov[i].iov_base, iov[i].iov_len);
+        }
+        b->n_messages++;
         return 0;
 }
 
@@ -166,12 +274,12 @@ int imsg_send_tail(ImsgChannel *c, PrivMessage type, const void *head, size_t he
         sb_assert(rule && rule->channel == c->channel && rule->sender == c->role);
         sb_assert(size >= rule->body_min && size <= rule->body_max);
         sb_assert(n_fds >= rule->fds_min && n_fds <= rule->fds_max);
-        if (imsg_has_queue(c))
-                r = enqueue(c, iov, ELEMENTSOF(iov), fds, n_fds);
+        if (c->is_gathering && sizeof(h) + size <= BUNDLE_SIZE)
+                r = gather(c, iov, ELEMENTSOF(iov), sizeof(h) + size, fds, n_fds);
         else {
-                r = send_now(c->fd, iov, ELEMENTSOF(iov), fds, n_fds);
-                if (r == -EAGAIN)
-                        r = enqueue(c, iov, ELEMENTSOF(iov), fds, n_fds);
+                r = flush_bundle(c);
+                if (r >= 0)
+                        r = send_or_queue(c, iov, ELEMENTSOF(iov), 1, fds, n_fds);
         }
         if (r < 0)
                 return r;
@@ -191,17 +299,18 @@ int imsg_flush(ImsgChannel *c)
                 int r = send_now(c->fd, &iov, 1, q->fds, q->n_fds);
 
                 if (r == -EAGAIN)
-                        return 0;
+                        break;
                 if (r < 0)
                         return r;
+                c->n_queued -= q->n_messages;
                 queued_free(q);
-                c->n_queued--;
         }
-        return 0;
+        return flush_bundle(c);
 }
 
-static void take_control(struct msghdr *m, Imsg *ret)
+static void take_control(ImsgChannel *c, struct msghdr *m)
 {
+        c->fds_at = c->n_fds = 0;
         for (struct cmsghdr *h = CMSG_FIRSTHDR(m); h; h = CMSG_NXTHDR(m, h)) {
                 size_t n;
 
@@ -212,8 +321,8 @@ static void take_control(struct msghdr *m, Imsg *ret)
                         int fd;
 
                         memcpy(&fd, CMSG_DATA(h) + i * sizeof(int), sizeof(int));
-                        if (ret->n_fds < IMSG_FDS_MAX)
-                                ret->fds[ret->n_fds++] = fd;
+                        if (c->n_fds < IMSG_PACKET_FDS_MAX)
+                                c->fds[c->n_fds++] = fd;
                         else
                                 (void) fd_close(fd);
                 }
@@ -230,41 +339,83 @@ static bool sequence_ok(const ImsgChannel *c, const Header *h)
                (c->role == ROLE_INIT ? h->sequence == 0 : c->received == 0);
 }
 
-/* Every check between the socket and a handler. */
-static int check(const ImsgChannel *c, const Header *h, ssize_t n, int flags, Imsg *m)
+/* The header of the message that begins at c->at, and how much of the packet is left behind it. */
+static int read_header(const ImsgChannel *c, Header *ret, size_t *ret_left)
 {
-        const PrivRule *rule;
+        size_t left = c->n_packet - c->at;
 
-        if ((size_t) n < sizeof(*h) || (flags & (MSG_TRUNC | MSG_CTRUNC)))
+        if (left < sizeof(*ret))
                 return -EPROTO;
-        rule = priv_rule(h->type);
-        if (!rule || h->size != (size_t) n - sizeof(*h) || !sequence_ok(c, h))
+        memcpy(ret, c->buffer + c->at, sizeof(*ret));
+        left -= sizeof(*ret);
+        if (ret->size > left)
+                return -EPROTO;
+        *ret_left = left - ret->size;
+        return 0;
+}
+
+/* Every check between the packet and a handler. */
+static int check(const ImsgChannel *c, const Header *h, size_t left, size_t *ret_n_fds)
+{
+        const PrivRule *rule = priv_rule(h->type);
+        size_t n_fds = c->n_fds - c->fds_at;
+
+        if (!rule || !sequence_ok(c, h))
                 return -EPROTO;
         if (rule->channel != c->channel || rule->sender == c->role || !(rule->phase & c->phase))
                 return -EPROTO;
         if (h->size < rule->body_min || h->size > rule->body_max)
                 return -EPROTO;
-        if (m->n_fds < rule->fds_min || m->n_fds > rule->fds_max)
+        /* Where others follow, the table says how many descriptors are this one's. */
+        if (left > 0) {
+                if (!imsg_may_gather(c->channel) || rule->fds_min != rule->fds_max || n_fds < rule->fds_min)
+                        return -EPROTO;
+                if (align_up(c->n_packet - left) + sizeof(*h) > c->n_packet)
+                        return -EPROTO;
+                n_fds = rule->fds_min;
+        }
+        if (n_fds < rule->fds_min || n_fds > rule->fds_max)
                 return -EPROTO;
-        m->type = (PrivMessage) h->type;
-        m->size = h->size;
+        *ret_n_fds = n_fds;
         return 0;
 }
 
-int imsg_receive(ImsgChannel *c, Imsg *ret)
+/* The next message of the packet. */
+static int take_message(ImsgChannel *c, Imsg *ret)
+{
+        Header h = { 0 };
+        size_t left, n_fds;
+        int r = read_header(c, &h, &left);
+
+        if (r >= 0)
+                r = check(c, &h, left, &n_fds);
+        if (r < 0) {
+                fd_close_many(c->fds + c->fds_at, c->n_fds - c->fds_at);
+                c->fds_at = c->n_fds = c->at = c->n_packet = 0;
+                return r;
+        }
+        c->received = h.sequence + 1;
+        *ret = (Imsg){ .type = (PrivMessage) h.type,
+                       .body = c->buffer + c->at + sizeof(h),
+                       .size = h.size,
+                       .n_fds = n_fds };
+        memcpy(ret->fds, c->fds + c->fds_at, n_fds * sizeof(int));
+        c->fds_at += n_fds;
+        c->at = left > 0 ? align_up(c->n_packet - left) : c->n_packet;
+        return 1;
+}
+
+static int receive_packet(ImsgChannel *c)
 {
         union {
                 struct cmsghdr header;
-                char space[CMSG_SPACE(sizeof(int) * IMSG_FDS_MAX)];
+                char space[CMSG_SPACE(sizeof(int) * IMSG_PACKET_FDS_MAX)];
         } control;
         struct iovec iov = { .iov_base = c->buffer, .iov_len = BUFFER_SIZE };
         struct msghdr m = {
                 .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)
         };
-        Imsg message = { .n_fds = 0 };
-        Header h = { 0 };
         ssize_t n;
-        int r;
 
         do
                 n = recvmsg(c->fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -275,17 +426,20 @@ int imsg_receive(ImsgChannel *c, Imsg *ret)
                 return neg_errno();
         if (n <= 0)
                 return -EPIPE;
-        take_control(&m, &message);
-        memcpy(&h, c->buffer, MIN_OF(sizeof(h), (size_t) n));
-        r = check(c, &h, n, m.msg_flags, &message);
-        if (r < 0) {
-                imsg_done(&message);
-                return r;
-        }
-        c->received = h.sequence + 1;
-        message.body = c->buffer + sizeof(Header);
-        *ret = message;
+        take_control(c, &m);
+        c->at = 0;
+        c->n_packet = (size_t) n;
+        /* Cut short: whatever it holds does not count. */
+        if (m.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
+                c->n_packet = 1;
         return 1;
+}
+
+int imsg_receive(ImsgChannel *c, Imsg *ret)
+{
+        int r = imsg_has_more(c) ? 1 : receive_packet(c);
+
+        return r > 0 ? take_message(c, ret) : r;
 }
 
 void imsg_done(Imsg *m)

@@ -1,9 +1,12 @@
 #pragma once
 
 /*
- * Private messages over an AF_UNIX SOCK_SEQPACKET pair: one packet is one message, a small header, a body
- * and descriptors (SCM_RIGHTS). Both directions are checked against privsep.def: what no line permits is
- * -EPROTO, and the receiver then ends whoever sits at the other end.
+ * Private messages over an AF_UNIX SOCK_SEQPACKET pair: a small header, a body and descriptors (SCM_RIGHTS).
+ * Both directions are checked against privsep.def: what no line permits is -EPROTO, and the receiver then
+ * ends whoever sits at the other end.
+ *
+ * One packet is one message. Only on channels of decisions, which carry many at a time, may it be several,
+ * one behind the other, each aligned to 8, with their descriptors in order.
  *
  * Sending never blocks: what the socket does not take is queued (descriptors are duplicated), up to a limit;
  * a peer that stops reading gets -ENOBUFS, which the sender treats as a dead peer.
@@ -14,8 +17,9 @@
 #include "proto/base/list.h"
 #include "proto/idl/privsep.h"
 
-#define IMSG_FDS_MAX   8U
-#define IMSG_QUEUE_MAX 512U /* between launcher, audit and dialer: more */
+#define IMSG_FDS_MAX        8U
+#define IMSG_PACKET_FDS_MAX 64U
+#define IMSG_QUEUE_MAX      512U /* between launcher, audit and dialer: more */
 
 typedef struct Imsg {
         PrivMessage type;
@@ -25,6 +29,8 @@ typedef struct Imsg {
         size_t n_fds;
 } Imsg;
 
+typedef struct ImsgBundle ImsgBundle;
+
 typedef struct ImsgChannel {
         int fd;
         PrivChannel channel;
@@ -33,9 +39,19 @@ typedef struct ImsgChannel {
         uint64_t sent;
         uint64_t received;
         ListLink queue;
-        size_t n_queued;
+        size_t n_queued; /* messages */
         char *buffer;
+        bool is_gathering;  /* what is sent waits for imsg_flush(), or for company enough */
+        ImsgBundle *bundle; /* that waits */
+        size_t at;          /* of the packet in `buffer`: what follows has not been looked at */
+        size_t n_packet;
+        int fds[IMSG_PACKET_FDS_MAX]; /* of it, from `fds_at` on */
+        size_t fds_at;
+        size_t n_fds;
 } ImsgChannel;
+
+/* Whether a packet of the channel may be several messages. */
+bool imsg_may_gather(PrivChannel channel);
 
 /* A connected pair for the channel, both ends close-on-exec and non-blocking; [0] is for the role that comes
  * first in the channel's name. */
@@ -54,12 +70,18 @@ int imsg_send(ImsgChannel *c, PrivMessage type, const void *body, size_t size, c
 int imsg_send_tail(ImsgChannel *c, PrivMessage type, const void *head, size_t head_size, const void *tail,
                    size_t tail_size, const int *fds, size_t n_fds) _must_check_;
 
-/* Sends what is queued; 0 when nothing or only part of it went. */
+/* Sends what waits; 0 when nothing or only part of it went. */
 int imsg_flush(ImsgChannel *c) _must_check_;
 
 static inline bool imsg_has_queue(const ImsgChannel *c)
 {
         return c->n_queued > 0;
+}
+
+/* The packet received last holds a further message: the socket will not say so. */
+static inline bool imsg_has_more(const ImsgChannel *c)
+{
+        return c->at < c->n_packet;
 }
 
 /* 1: *ret is a permitted message; 0: none now; -EPIPE: the peer is gone; -EPROTO: it broke the table. */

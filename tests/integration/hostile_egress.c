@@ -276,10 +276,11 @@ static int confine(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-        Hostile h = { .watch_fd = epoll_create1(EPOLL_CLOEXEC) };
+        static Hostile h;
         char mode[MODE_SIZE], real[PATH_MAX];
         unsigned n;
 
+        h.watch_fd = epoll_create1(EPOLL_CLOEXEC);
         if (read_mode(mode) < 0 || beside(real, "real-sandboxd-egress") < 0)
                 return 1;
         if (strcmp(mode, "real") == 0)

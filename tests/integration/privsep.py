@@ -8,8 +8,10 @@ import struct
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 with open(os.path.join(REPO, "proto/idl/privsep.def")) as table:
-    NAMES = re.findall(r"^MESSAGE\(\w+, (\w+),", table.read(), re.M)
+    LINES = re.findall(r"^MESSAGE\(\w+, (\w+),.*, (\d+), \d+\)$", table.read(), re.M)
+NAMES = [name for name, _ in LINES]
 NUMBERS = {name: number for number, name in enumerate(NAMES)}
+N_FDS = {name: int(n) for name, n in LINES}  # of a message that others follow in its packet
 
 HEADER = struct.Struct("@IIQ")
 LAYOUTS = {name: struct.Struct("@" + layout) for name, layout in {
@@ -27,6 +29,11 @@ LAYOUTS = {name: struct.Struct("@" + layout) for name, layout in {
     "CONNECTED": "QQ",
     "CONNECT_FAILED": "QII",
     "CONNECTION_DONE": "QII",
+    "CONNECTION_PARK": "Q",
+    "CONNECTION_STIRS": "Q",
+    "CONNECTION_WANTED": "Q",
+    "CONNECTION_BACK": "Q",
+    "CONNECTION_GONE": "Q",
 }.items()}
 
 DENY, ASK, ALLOW = 0, 1, 2
@@ -43,7 +50,7 @@ class Channel:
     """One end of a channel; pair() gives the other end for a worker."""
 
     def __init__(self, end):
-        self.end, self.sent, self.received = end, 0, 0
+        self.end, self.sent, self.received, self.unread = end, 0, 0, []
 
     @classmethod
     def pair(cls):
@@ -60,20 +67,35 @@ class Channel:
     def receive(self, timeout=5):
         """(name, values, tail, fds); None at the end."""
         self.end.settimeout(timeout)
-        try:
-            packet, fds, _, _ = socket.recv_fds(self.end, 1 << 20, 8)
-        except ConnectionResetError:
-            return None
-        if not packet:
-            return None
-        number, size, sequence = HEADER.unpack_from(packet)
-        assert (size, sequence) == (len(packet) - HEADER.size, self.received)
-        self.received += 1
-        name, body = NAMES[number], packet[HEADER.size:]
-        layout = LAYOUTS.get(name)
-        if not layout:
-            return name, (), body, fds
-        return name, layout.unpack_from(body), body[layout.size:], fds
+        if not self.unread:
+            try:
+                packet, fds, _, _ = socket.recv_fds(self.end, 1 << 20, 64)
+            except ConnectionResetError:
+                return None
+            if not packet:
+                return None
+            self.unread = list(self.split(packet, fds))
+        return self.unread.pop(0)
+
+    def receive_packet(self):
+        """All messages of the next packet; the last is None at the end."""
+        yield self.receive()
+        while self.unread:
+            yield self.unread.pop(0)
+
+    def split(self, packet, fds):
+        """A packet is one message or, on channels of decisions, several."""
+        while packet:
+            number, size, sequence = HEADER.unpack_from(packet)
+            assert size <= len(packet) - HEADER.size and sequence == self.received
+            self.received += 1
+            name, body = NAMES[number], packet[HEADER.size:HEADER.size + size]
+            packet = packet[HEADER.size + (size + 7) // 8 * 8:]
+            n = N_FDS[name] if packet else len(fds)
+            layout = LAYOUTS.get(name)
+            values, tail = (layout.unpack_from(body), body[layout.size:]) if layout else ((), body)
+            yield name, values, tail, fds[:n]
+            fds = fds[n:]
 
 
 def sealed(data):

@@ -127,7 +127,7 @@ def start(name, end, confined, options=(), files_max=None):
 class Rig:
     """Both workers, with a launcher and an audit that decide as `verdicts` says."""
 
-    def __init__(self, confined, dns, egress_options=()):
+    def __init__(self, confined, dns, egress_options=(), egress_files=None):
         self.session, self.sequence, self.decided = secrets.token_bytes(16), 100, []
         self.allows_tls, self.allows_tcp = 1, 0
         self.bounds = [0] * 7
@@ -137,7 +137,7 @@ class Rig:
         self.launcher_dialer, end = Channel.pair()
         self.dialer = start("dialer", end, confined)
         self.launcher_egress, end = Channel.pair()
-        self.egress = start("egress", end, confined, egress_options)
+        self.egress = start("egress", end, confined, egress_options, egress_files)
         assert self.launcher_dialer.receive()[0] == "DIALER_READY"
         assert self.launcher_egress.receive()[0] == "EGRESS_READY"
         self.start_dialer(dns)
@@ -175,16 +175,23 @@ class Rig:
         while ends and not self.is_stopping:
             ready, _, _ = select.select(ends, [], [], 0.1)
             for end in ready:
-                if end is self.egress_audit.end:
-                    message = self.egress_audit.receive()
-                    if message and not self.audit_sleeps:
-                        self.on_decide(*message[1:3])
-                else:
-                    message = self.audit_dialer.receive()
-                    if message:
-                        self.on_dialer(message[0], message[1])
-                if not message:
+                if not (self.hear_egress() if end is self.egress_audit.end else self.hear_dialer()):
                     ends.remove(end)
+
+    def hear_egress(self):
+        for message in self.egress_audit.receive_packet():
+            if not message:
+                return False
+            if not self.audit_sleeps:
+                self.on_decide(*message[1:3])
+        return True
+
+    def hear_dialer(self):
+        for message in self.audit_dialer.receive_packet():
+            if not message:
+                return False
+            self.on_dialer(message[0], message[1])
+        return True
 
     def on_decide(self, values, tail):
         (request, entry, protocol, port, malformed, wants, n_raw, n_path, _, family, raw_address, host,

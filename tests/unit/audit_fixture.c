@@ -29,7 +29,7 @@ int channel_receive(ImsgChannel *c, Imsg *m, int timeout_msec)
         struct pollfd p = { .fd = c->fd, .events = POLLIN };
 
         c->phase = PHASE_RUN;
-        if (poll(&p, 1, timeout_msec) <= 0)
+        if (!imsg_has_more(c) && poll(&p, 1, timeout_msec) <= 0)
                 return 0;
         return imsg_receive(c, m);
 }

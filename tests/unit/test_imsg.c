@@ -220,6 +220,172 @@ static void largest_message_passes(void **state _unused_)
         done_pair(&api, &init);
 }
 
+static void setup_decisions(ImsgChannel *dialer, ImsgChannel *egress)
+{
+        int fds[2];
+
+        ASSERT_OK(imsg_pair(fds));
+        ASSERT_OK(imsg_channel_init(dialer, fds[0], CHANNEL_DIALER_EGRESS, ROLE_DIALER));
+        ASSERT_OK(imsg_channel_init(egress, fds[1], CHANNEL_DIALER_EGRESS, ROLE_EGRESS));
+}
+
+/* What is gathered goes as one packet, in order, each message with its own descriptors. */
+static void gathered_messages_pass(void **state _unused_)
+{
+        int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        unsigned before = count_fds();
+        ImsgChannel dialer, egress;
+        PrivConnectFailed failed = { 0 };
+        Imsg m;
+
+        setup_decisions(&dialer, &egress);
+        dialer.is_gathering = true;
+        for (uint64_t i = 0; i < 20; i++) {
+                PrivConnected connected = { .request = i };
+
+                ASSERT_OK(imsg_send(&dialer, PRIV_CONNECTED, &connected, sizeof(connected), &null_fd, 1));
+                ASSERT_OK(imsg_send(&dialer, PRIV_CONNECT_FAILED, &failed, sizeof(failed), NULL, 0));
+        }
+        assert_int_equal(imsg_receive(&egress, &m), 0);
+        ASSERT_OK(imsg_flush(&dialer));
+        for (uint64_t i = 0; i < 20; i++) {
+                assert_int_equal(imsg_receive(&egress, &m), 1);
+                assert_int_equal(m.type, PRIV_CONNECTED);
+                assert_int_equal(((const PrivConnected *) m.body)->request, i);
+                assert_int_equal(m.n_fds, 1);
+                assert_true(imsg_has_more(&egress));
+                imsg_done(&m);
+                assert_int_equal(imsg_receive(&egress, &m), 1);
+                assert_int_equal(m.type, PRIV_CONNECT_FAILED);
+                assert_int_equal(m.n_fds, 0);
+        }
+        assert_false(imsg_has_more(&egress));
+        assert_int_equal(imsg_receive(&egress, &m), 0);
+        done_pair(&dialer, &egress);
+        assert_int_equal(count_fds(), before);
+        null_fd = fd_close(null_fd);
+}
+
+/* More than fits into one packet, and what nobody takes. */
+static void gathered_messages_are_bounded(void **state _unused_)
+{
+        int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC), r = 0;
+        unsigned before = count_fds();
+        ImsgChannel dialer, egress;
+        PrivConnected connected = { 0 };
+        PrivConnectFailed failed = { 0 };
+        Imsg m;
+
+        setup_decisions(&dialer, &egress);
+        dialer.is_gathering = true;
+        for (size_t i = 0; i < 200; i++)
+                ASSERT_OK(imsg_send(&dialer, PRIV_CONNECTED, &connected, sizeof(connected), &null_fd, 1));
+        for (size_t i = 0; i < 128; i++) {
+                assert_int_equal(imsg_receive(&egress, &m), 1);
+                imsg_done(&m);
+        }
+        for (size_t i = 0; r == 0 && i < 1000000; i++)
+                r = imsg_send(&dialer, PRIV_CONNECT_FAILED, &failed, sizeof(failed), NULL, 0);
+        ASSERT_ERROR(r, ENOBUFS);
+        /* In the middle of a packet: what is left of it goes as well. */
+        assert_int_equal(imsg_receive(&egress, &m), 1);
+        imsg_done(&m);
+        done_pair(&dialer, &egress);
+        assert_int_equal(count_fds(), before);
+        null_fd = fd_close(null_fd);
+}
+
+typedef struct RawPair {
+        RawHeader first;
+        PrivConnected connected;
+        RawHeader second;
+        PrivConnected other;
+        char rest[12];
+} RawPair;
+
+static const RawPair sound_pair = {
+        .first = { .type = PRIV_CONNECTED, .size = sizeof(PrivConnected), .sequence = 0 },
+        .second = { .type = PRIV_CONNECTED, .size = sizeof(PrivConnected), .sequence = 1 },
+};
+
+/* Which message of a packet is the first that is not taken; 3: none. Nothing is left open. */
+static unsigned refused_at(const RawPair *p, size_t size, size_t n_fds)
+{
+        int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC), fds[16], pair[2];
+        unsigned before = count_fds(), n = 1;
+        ImsgChannel sender, egress;
+        Imsg m;
+        int r;
+
+        for (size_t i = 0; i < ELEMENTSOF(fds); i++)
+                fds[i] = null_fd;
+        ASSERT_OK(imsg_pair(pair));
+        ASSERT_OK(imsg_channel_init(&sender, pair[0], CHANNEL_DIALER_EGRESS, ROLE_DIALER));
+        ASSERT_OK(imsg_channel_init(&egress, pair[1], CHANNEL_DIALER_EGRESS, ROLE_EGRESS));
+        send_raw(sender.fd, &p->first, &p->connected, size - sizeof(p->first), fds, n_fds);
+        while ((r = imsg_receive(&egress, &m)) == 1) {
+                imsg_done(&m);
+                n++;
+        }
+        assert_true(r == -EPROTO || (r == 0 && n == 3));
+        done_pair(&sender, &egress);
+        assert_int_equal(count_fds(), before);
+        null_fd = fd_close(null_fd);
+        return n;
+}
+
+static void packets_that_lie_are_refused(void **state _unused_)
+{
+        const size_t size = offsetof(RawPair, rest);
+        RawPair p = sound_pair;
+
+        assert_int_equal(refused_at(&p, size, 2), 3);
+        /* descriptors: too few for both, one too many */
+        assert_int_equal(refused_at(&p, size, 0), 1);
+        assert_int_equal(refused_at(&p, size, 1), 2);
+        assert_int_equal(refused_at(&p, size, 3), 2);
+        /* what follows is no message, or less than one */
+        assert_int_equal(refused_at(&p, size + sizeof(p.rest), 2), 2);
+        assert_int_equal(refused_at(&p, size - 1, 2), 2);
+        assert_int_equal(refused_at(&p, offsetof(RawPair, second) + 3, 1), 1);
+        p.second.size = 0xfffffff8U;
+        assert_int_equal(refused_at(&p, size, 2), 2);
+        p = sound_pair;
+        p.first.size = 0xfffffff0U;
+        assert_int_equal(refused_at(&p, size, 2), 1);
+        p = sound_pair;
+        p.second.sequence = 2;
+        assert_int_equal(refused_at(&p, size, 2), 2);
+        p = sound_pair;
+        p.second.type = PRIV_CONNECTION_DONE;
+        assert_int_equal(refused_at(&p, size, 2), 2);
+}
+
+/* Elsewhere a packet is one message. */
+static void only_decisions_are_gathered(void **state _unused_)
+{
+        ImsgChannel launcher, dialer;
+        struct {
+                RawHeader first;
+                PrivSessionRef ref;
+                RawHeader second;
+                PrivSessionRef other;
+        } p = {
+                .first = { .type = PRIV_DIALER_SESSION_CLOSE,
+                           .size = sizeof(PrivSessionRef),
+                           .sequence = 0 },
+                .second = { .type = PRIV_DIALER_SESSION_CLOSE,
+                            .size = sizeof(PrivSessionRef),
+                            .sequence = 1 },
+        };
+        Imsg m;
+
+        setup_pair(&launcher, &dialer);
+        send_raw(launcher.fd, &p.first, &p.ref, sizeof(p) - sizeof(p.first), NULL, 0);
+        ASSERT_ERROR(imsg_receive(&dialer, &m), EPROTO);
+        done_pair(&launcher, &dialer);
+}
+
 static void table_is_sound(void **state _unused_)
 {
         for (uint32_t i = 0; i < _PRIV_MESSAGE_MAX; i++) {
@@ -244,6 +410,10 @@ int main(void)
                 cmocka_unit_test(who_does_not_read_is_dropped),
                 cmocka_unit_test(singletons_may_have_much_to_say),
                 cmocka_unit_test(largest_message_passes),
+                cmocka_unit_test(gathered_messages_pass),
+                cmocka_unit_test(gathered_messages_are_bounded),
+                cmocka_unit_test(packets_that_lie_are_refused),
+                cmocka_unit_test(only_decisions_are_gathered),
                 cmocka_unit_test(table_is_sound),
         };
 
