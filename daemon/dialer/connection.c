@@ -58,6 +58,7 @@ void connection_end(Connection *c, CloseReason reason)
         /* The socket is shared: this ends it for the egress worker too. What was sent still goes out. */
         (void) shutdown(c->fd, SHUT_RDWR);
         c->fd = fd_close(c->fd);
+        park_stirs(c);
         c->session->dialer->n_connections--;
         dialer_report_closed(c->session->dialer, &closed);
 }
@@ -156,6 +157,8 @@ static void on_watch(void *userdata, int fd, _unused_ unsigned events)
         for (int i = 0; i < n; i++) {
                 if (found[i].events & (EPOLLHUP | EPOLLERR))
                         connection_end(found[i].data.ptr, reason_of(found[i].events));
+                else if (found[i].events & (EPOLLIN | EPOLLRDHUP))
+                        park_stirs(found[i].data.ptr);
         }
 }
 

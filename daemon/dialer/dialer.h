@@ -87,6 +87,9 @@ typedef struct Connection {
         uint64_t proxy_sent; /* what the proxy was told, and said */
         uint64_t proxy_received;
         bool is_inbound; /* its socket is inside the session */
+        unsigned n_parked;
+        bool is_parked;   /* the worker has no descriptor of it now */
+        bool is_stirring; /* and was told that it should */
 } Connection;
 
 struct Dialer {
@@ -161,6 +164,12 @@ int connection_watch_open(Dialer *d) _must_check_;
 
 /* inbound.c: into a session, connected by the launcher; s may be NULL. Takes the descriptors. */
 void inbound_take(Dialer *d, Session *s, const PrivDialerInbound *m, int take_fds[2]);
+
+/* park.c: what rests. -EPROTO: not its connection, or not so. */
+int park_on_park(Session *s, const PrivConnectionRef *m) _must_check_;
+int park_on_wanted(Session *s, const PrivConnectionRef *m) _must_check_;
+/* It has something to read, or is over. */
+void park_stirs(Connection *c);
 
 /* expiry.c: connections end with the rule that allowed them. */
 int expiry_open(Dialer *d) _must_check_;

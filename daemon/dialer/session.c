@@ -20,6 +20,10 @@ static int on_egress_message(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
         PrivConnectionDone body;
 
+        if (m->type == PRIV_CONNECTION_PARK)
+                return park_on_park(owner, m->body);
+        if (m->type == PRIV_CONNECTION_WANTED)
+                return park_on_wanted(owner, m->body);
         if (m->type != PRIV_CONNECTION_DONE)
                 return -EPROTO;
         memcpy(&body, m->body, sizeof(body));

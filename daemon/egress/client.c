@@ -2,6 +2,7 @@
 #include <sys/socket.h>
 
 #include "daemon/egress/egress.h"
+#include "daemon/egress/park.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
@@ -31,8 +32,8 @@ static void on_client_io(void *userdata, _unused_ int fd, unsigned events)
 static uint64_t idle_timeout(const Client *c)
 {
         bool is_half = c->is_eof || c->server.is_eof;
-        uint64_t idle = c->server.fd >= 0 && c->server.idle_usec > 0 ? c->server.idle_usec
-                                                                     : c->egress->idle_usec;
+        uint64_t idle = server_is_there(c) && c->server.idle_usec > 0 ? c->server.idle_usec
+                                                                      : c->egress->idle_usec;
 
         return is_half ? MIN_OF(GONE_TIMEOUT_USEC, idle) : idle;
 }
@@ -207,10 +208,15 @@ void server_close(Client *c, CloseReason reason)
         Server *s = &c->server;
         PrivConnectionDone done = { .sequence = s->sequence, .reason = reason };
 
-        if (s->fd < 0)
+        if (!server_is_there(c))
                 return;
-        s->io = loop_io_free(s->io);
-        s->fd = fd_close(s->fd);
+        if (s->is_parked)
+                park_forget(c);
+        else {
+                s->io = loop_io_free(s->io);
+                s->fd = fd_close(s->fd);
+                c->egress->n_servers--;
+        }
         buf_done(&s->in);
         s->scanned = 0;
         (void) priv_link_send(c->egress->dialer, PRIV_CONNECTION_DONE, &done, sizeof(done), NULL, 0);
@@ -281,6 +287,7 @@ int client_add(Egress *e, int take_fd, Client **ret)
                        .to_server = BUF_INIT(8U * EGRESS_SCRATCH_SIZE),
                        .decide = BUF_INIT(PRIV_DECIDE_MAX) };
         list_init(&c->waiting);
+        list_init(&c->wanting);
         r = loop_timer_new(e->loop, on_client_timer, c, &c->timer);
         if (r >= 0)
                 r = loop_io_new(e->loop, fd, LOOP_READ, on_client_io, c, &c->io);
@@ -415,7 +422,7 @@ static bool wants_client_read(const Client *c)
         if (c->is_eof)
                 return false;
         if (c->state == CLIENT_TUNNEL)
-                return buf_size(&c->to_server) == 0;
+                return buf_size(&c->to_server) == 0 && !c->server.is_wanted;
         /* While the server takes nothing nobody reads here, and what is there would call again and again. */
         if (c->state == CLIENT_EXCHANGE && (buf_size(&c->to_server) > 0 || !c->request_body.is_done))
                 return buf_size(&c->to_server) == 0;

@@ -21,7 +21,7 @@
 #include "proto/base/list.h"
 
 #define DNS_PORT           53U
-#define EGRESS_CLIENTS_MAX 12288U /* each has two descriptors */
+#define EGRESS_CLIENTS_MAX 12288U
 #define EGRESS_UNDECIDED_MAX \
         64U /* further requests wait their turn: audit takes so many of a session at once */
 #define EGRESS_SCRATCH_SIZE (256U * 1024U)
@@ -91,6 +91,10 @@ typedef struct Server {
         bool is_eof;
         bool is_shut; /* our direction has ended */
         bool is_last; /* serves no further request */
+        unsigned n_parked;
+        bool is_parked; /* the dialer has it: no descriptor here (park.h) */
+        bool is_wanted;
+        bool is_asked;
         Volume sent;
         Volume received;
         uint64_t idle_usec; /* 0: as for all */
@@ -100,6 +104,7 @@ typedef struct Client {
         Egress *egress;
         ListLink link;    /* of Egress.clients or .dead */
         ListLink waiting; /* of Egress.waiting: asks audit when others were answered */
+        ListLink wanting; /* of Egress.wanting: asks the dialer when there is room */
         int fd;
         LoopIo *io;
         LoopTimer *timer;
@@ -143,6 +148,7 @@ typedef struct Client {
         BodyState response_body;
         bool has_response_head;
 
+        bool is_inbound;       /* into the session */
         bool is_transparent;   /* authority is what the program connected to */
         uint8_t socks_version; /* 0: HTTP, as the first byte says */
         uint8_t socks_reply;   /* SocksReply of what is only recorded */
@@ -176,8 +182,13 @@ struct Egress {
         ListLink clients;
         ListLink dead;
         ListLink waiting;
+        ListLink wanting;
         size_t n_clients;
         size_t clients_max; /* as descriptors allow */
+        size_t n_servers;   /* descriptors of clients' servers */
+        size_t n_asked;     /* that are to come back */
+        size_t files_max;   /* of all three together */
+        Map parked;         /* sequence -> Client */
         size_t n_undecided;
         Map requests; /* id -> Client, until nothing more is to come for it */
         uint64_t last_request;
@@ -214,6 +225,11 @@ void client_set_timeout(Client *c, uint64_t timeout_usec);
 /* Of the server's answer the first bytes are there, its head is not whole. */
 void client_note_head(Client *c);
 void client_set_state(Client *c, ClientState state);
+static inline bool server_is_there(const Client *c)
+{
+        return c->server.fd >= 0 || c->server.is_parked;
+}
+
 /* Closes the server connection, if there is one, and tells the dialer why. */
 void server_close(Client *c, CloseReason reason);
 void egress_sweep(Egress *e);

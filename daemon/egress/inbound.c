@@ -28,6 +28,8 @@ int inbound_new(Egress *e, const PrivInbound *m, int take_fds[2])
                 return give_back(e, m->sequence);
         c->server.sequence = m->sequence;
         c->server.fd = TAKE_FD(inside);
+        c->is_inbound = true;
+        e->n_servers++;
         (void) setsockopt(c->server.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         (void) setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         r = loop_io_new(e->loop, c->server.fd, 0, request_on_server_io, c, &c->server.io);

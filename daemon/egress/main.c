@@ -7,6 +7,7 @@
 #include "daemon/egress/dns.h"
 #include "daemon/egress/egress.h"
 #include "daemon/egress/names.h"
+#include "daemon/egress/park.h"
 #include "daemon/egress/rights.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -67,7 +68,7 @@ static void on_accept(void *userdata, int fd, _unused_ unsigned events)
 
 void egress_update_listeners(Egress *e)
 {
-        bool is_accepting = e->n_clients < e->clients_max;
+        bool is_accepting = e->n_clients < e->clients_max && park_make_room(e);
 
         if (is_accepting == e->is_accepting)
                 return;
@@ -84,7 +85,12 @@ void egress_update_listeners(Egress *e)
 
 static void on_turn_end(void *userdata)
 {
-        egress_sweep(userdata);
+        Egress *e = userdata;
+
+        egress_sweep(e);
+        /* A tunnel may have come to rest. */
+        if (e->n_listeners > 0 && !e->is_accepting)
+                egress_update_listeners(e);
 }
 
 static void on_link_closed(void *owner, PrivLink *link, int reason)
@@ -147,6 +153,15 @@ static int on_dialer_message(void *owner, _unused_ PrivLink *link, Imsg *m)
         }
         if (m->type == PRIV_INBOUND)
                 return inbound_new(owner, m->body, &m->fds[0]);
+        if (m->type == PRIV_CONNECTION_BACK)
+                park_on_back(owner, m->body, TAKE_FD(m->fds[0]));
+        if (m->type == PRIV_CONNECTION_STIRS)
+                park_on_stirs(owner, m->body);
+        if (m->type == PRIV_CONNECTION_GONE)
+                park_on_gone(owner, m->body);
+        if (m->type == PRIV_CONNECTION_BACK || m->type == PRIV_CONNECTION_STIRS ||
+            m->type == PRIV_CONNECTION_GONE)
+                return 0;
         return m->type == PRIV_RESOLVED ? on_resolved(owner, m) : -EPROTO;
 }
 
@@ -261,6 +276,8 @@ static void egress_done(Egress *e)
 {
         LIST_FOREACH (w, &e->waiting, Client, waiting)
                 list_unlink(&w->waiting);
+        LIST_FOREACH (x, &e->wanting, Client, wanting)
+                list_unlink(&x->wanting);
         while (!list_is_empty(&e->clients)) {
                 Client *c = list_entry(e->clients.next, Client, link);
 
@@ -278,6 +295,7 @@ static void egress_done(Egress *e)
         e->refused = refused_free(e->refused);
         e->answered = answered_free(e->answered);
         map_done(&e->requests);
+        map_done(&e->parked);
         e->audit = priv_link_free(e->audit);
         e->dialer = priv_link_free(e->dialer);
         e->launcher = priv_link_free(e->launcher);
@@ -285,8 +303,8 @@ static void egress_done(Egress *e)
         free(e->scratch);
 }
 
-/* As many as have two descriptors each, beside what else there is. */
-static size_t clients_max(void)
+/* For clients and their servers, beside what else there is. */
+static size_t files_max(void)
 {
         struct rlimit limit;
         rlim_t n;
@@ -294,7 +312,7 @@ static size_t clients_max(void)
         if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
                 return 0;
         n = MIN_OF(limit.rlim_cur, (rlim_t) EGRESS_FILES_MAX);
-        return (size_t) MIN_OF((n - MIN_OF(n, (rlim_t) FILES_RESERVED)) / 2, (rlim_t) EGRESS_CLIENTS_MAX);
+        return (size_t) (n - MIN_OF(n, (rlim_t) FILES_RESERVED));
 }
 
 static int parse_arguments(int argc, char *argv[], WorkerSpec *spec, Egress *e)
@@ -319,7 +337,7 @@ static int parse_arguments(int argc, char *argv[], WorkerSpec *spec, Egress *e)
 
 int main(int argc, char *argv[])
 {
-        Egress e = { .clients_max = clients_max() };
+        Egress e = { .files_max = files_max(), .parked = MAP_INIT };
         WorkerSpec spec = egress_rights();
         int r;
 
@@ -344,6 +362,9 @@ int main(int argc, char *argv[])
         list_init(&e.clients);
         list_init(&e.dead);
         list_init(&e.waiting);
+        list_init(&e.wanting);
+        /* Some have a server beside them at any time. */
+        e.clients_max = MIN_OF(e.files_max - e.files_max / 4, (size_t) EGRESS_CLIENTS_MAX);
         r = serve(&e);
         egress_done(&e);
         return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;

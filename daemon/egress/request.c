@@ -6,6 +6,7 @@
 #include "daemon/egress/answered.h"
 #include "daemon/egress/egress.h"
 #include "daemon/egress/names.h"
+#include "daemon/egress/park.h"
 #include "daemon/egress/socks.h"
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
@@ -461,6 +462,11 @@ int request_on_connected(Egress *e, const PrivConnected *m, int take_fd)
                 refuse_descriptor(e, m->sequence);
                 return 0;
         }
+        if (park_is_full(e)) {
+                refuse_descriptor(e, m->sequence);
+                client_close(c, CLOSE_ERROR);
+                return 0;
+        }
         r = loop_io_new(e->loop, fd, 0, request_on_server_io, c, &c->server.io);
         if (r < 0) {
                 refuse_descriptor(e, m->sequence);
@@ -468,6 +474,8 @@ int request_on_connected(Egress *e, const PrivConnected *m, int take_fd)
                 return 0;
         }
         c->server.fd = TAKE_FD(fd);
+        e->n_servers++;
+        c->server.n_parked = 0;
         c->server.sequence = m->sequence;
         c->server.authority = c->authority;
         c->server.scanned = 0;

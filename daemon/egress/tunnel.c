@@ -2,6 +2,7 @@
 #include <sys/socket.h>
 
 #include "daemon/egress/egress.h"
+#include "daemon/egress/park.h"
 #include "daemon/egress/sni.h"
 #include "daemon/egress/socks.h"
 #include "daemon/policy/compiled.h"
@@ -253,8 +254,14 @@ int tunnel_step(Client *c)
                            .is_eof = &c->server.is_eof,
                            .error = &c->server.error,
                            .volume = &c->server.received };
-        int sent = relay(c->egress, &up), received;
+        int sent, received;
 
+        if (c->server.is_parked) {
+                if (c->may_read)
+                        park_want(c);
+                return 0;
+        }
+        sent = relay(c->egress, &up);
         if (sent == -EDQUOT)
                 c->end = CLOSE_MAX_UPLOAD;
         if (sent < 0)

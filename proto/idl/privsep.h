@@ -1161,6 +1161,15 @@ typedef struct PrivConnectionDone {
         uint32_t padding;
 } PrivConnectionDone;
 
+/* How often a worker may give one back: each time that it comes again is one more watch that it can leave on
+ * the file, and all workers share one limit of those. */
+#define PRIV_PARKS_MAX 8U
+
+/* One that the worker was given before. */
+typedef struct PrivConnectionRef {
+        uint64_t sequence;
+} PrivConnectionRef;
+
 /* ---- the one-shot child sandboxd-lookup: one of these on its standard output ---- */
 
 typedef struct PrivWorkerIds {

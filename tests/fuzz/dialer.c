@@ -198,6 +198,12 @@ static void on_resolved(const End *e, const Imsg *m)
                 check_addresses(records, m->size - sizeof(*resolved));
 }
 
+static void check_owner(const End *e, uint64_t sequence)
+{
+        sb_assert(sequence <= n_dials &&
+                  (dialled[sequence] == 0 || dialled[sequence] == 1U + (unsigned) (e - egress)));
+}
+
 static void on_message(const End *e, const Imsg *m)
 {
         const PrivConnected *connected = m->body;
@@ -205,9 +211,9 @@ static void on_message(const End *e, const Imsg *m)
         const PrivDialRefused *refused = m->body;
 
         if (m->type == PRIV_CONNECTED)
-                sb_assert(connected->sequence <= n_dials &&
-                          (dialled[connected->sequence] == 0 ||
-                           dialled[connected->sequence] == 1U + (unsigned) (e - egress)));
+                check_owner(e, connected->sequence);
+        else if (m->type == PRIV_CONNECTION_BACK)
+                check_owner(e, ((const PrivConnectionRef *) m->body)->sequence);
         else if (m->type == PRIV_DIAL_CLOSED)
                 on_report(&closed->session, closed->sequence);
         else if (m->type == PRIV_DIAL_REFUSED)
@@ -340,9 +346,15 @@ static void order_lookup(unsigned i)
 
 static void claim_done(unsigned i)
 {
-        PrivConnectionDone done = { .sequence = take(), .reason = take() % 32U };
+        PrivConnectionRef ref = { .sequence = take() };
+        uint8_t how = take();
+        PrivConnectionDone done = { .sequence = ref.sequence, .reason = how % 32U };
 
-        say(&egress[i], PRIV_CONNECTION_DONE, &done, sizeof(done), -1);
+        if (how & 0x80)
+                say(&egress[i], how & 0x40 ? PRIV_CONNECTION_PARK : PRIV_CONNECTION_WANTED, &ref,
+                    sizeof(ref), -1);
+        else
+                say(&egress[i], PRIV_CONNECTION_DONE, &done, sizeof(done), -1);
 }
 
 /* Bytes of the input as they are, behind a header that may be right. */
