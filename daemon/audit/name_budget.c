@@ -83,6 +83,25 @@ bool name_budget_take(NameBudget *b, const char *name, size_t n_chosen, uint64_t
         return true;
 }
 
+void name_budget_restore(NameBudget *b, const char *name, size_t n_chosen, uint64_t at_usec)
+{
+        BucketRate rate = bucket_rate(1, USEC_PER_SEC, NAME_BUDGET_BURST);
+
+        if (n_chosen == 0 || map_get(&b->seen, name, strlen(name)))
+                return;
+        if (b->seen.n >= NAME_BUDGET_NAMES_MAX || !keep(b, name)) {
+                name_budget_exhaust(b);
+                return;
+        }
+        b->n_bytes += n_chosen;
+        bucket_charge(&b->turns, &rate, 1, at_usec);
+}
+
+void name_budget_exhaust(NameBudget *b)
+{
+        b->n_bytes = NAME_BUDGET_BYTES_MAX;
+}
+
 void name_budget_done(NameBudget *b)
 {
         size_t cursor = 0;

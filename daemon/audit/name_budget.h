@@ -26,6 +26,12 @@ typedef struct NameBudget {
         Bucket turns;
 } NameBudget;
 
+/* It was let through before, then. */
+void name_budget_restore(NameBudget *b, const char *name, size_t n_chosen, uint64_t at_usec);
+
+/* What was let through before is not known: no further name is. */
+void name_budget_exhaust(NameBudget *b);
+
 void name_budget_done(NameBudget *b);
 
 /* May this name be asked for, whose first n_chosen bytes no rule names? now_usec: monotonic. */

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sys/random.h>
 
+#include "daemon/audit/asked.h"
 #include "daemon/audit/dictionary.h"
 #include "daemon/audit/leftover.h"
 #include "daemon/audit/segment.h"
@@ -569,4 +570,16 @@ int store_list_leftovers(Store *s, StoreLeftoverCallback callback, void *userdat
             segment_open(s->spec.directory, s->segment->number - 1, SQL_READ, s->chain, &before) < 0)
                 before = NULL;
         return leftover_list(s->segment, before, callback, userdata);
+}
+
+int store_list_asked(Store *s, const char *session, uint64_t since_usec, StoreAskedCallback callback,
+                     void *userdata)
+{
+        const AskedSpec spec = { .directory = s->spec.directory,
+                                 .chain = s->chain,
+                                 .newest = s->segment,
+                                 .session = session,
+                                 .since_usec = since_usec };
+
+        return asked_list(&spec, callback, userdata);
 }

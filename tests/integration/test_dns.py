@@ -1,6 +1,7 @@
 """DNS inside a session: what policy denies does not exist and nobody hears of it, what it allows has an address that
 leads back to the name. Numbers (E47 …) are those of the catalogue of bypasses."""
 
+import contextlib
 import json
 import os
 import random
@@ -499,6 +500,41 @@ def test_e47_random_labels_are_limited(instance, alice, profile, dns):
     assert limited and 100 < len(asked) < 900
     assert {(r["verdict"], r["rule"]) for r in limited} == {("deny", "wild")}
     assert found[1001].addresses == ["28.0.0.1"], "what a rule names is not limited"
+
+
+def test_e47_limits_outlive_the_audit_worker(own_instance, alice, profile):
+    """What was asked for before counts, and is free, for the next worker as well."""
+    session = own_instance.create(alice, "-p", profile)
+    first, second = ([f"n{i}.wild.test" for i in range(at, at + 140)] for at in (0, 1000))
+
+    def ask_for(names):
+        """Each until there is an answer: the session's worker may be on its way."""
+        left = [question(name) for name in names]
+        for _ in range(60):
+            done = own_instance.ctl(alice, "exec", "-T", session, "--", "python3", "-c", ASK, timeout=300,
+                                    input=json.dumps([("127.0.0.1", "udp", q.hex()) for q in left]))
+            found = json.loads(done.stdout) if done.returncode == 0 else [""] * len(left)
+            left = [q for q, answer in zip(left, found) if not answer or Answer(bytes.fromhex(answer), q).code != NO_NAME]
+            if not left:
+                return
+        raise AssertionError(left)
+
+    def allowed(after=0):
+        return {r["host"]: r["ts_us"] for r in dns_rows(own_instance, after, verdict="allow")}
+    ask_for(first)
+    before = allowed()
+    for pid in own_instance.workers("sandboxd-audit"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    ask_for(second)
+    both = allowed()
+    assert len(before) >= 128 and set(before) <= set(both)
+    # At once, and then one a second: however long all this has taken.
+    assert len(both) <= 128 + (max(both.values()) - min(both.values())) / 1e6 + 1, both
+    head = own_instance.head()
+    ask_for(before)
+    assert set(allowed(head)) == set(before)
+    own_instance.ctl(alice, "terminate", "--grace", "0s", session)
 
 
 def test_e47_labels_that_are_data(instance, alice, profile, dns):

@@ -96,12 +96,36 @@ static void test_total(void **state)
         name_budget_done(&b);
 }
 
+/* What another counted before counts on. */
+static void test_restored(void **state)
+{
+        NameBudget b = { .n_bytes = 0 };
+        uint64_t now = 1000 * USEC_PER_SEC;
+
+        (void) state;
+        for (unsigned i = 0; i < 100; i++) {
+                char name[32];
+
+                ASSERT_OK(str_printf(name, sizeof(name), "n%u" SUFFIX, i));
+                name_budget_restore(&b, name, i < 50 ? 2 : 3, now - (100 - i) * USEC_PER_MSEC);
+                name_budget_restore(&b, name, i < 50 ? 2 : 3, now);
+        }
+        assert_int_equal(b.n_bytes, 250);
+        name_budget_restore(&b, "a.rule.names.it", 0, now);
+        assert_int_equal(b.seen.n, 100);
+        assert_int_equal(take_many(&b, 0, 1000, now), NAME_BUDGET_BURST);
+        name_budget_exhaust(&b);
+        assert_int_equal(take_many(&b, 0, 1000, now + 1000 * USEC_PER_SEC), NAME_BUDGET_BURST);
+        name_budget_done(&b);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_looks),
                 cmocka_unit_test(test_rate),
                 cmocka_unit_test(test_total),
+                cmocka_unit_test(test_restored),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
