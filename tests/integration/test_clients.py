@@ -213,6 +213,118 @@ def test_language(client, site, language, door):
     client.denied()
 
 
+# ---- connections that stay: streams in one of HTTP/2, WebSocket, events ----
+
+HTTP2 = """
+const http2 = require("http2"), net = require("net"), tls = require("tls"), fs = require("fs");
+const [url, proxy] = process.argv.slice(1), host = new URL(url).hostname;
+
+function tunnel() {
+        return new Promise((resolve, reject) => {
+                const socket = net.connect(proxy ? 3128 : 443, proxy ? "127.0.0.1" : host, () => {
+                        if (!proxy)
+                                return resolve(socket);
+                        socket.write(`CONNECT ${host}:443 HTTP/1.1\\r\\nHost: ${host}:443\\r\\n\\r\\n`);
+                        socket.once("data", head => /^HTTP\\/1.1 200 /.test(head) ? resolve(socket) : reject(new Error(head)));
+                });
+                socket.on("error", reject);
+        });
+}
+
+tunnel().then(socket => {
+        const ca = fs.readFileSync(process.env.NODE_EXTRA_CA_CERTS);
+        const secure = tls.connect({ socket, servername: host, ALPNProtocols: ["h2"], ca });
+        const client = http2.connect(url, { createConnection: () => secure });
+        client.on("error", error => { console.error(error); process.exit(1); });
+        let left = 20;
+        for (let i = 0; i < 20; i++) {
+                const stream = client.request({ ":path": "/hello" });
+                let text = "";
+                stream.on("data", part => text += part);
+                stream.on("end", () => { process.stdout.write(text); if (--left === 0) client.close(); });
+        }
+}).catch(error => { console.error(error); process.exit(1); });
+"""
+WEBSOCKET = """
+import asyncio, socket, ssl, sys
+import websockets
+url, proxy = sys.argv[1], sys.argv[2:]
+host = url.split("/")[2]
+
+async def main():
+    more = {"ssl": ssl.create_default_context(cafile="ca.pem")} if url.startswith("wss:") else {}
+    if proxy:
+        tunnel = socket.create_connection(("127.0.0.1", 3128))
+        port = 443 if more else 80
+        tunnel.sendall(f"CONNECT {host}:{port} HTTP/1.1\\r\\nHost: {host}:{port}\\r\\n\\r\\n".encode())
+        assert tunnel.recv(4096).startswith(b"HTTP/1.1 200 ")
+        more["sock"] = tunnel
+        if "ssl" in more:
+            more["server_hostname"] = host
+    async with websockets.connect(url, **more) as connection:
+        for i in range(50):
+            await connection.send(f"there and back {i}")
+            assert await connection.recv() == f"there and back {i}"
+    print("done")
+asyncio.run(main())
+"""
+# The site sends the second and the third only when the one before was seen.
+EVENTS = """
+curl -sSfN "$@"/events | while read -r word number; do
+        [ "$word" = data: ] || continue
+        echo "event $number"
+        curl -sSf "$@"/seen?"$number" >seen
+done
+"""
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_http2(client, site, door):
+    """Twenty requests at once in one connection, which is one connection to the log, by curl and by Node."""
+    proxy, entry = (["proxy"], "connect") if door == "proxy" else ([], "transparent")
+    options = ["-p", "-x", PROXY] if proxy else ["--noproxy", "*"]
+    said = len(site.said)
+    for command in (["node", "-e", HTTP2, "https://site.test", *proxy],
+                    ["curl", "-sSf", "--http2", "-Z", "--parallel-immediate", *options, *["https://site.test/hello"] * 20]):
+        client.run(*command, door=door)
+        assert client.allowed(entry) == "hello by 2.0\n" * 20
+        if command[0] == "node":
+            assert [r["action"] for r in client.rows if r["kind"] == "net"] == ["connect"], client.rows
+    assert site.requests("site.test", said) == [("GET", "/hello", "2.0", True)] * 40
+    client.run("node", "-e", HTTP2, "https://evil.test", *proxy, door=door)
+    client.denied()
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("url", ["wss://site.test/echo", "ws://chat.test/echo"])
+def test_websocket(client, site, url, door):
+    """Under TLS it is TLS; in the clear it needs a rule that lets anything pass."""
+    proxy, entry = (["proxy"], "connect") if door == "proxy" else ([], "transparent")
+    command = ["/usr/bin/python3", "-c", WEBSOCKET]
+    said = len(site.said)
+    client.run(*command, url, *proxy, door=door)
+    assert client.allowed(entry) == "done\n"
+    assert ["websocket", url.split("/")[2], "/echo", url.startswith("wss:")] in site.said[said:]
+    said = len(site.said)
+    client.run(*command, url.replace("chat", "site").replace("wss", "ws"), *proxy, door=door)
+    assert client.done.returncode != 0 and not [words for words in site.said[said:] if words[0] == "websocket"]
+    client.run(*command, url.replace("site", "evil").replace("chat", "evil"), *proxy, door=door)
+    client.denied()
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_events(client, scheme, door):
+    """Each arrives before there is a next one."""
+    options = ["-x", PROXY] if door == "proxy" else ["--noproxy", "*"]
+    command = ["sh", "-c", EVENTS, "events", *options]
+    client.run(*command, f"{scheme}://site.test", door=door)
+    entry = "transparent" if door == "transparent" else "connect" if scheme == "https" else "absolute"
+    assert client.allowed(entry) == "event 1\nevent 2\nevent 3\n"
+    client.run("sh", "-ec", "curl -sSfN \"$@\"/events", "events", *options, f"{scheme}://evil.test", door=door)
+    client.denied()
+
+
 # ---- git ----
 
 @pytest.mark.parametrize("door", DOORS)
