@@ -88,6 +88,10 @@ static const ProbeText probe_texts[] = {
         [PROBE_PINGS] = { "pings", "info", "what sessions try to ping is refused and recorded",
                           "what sessions try to ping is refused, and leaves no row",
                           "use a kernel with BPF for control groups, as distributions build it" },
+        [PROBE_DEVICES] = { "cgroup-devices", "warning",
+                            "device nodes are refused by the control group, too",
+                            "device nodes are refused by the mounts only",
+                            "use a kernel with BPF for control groups, as distributions build it" },
 };
 ASSERT_TABLE(probe_texts, _PROBE_MAX);
 
@@ -123,8 +127,8 @@ static int append_probe(Json *list, uint32_t name, const PrivProbe *p)
                 c.state = t->missing_state;
                 c.message = t->missing;
                 c.advice = t->advice;
-                if (p->error == -EPERM &&
-                    (name == PROBE_BPF_LSM || name == PROBE_FEXIT || name == PROBE_PINGS))
+                if (p->error == -EPERM && (name == PROBE_BPF_LSM || name == PROBE_FEXIT ||
+                                           name == PROBE_PINGS || name == PROBE_DEVICES))
                         c.advice = "the daemon may not load BPF programs here: lockdown or a container forbids it";
                 if (str_printf(text, sizeof(text), "%s (%s)", t->missing, error_name(p->error)) >= 0)
                         c.message = text;

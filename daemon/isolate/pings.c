@@ -16,12 +16,10 @@
 #include "proto/base/id.h"
 #include "proto/base/log.h"
 
-#define RING_BYTES    65536U /* a page is a power of two, and not more, everywhere */
-#define COUNTERS_MAX  8192U
-#define PAUSE_NSEC    500000000 /* between two that are told of a namespace */
-#define TRY_MSEC      5000
-#define TRIES_MAX     2U /* IPv4, IPv6 */
-#define EXIT_NO_TRIAL 100
+#define RING_BYTES   65536U /* a page is a power of two, and not more, everywhere */
+#define COUNTERS_MAX 8192U
+#define PAUSE_NSEC   500000000 /* between two that are told of a namespace */
+#define TRIES_MAX    2U        /* IPv4, IPv6 */
 
 struct Pings {
         int counters_fd;
@@ -136,35 +134,11 @@ static int make_maps(Pings *p)
 static int load(const Pings *p, int *ret_fd)
 {
         struct bpf_insn code[N_CODE];
-        union bpf_attr attr;
-        long fd;
 
         memcpy(code, program, sizeof(code));
         code[MAP_LOOKUP].imm = code[MAP_UPDATE].imm = code[MAP_AGAIN].imm = p->counters_fd;
         code[MAP_RING].imm = p->ring_fd;
-        memset(&attr, 0, sizeof(attr));
-        attr.prog_type = BPF_PROG_TYPE_CGROUP_SOCK;
-        attr.expected_attach_type = BPF_CGROUP_INET_SOCK_CREATE;
-        attr.insns = (uint64_t) (uintptr_t) code;
-        attr.insn_cnt = N_CODE;
-        attr.license = (uint64_t) (uintptr_t) "GPL";
-        fd = ebpf_call(BPF_PROG_LOAD, &attr);
-        if (fd < 0)
-                return neg_errno();
-        *ret_fd = (int) fd;
-        return 0;
-}
-
-/* Not by a link, which would end with us: sessions go on for a moment. */
-static int attach(int group_fd, int program_fd)
-{
-        union bpf_attr attr;
-
-        memset(&attr, 0, sizeof(attr));
-        attr.target_fd = (uint32_t) group_fd;
-        attr.attach_bpf_fd = (uint32_t) program_fd;
-        attr.attach_type = BPF_CGROUP_INET_SOCK_CREATE;
-        return ebpf_call(BPF_PROG_ATTACH, &attr) < 0 ? neg_errno() : 0;
+        return ebpf_load(BPF_PROG_TYPE_CGROUP_SOCK, BPF_CGROUP_INET_SOCK_CREATE, code, N_CODE, ret_fd);
 }
 
 int pings_new(const CgroupBase *base, Pings **ret)
@@ -180,7 +154,7 @@ int pings_new(const CgroupBase *base, Pings **ret)
         if (r >= 0)
                 r = load(p, &program_fd);
         if (r >= 0)
-                r = attach(cgroup_base_fd(base), program_fd);
+                r = ebpf_attach(cgroup_base_fd(base), program_fd, BPF_CGROUP_INET_SOCK_CREATE);
         if (r < 0)
                 return r;
         *ret = TAKE_PTR(p);
@@ -253,28 +227,9 @@ static int run_trial(const void *userdata)
         const Trial *t = userdata;
 
         if (setns(t->network_fd, CLONE_NEWNET) < 0)
-                return EXIT_NO_TRIAL;
+                return EXIT_FAILURE;
         return is_refused(AF_INET, IPPROTO_ICMP) && (!t->has_v6 || is_refused(AF_INET6, IPPROTO_ICMPV6)) ? 0
                                                                                                          : 1;
-}
-
-static int try_in_group(const CgroupBase *base, const Trial *t)
-{
-        _cleanup_close_ int group_fd = -EBADF;
-        int pidfd, r;
-        Id id;
-
-        r = id_random(&id);
-        if (r >= 0)
-                r = cgroup_make(base, &id, &(PrivLimits){ 0 }, &group_fd);
-        if (r < 0)
-                return r;
-        r = spawn_trial_into(group_fd, run_trial, t, &pidfd);
-        if (r >= 0)
-                r = spawn_wait(pidfd, TRY_MSEC);
-        if (cgroup_remove(base, &id) < 0)
-                (void) log_warning(0, "cannot remove a control group, leaving it to the next start");
-        return r > 0 ? -EOPNOTSUPP : r;
 }
 
 /* What it told of must be all that there was. */
@@ -297,7 +252,7 @@ int pings_try(Pings *p, const CgroupBase *base, int home_fd, const Steering *ste
         if (r < 0)
                 return r;
         t = (Trial){ .network_fd = n.fd, .has_v6 = n.socket_fds[EGRESS_PROXY6] >= 0 };
-        r = try_in_group(base, &t);
+        r = ebpf_try(base, run_trial, &t);
         if (r >= 0)
                 r = check_told(p, n.cookie, t.has_v6 ? TRIES_MAX : 1);
         netns_done(&n);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "daemon/isolate/devices.h"
 #include "daemon/isolate/kernel.h"
 #include "daemon/isolate/netns.h"
 #include "daemon/isolate/spawn.h"
@@ -211,6 +212,7 @@ void probe_all(const CgroupBase *base, int home_fd, PrivProbe probes[_PROBE_MAX]
         probes[PROBE_NETWORK_NAMESPACE].error = probe_network_namespace(home_fd);
         redirect->error = probe_redirect(home_fd, &redirect->value, ret_steering);
         probes[PROBE_PINGS].error = probe_pings(base, home_fd, *ret_steering, ret_pings);
+        probes[PROBE_DEVICES].error = devices_refuse(base);
         probe_sockets(&probes[PROBE_PEER_PIDFD], &probes[PROBE_PASS_RIGHTS]);
         probes[PROBE_CGROUP_MEMORY].error = probe_controller(base, CONTROLLER_MEMORY);
         probes[PROBE_CGROUP_PIDS].error = probe_controller(base, CONTROLLER_PIDS);
@@ -224,17 +226,12 @@ void probe_all(const CgroupBase *base, int home_fd, PrivProbe probes[_PROBE_MAX]
 const char *probe_layer(uint32_t name)
 {
         static const char *const layers[_PROBE_MAX] = {
-                [PROBE_LANDLOCK] = "landlock",
-                [PROBE_LANDLOCK_SCOPING] = "landlock-scoping",
-                [PROBE_PEER_PIDFD] = "peer-pidfd",
-                [PROBE_PASS_RIGHTS] = "pass-rights",
-                [PROBE_CGROUP_MEMORY] = "cgroup-memory",
-                [PROBE_CGROUP_PIDS] = "cgroup-pids",
-                [PROBE_CGROUP_CPU] = "cgroup-cpu",
-                [PROBE_CGROUP_IO] = "cgroup-io",
-                [PROBE_FUSE] = "fuse",
-                [PROBE_BPF_LSM] = "bpf-lsm",
-                [PROBE_FEXIT] = "fexit",
+                [PROBE_LANDLOCK] = "landlock",       [PROBE_LANDLOCK_SCOPING] = "landlock-scoping",
+                [PROBE_DEVICES] = "cgroup-devices",  [PROBE_PEER_PIDFD] = "peer-pidfd",
+                [PROBE_PASS_RIGHTS] = "pass-rights", [PROBE_CGROUP_MEMORY] = "cgroup-memory",
+                [PROBE_CGROUP_PIDS] = "cgroup-pids", [PROBE_CGROUP_CPU] = "cgroup-cpu",
+                [PROBE_CGROUP_IO] = "cgroup-io",     [PROBE_FUSE] = "fuse",
+                [PROBE_BPF_LSM] = "bpf-lsm",         [PROBE_FEXIT] = "fexit",
         };
 
         return name < _PROBE_MAX ? layers[name] : NULL;

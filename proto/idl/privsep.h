@@ -464,6 +464,7 @@ typedef enum PrivProbeName {
         PROBE_BPF_LSM,
         PROBE_FEXIT,
         PROBE_PINGS,
+        PROBE_DEVICES,
         _PROBE_MAX,
 } PrivProbeName;
 

@@ -154,7 +154,7 @@ def test_doctor_says_what_is_there(instance, alice):
     needed = {"landlock", "openat2", "mount-api", "clone-into-cgroup", "cgroup-kill", "seccomp", "user-namespace",
               "network-namespace", "network-redirect"}
     used = {"landlock-scoping", "peer-pidfd", "pass-rights", "fuse", "bpf-lsm", "fexit", "cgroup-memory", "cgroup-pids",
-            "cgroup-cpu", "cgroup-io", "pings"}
+            "cgroup-cpu", "cgroup-io", "pings", "cgroup-devices"}
     assert healthy and needed | used | {"audit-store", "audit-worker", "dialer-worker", "egress-workers", "masks"} <= set(checks)
     assert all(checks[name]["state"] == "ok" for name in needed - {"network-redirect"})
     assert all("advice" in c for c in checks.values() if c["state"] in ("warning", "failure"))
