@@ -155,6 +155,20 @@ int buf_receive(int fd, Buf *to, size_t n)
         return (int) got;
 }
 
+int egress_receive(const Egress *e, int fd, Buf *to, size_t n)
+{
+        ssize_t got;
+        int r;
+
+        do
+                got = recv(fd, e->scratch, MIN_OF(n, (size_t) EGRESS_SCRATCH_SIZE), MSG_DONTWAIT);
+        while (got < 0 && errno == EINTR);
+        if (got < 0)
+                return neg_errno();
+        r = buf_put(to, e->scratch, (size_t) got);
+        return r < 0 ? r : (int) got;
+}
+
 static uint64_t state_timeout(const Client *c)
 {
         switch (c->state) {
@@ -325,7 +339,7 @@ int client_fill(Client *c)
 
         if (c->is_eof || room == 0 || !c->may_read)
                 return 0;
-        r = buf_receive(c->fd, &c->in, room);
+        r = egress_receive(c->egress, c->fd, &c->in, room);
         c->may_read = r == 0 || r == (int) room;
         if (r == -EAGAIN)
                 return 0;

@@ -241,6 +241,8 @@ int buf_send(int fd, Buf *buf) _must_check_;
 int buf_send_more(int fd, Buf *buf) _must_check_;
 /* What a socket holds, up to n bytes, into `to`. > 0: so many; 0: end; -EAGAIN: nothing now. */
 int buf_receive(int fd, Buf *to, size_t n) _must_check_;
+/* The same by way of the scratch space: `to` grows by what comes, not by what may. */
+int egress_receive(const Egress *e, int fd, Buf *to, size_t n) _must_check_;
 
 /* request.c: what one step did: 1: more may be possible; 0: wait; negative: the client must go */
 int request_step_head(Client *c) _must_check_;

@@ -196,13 +196,14 @@ static int put_head(Client *c, const HttpHead *h)
         return http_put_response(&c->to_client, h, framing, c->is_last);
 }
 
-static int receive_head(Server *s)
+static int receive_head(Client *c)
 {
+        Server *s = &c->server;
         size_t n = MIN_OF(HTTP_HEAD_MAX - buf_size(&s->in), 16384U);
         int r = s->may_read ? bounds_room(&s->received, s->fd, n, &n) : -EAGAIN;
 
         if (r >= 0)
-                r = buf_receive(s->fd, &s->in, n);
+                r = egress_receive(c->egress, s->fd, &s->in, n);
         if (r == -EAGAIN)
                 s->may_read = false;
         if (r > 0)
@@ -219,7 +220,7 @@ static int step_response_head(Client *c)
         int r = 1;
 
         if (buf_size(&s->in) <= s->scanned)
-                r = receive_head(s);
+                r = receive_head(c);
         if (r == -EAGAIN)
                 return 0;
         if (r == -EDQUOT)
