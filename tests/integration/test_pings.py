@@ -13,7 +13,7 @@ import pytest
 
 import machine
 from machine import eventually
-from sessions import create, describe
+from sessions import create, describe, kill_daemon
 from varlink import Call
 
 ATTEMPTS = """
@@ -181,6 +181,17 @@ def test_after_audit_was_killed(kernel, own_instance, alice):
     assert eventually(lambda: own_instance.ctl(alice, *attempt, timeout=120).returncode == 0, 60)
     assert count(rows_of(own_instance, session, 6)) == 6
     own_instance.ctl(alice, "terminate", "--grace", "0s", session)
+
+
+def test_after_the_daemon_was_killed(kernel, own_instance, alice):
+    """What it left attached to the group of all sessions gives way to the program of the next."""
+    create(own_instance, alice)
+    for _ in range(2):
+        kill_daemon(own_instance)
+        assert doctor(own_instance, alice)["state"] == "ok"
+        found, session = attempts(own_instance, alice, 3)
+        assert found == [["EPERM"], ["EPERM"]]
+        assert count(rows_of(own_instance, session, 3)) == 3
 
 
 def test_kernel_without_such_programs(own_instance, either):
