@@ -5,7 +5,7 @@ import pytest
 import interfaces
 import machine
 import wire
-from fixtures import alice, need_root, settings  # noqa: F401
+from fixtures import alice, need_root, own_instance, settings  # noqa: F401
 
 
 def pytest_configure(config):
