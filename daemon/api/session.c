@@ -270,6 +270,18 @@ static int start_life(Session *s)
 
 /* ---- the launcher's answers ---- */
 
+static void warn_one(Session *s, const char *missing)
+{
+        char text[PRIV_TEXT_SIZE * 4 + 128];
+        bool is_repository = str_has_prefix(missing, PRIV_MISSING_REPOSITORY);
+
+        if (str_printf(text, sizeof(text), "%s%s",
+                       is_repository ? "the repository of this worktree is not shown, and git does not work: "
+                                     : "does not exist: ",
+                       missing + (is_repository ? strlen(PRIV_MISSING_REPOSITORY) : 0)) >= 0)
+                session_warn(s, is_repository ? "repository-missing" : "path-missing", text);
+}
+
 /* One warning for each optional path that was absent. */
 static void warn_missing(Session *s, const char *missing)
 {
@@ -277,13 +289,12 @@ static void warn_missing(Session *s, const char *missing)
 
         while (*p) {
                 size_t n = strcspn(p, "\n");
-                char path[PRIV_TEXT_SIZE * 4], text[PRIV_TEXT_SIZE * 4 + 32];
+                char path[PRIV_TEXT_SIZE * 4];
 
                 if (n > 0 && n < sizeof(path)) {
                         memcpy(path, p, n);
                         path[n] = '\0';
-                        if (str_printf(text, sizeof(text), "does not exist: %s", path) >= 0)
-                                session_warn(s, "path-missing", text);
+                        warn_one(s, path);
                 }
                 p += n + (p[n] == '\n');
         }

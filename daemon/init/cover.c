@@ -45,9 +45,11 @@ static bool has_grant_below(const Protect *p, const char *path)
         char full[PLAN_PATH_MAX];
         size_t n;
 
-        if (str_printf(full, sizeof(full), "%s/%s/", p->workspace, path) < 0)
+        if (protect_full(p, path, full, sizeof(full) - 1) < 0)
                 return false;
         n = strlen(full);
+        full[n++] = '/';
+        full[n] = '\0';
         for (uint32_t i = 0; i < p->plan->header->n_mounts; i++) {
                 const PlanMount *m = &p->plan->mounts[i];
 

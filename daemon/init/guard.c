@@ -243,6 +243,9 @@ static int open_watch(Guard *g)
 
         if (r >= 0) {
                 r = watch_add(g->protect.watch, &g->protect.root, g->protect.workspace_fd, "", 0);
+                if (r >= 0 && g->protect.repository_fd >= 0)
+                        r = watch_add(g->protect.watch, &g->protect.repository_root,
+                                      g->protect.repository_fd, PROTECT_REPOSITORY, 0);
                 if (r >= 0)
                         return 0;
                 g->protect.watch = watch_free(g->protect.watch);
@@ -282,6 +285,13 @@ static int begin_matches(Guard *g)
         return r >= 0 && g->matches ? matches_walk(g->matches) : r;
 }
 
+static int open_top(const char *path, int *ret_fd)
+{
+        *ret_fd = kernel_openat2(AT_FDCWD, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC,
+                                 RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
+        return *ret_fd < 0 ? neg_errno() : 0;
+}
+
 static int prepare(Guard *g)
 {
         sigset_t all;
@@ -295,11 +305,11 @@ static int prepare(Guard *g)
                 r = identity_become_guard(g->setup);
         if (r < 0)
                 return r;
-        g->protect.workspace_fd =
-                        kernel_openat2(AT_FDCWD, g->protect.workspace, O_RDONLY | O_DIRECTORY | O_CLOEXEC,
-                                       RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS);
-        if (g->protect.workspace_fd < 0)
-                return neg_errno();
+        r = open_top(g->protect.workspace, &g->protect.workspace_fd);
+        if (r >= 0 && g->protect.repository[0])
+                r = open_top(g->protect.repository, &g->protect.repository_fd);
+        if (r < 0)
+                return r;
         r = g->has_rules ? open_watch(g) : 0;
         return r < 0 ? r : begin_matches(g);
 }
@@ -366,8 +376,12 @@ int guard_start(Setup *s, int *ret_fd)
         guard = (Guard){ .setup = s,
                          .is_of_first = getpid() == 1,
                          .protect = { .workspace = plan_string(&s->plan, s->plan.header->workspace),
-                                      .workspace_fd = -EBADF } };
+                                      .workspace_fd = -EBADF,
+                                      .repository = "",
+                                      .repository_fd = -EBADF } };
         r = protect_rules(&guard.protect, &s->plan, &n);
+        if (r >= 0 && (s->repository_flags & PLAN_WRITABLE))
+                r = protect_repository_rules(&guard.protect, s->repository);
         if (r < 0)
                 return setup_fail(s, r, "rules");
         guard.has_rules = n > 0;

@@ -311,6 +311,7 @@ static void setup_init(Setup *s)
                       .idmap_fd = -EBADF,
                       .home_fd = -EBADF,
                       .guard_fd = -EBADF,
+                      .repository_fd = -EBADF,
                       .home_mount_fd = -EBADF,
                       .own_fd = -EBADF,
                       .root_fd = -EBADF,

@@ -125,6 +125,19 @@ static bool matches_ok(const Plan *p, const PlanMount *m)
                glob_parse(plan_string(p, m->source), &g) >= 0;
 }
 
+/* What says of a repository, which no plan names, whether it is shown. */
+static bool repository_ok(const Plan *p, const PlanMount *m)
+{
+        if (m->source != 0 || m->size_bytes != 0)
+                return false;
+        if (m->type == PLAN_BOUND)
+                return path_ok(plan_string(p, m->target)) && !(m->flags & ~(uint32_t) PLAN_WRITABLE);
+        if (m->type == PLAN_DENY)
+                return path_ok(plan_string(p, m->target)) && m->flags == 0;
+        return m->target == p->header->workspace && !p->header->has_tmp_workspace &&
+               !(m->flags & ~(uint32_t) (PLAN_WRITABLE | PLAN_IDMAP));
+}
+
 static bool mount_ok(const Plan *p, const PlanMount *m)
 {
         if (m->type >= _PLAN_MOUNT_TYPE_MAX || m->flags & ~(uint32_t) PLAN_FLAGS_ALL)
@@ -134,6 +147,8 @@ static bool mount_ok(const Plan *p, const PlanMount *m)
         if (m->type == PLAN_COMPOSE)
                 return m->source == m->target && path_ok(plan_string(p, m->target)) &&
                        !(m->flags & ~(uint32_t) PLAN_OPTIONAL) && m->size_bytes == 0;
+        if (m->type == PLAN_REPOSITORY || m->type == PLAN_BOUND || m->type == PLAN_DENY)
+                return repository_ok(p, m);
         if (!target_ok(p, m->target))
                 return false;
         if ((m->type == PLAN_BIND || m->type == PLAN_SOCKET || m->type == PLAN_TMPFS) &&

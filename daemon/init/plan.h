@@ -31,7 +31,11 @@ typedef enum PlanMountType {
         PLAN_MASK,     /* whatever lies at target is hidden: an empty unreadable file or directory */
         PLAN_MASK_MATCHES, /* the same for what matches source, a pattern (glob.h), below target, the
                               workspace */
-        PLAN_PROTECT, /* target, below the workspace, names that may be "*", stays as it is: protect.h */
+        PLAN_PROTECT,    /* target, below the workspace, names that may be "*", stays as it is: protect.h */
+        PLAN_REPOSITORY, /* of target, the workspace, where that is a linked worktree: shown at its own
+                            place, with the workspace's flags; repository.c */
+        PLAN_BOUND,      /* a repository is shown only at or below one of these, writable if that one is */
+        PLAN_DENY,       /* denied, and neither a mask nor hidden: it may be in, or above, a repository */
         _PLAN_MOUNT_TYPE_MAX,
 } PlanMountType;
 

@@ -132,12 +132,29 @@ static bool holds_something(Protect *p, const Place *place)
                modules_each(p, place, holds_module, &(Visit){ .p = p, .place = place }) != 0;
 }
 
+static const char *below(const char *path, const char *top)
+{
+        size_t n = strlen(top);
+
+        return n > 0 && strncmp(path, top, n) == 0 && path[n] == '/' ? path + n + 1 : NULL;
+}
+
+/* -EXDEV: that is nothing of ours. */
+static int find_alias(Protect *p, const char *target, ProtectRule **ret)
+{
+        const char *path = below(target, p->workspace);
+
+        if (path)
+                return rules_add(p, &p->root, path, ret);
+        path = below(target, p->repository);
+        return path ? rules_add(p, &p->repository_root, path, ret) : -EXDEV;
+}
+
 /* A link that the host made: what it leads to is kept as well, where that is in the workspace. */
 static int follow_link(Protect *p, const Place *place, const ProtectRule *rule, const char *name)
 {
         _cleanup_close_ int fd = -EBADF;
         char link[32], target[PLAN_PATH_MAX];
-        size_t size = strlen(p->workspace);
         ProtectRule *alias;
         size_t n_rules = p->n_rules;
         ssize_t n;
@@ -152,9 +169,9 @@ static int follow_link(Protect *p, const Place *place, const ProtectRule *rule, 
         if (n < 0)
                 return 0;
         target[n] = '\0';
-        if (strncmp(target, p->workspace, size) != 0 || target[size] != '/')
+        r = find_alias(p, target, &alias);
+        if (r == -EXDEV)
                 return 0;
-        r = rules_add(p, target + size + 1, &alias);
         if (r >= 0 && alias != rule)
                 r = rules_copy(p, rule, alias, 0);
         if (r >= 0 && p->n_rules > n_rules) {
@@ -339,6 +356,10 @@ static int visit(Protect *p, const Place *place, const ProtectRule *rule, const 
 int protect_pass(Protect *p)
 {
         Place top = { .rule = &p->root, .fd = p->workspace_fd, .path = "", .maker = MAKER_UNKNOWN };
+        Place repository = { .rule = &p->repository_root,
+                             .fd = p->repository_fd,
+                             .path = PROTECT_REPOSITORY,
+                             .maker = MAKER_UNKNOWN };
         int r;
 
         p->is_partly_watched = false;
@@ -346,14 +367,28 @@ int protect_pass(Protect *p)
                 p->has_new_alias = false;
                 p->n_modules = p->n_module_entries = 0;
                 r = visit_children(p, &top);
+                if (p->repository_fd >= 0)
+                        r = first_error(r, visit_children(p, &repository));
         } while (r >= 0 && p->has_new_alias);
         return r;
+}
+
+int protect_full(const Protect *p, const char *path, char *ret, size_t size)
+{
+        return str_has_prefix(path, PROTECT_REPOSITORY)
+                               ? str_printf(ret, size, "%s%s", p->repository, path + 1)
+                               : str_printf(ret, size, "%s/%s", p->workspace, path);
 }
 
 void protect_note(Protect *p, PrivGuardNote note, const char *path)
 {
         PrivGuarded m = { .note = note };
+        int r = str_has_prefix(path, PROTECT_REPOSITORY) ? protect_full(p, path, m.path, sizeof(m.path))
+                                                         : str_copy(m.path, sizeof(m.path), path);
 
-        if (str_copy(m.path, sizeof(m.path), path) >= 0)
+        /* One that is too long is better told without where the repository lies than not at all. */
+        if (r < 0)
+                r = str_copy(m.path, sizeof(m.path), path);
+        if (r >= 0)
                 (void) !write(p->init_fd, &m, sizeof(m));
 }

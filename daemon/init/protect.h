@@ -30,6 +30,7 @@
 #define PROTECT_MODULE_DEPTH       32U
 #define PROTECT_MODULE_SIZE        400U /* of the path of one */
 #define PROTECT_PARTS_MAX          64U
+#define PROTECT_REPOSITORY         "/"  /* the path of the repository's directory */
 #define PROTECT_WATCHES_LEFT       640U /* by modules, for others: those of a "*" alone may be 512 */
 
 /* A name that matters in a directory that matters. */
@@ -60,6 +61,11 @@ typedef struct Protect {
         const char *workspace;
         int workspace_fd;
         ProtectRule root;
+        /* Of a workspace that is a linked worktree, where it lies outside: kept as a .git of the workspace's
+         * is. Paths in it begin with a slash. Empty: there is none. */
+        const char *repository;
+        int repository_fd;
+        ProtectRule repository_root;
         size_t n_rules;
         size_t n_aliases;
         bool has_new_alias; /* look again */
@@ -79,8 +85,11 @@ typedef struct Protect {
 /* Rules of the plan. 0 with *ret_n 0: nothing to keep. */
 int protect_rules(Protect *p, const Plan *plan, size_t *ret_n) _must_check_;
 
-/* path: below the workspace, without a slash at its beginning. */
-int rules_add(Protect *p, const char *path, ProtectRule **ret) _must_check_;
+/* The repository of setup is kept as .git is. */
+int protect_repository_rules(Protect *p, const char *repository) _must_check_;
+
+/* path: below root's directory, without a slash at its beginning. */
+int rules_add(Protect *p, ProtectRule *root, const char *path, ProtectRule **ret) _must_check_;
 /* The same rules below another name: where a link leads. */
 int rules_copy(Protect *p, const ProtectRule *from, ProtectRule *to, unsigned depth) _must_check_;
 
@@ -107,6 +116,9 @@ int protect_list(int directory_fd, DIR **ret) _must_check_;
 
 /* One pass over all that is there: covers, or takes away. The commands are frozen, or gone. */
 int protect_pass(Protect *p) _must_check_;
+
+/* The absolute path of what is at path. */
+int protect_full(const Protect *p, const char *path, char *ret, size_t size) _must_check_;
 
 /* A line for people, by way of init. */
 void protect_note(Protect *p, PrivGuardNote note, const char *path);

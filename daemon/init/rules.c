@@ -30,9 +30,9 @@ static int rule_child(Protect *p, ProtectRule *rule, const char *name, size_t n,
         return 0;
 }
 
-int rules_add(Protect *p, const char *path, ProtectRule **ret)
+int rules_add(Protect *p, ProtectRule *root, const char *path, ProtectRule **ret)
 {
-        ProtectRule *rule = &p->root;
+        ProtectRule *rule = root;
         int r;
 
         for (;;) {
@@ -94,7 +94,7 @@ int protect_rules(Protect *p, const Plan *plan, size_t *ret_n)
                         continue;
                 if (strncmp(path, p->workspace, n) != 0 || path[n] != '/')
                         return -EBADMSG;
-                r = rules_add(p, path + n + 1, &rule);
+                r = rules_add(p, &p->root, path + n + 1, &rule);
                 if (r < 0)
                         return r;
                 rule->is_protected = true;
@@ -120,4 +120,38 @@ int rules_copy(Protect *p, const ProtectRule *from, ProtectRule *to, unsigned de
                         r = rules_copy(p, c, copy, depth + 1);
         }
         return r;
+}
+
+/* What a checkout elsewhere, which is the host's, goes on with: "exec" lines of a rebase are run there. */
+static int add_states(Protect *p)
+{
+        static const char *const states[] = { "rebase-merge", "rebase-apply", "sequencer" };
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < ELEMENTSOF(states); i++) {
+                ProtectRule *c;
+
+                r = rule_child(p, &p->repository_root, states[i], strlen(states[i]), &c);
+                if (r >= 0)
+                        c->is_protected = true;
+        }
+        return r;
+}
+
+int protect_repository_rules(Protect *p, const char *repository)
+{
+        size_t n = strlen(p->workspace);
+        ProtectRule *git = find(&p->root, ".git"), *inside;
+        int r;
+
+        /* Nothing is kept, or all of it, by the mount itself. */
+        if (!repository[0] || !git || git->is_protected)
+                return 0;
+        if (strncmp(repository, p->workspace, n) == 0 && repository[n] == '/') {
+                r = rules_add(p, &p->root, repository + n + 1, &inside);
+                return r < 0 || inside == git ? r : rules_copy(p, git, inside, 0);
+        }
+        p->repository = repository;
+        r = rules_copy(p, git, &p->repository_root, 0);
+        return r < 0 ? r : add_states(p);
 }

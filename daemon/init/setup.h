@@ -66,7 +66,12 @@ typedef struct Setup {
         dev_t devices[SETUP_DEVICES_MAX]; /* of file systems that are ours: mount points are made only there
                                            */
         size_t n_devices;
-        int sources[PLAN_MOUNTS_MAX]; /* detached mounts, -EBADF where skipped */
+        char repository[PLAN_PATH_MAX]; /* of the workspace, a linked worktree: attached there, or part of
+                                           the workspace anyway; empty: none */
+        char worktree[256];             /* the workspace's name in it */
+        int repository_fd;              /* detached; -EBADF: there is nothing to attach, or no more */
+        uint32_t repository_flags;      /* the workspace's */
+        int sources[PLAN_MOUNTS_MAX];   /* detached mounts, -EBADF where skipped */
         bool source_is_directory[PLAN_MOUNTS_MAX];
 #ifdef SANDBOXD_LEAVE_OUT
         uint32_t unchecked; /* layers whose absence is let pass */
@@ -122,6 +127,19 @@ int source_open_all(Setup *s) _must_check_;
 /* Both as the caller. A file or directory, detached and read-only with all that is mounted below it. */
 int source_clone(Setup *s, const char *path, int *ret_fd, bool *ret_is_directory) _must_check_;
 int source_open_directory(Setup *s, const char *path, int *ret_fd) _must_check_;
+
+/* A mount of path, where the object there is what like_fd is; as the caller, with flags of PlanMountFlags.
+ */
+int source_clone_directory(Setup *s, const char *path, int like_fd, uint32_t flags,
+                           int *ret_fd) _must_check_;
+
+/* ---- repository.c ---- */
+
+/* The repository of entry i's folder, if that is a linked worktree; as the caller. What keeps it from being
+ * shown is no failure, but told. */
+int repository_open(Setup *s, uint32_t i) _must_check_;
+/* Where it belongs; path: that of the mount which is attached next, NULL: no more follow. */
+int repository_attach(Setup *s, const char *path) _must_check_;
 
 /* ---- compose.c ---- */
 

@@ -178,6 +178,30 @@ int source_open_directory(Setup *s, const char *path, int *ret_fd)
         return r;
 }
 
+/* Whether this file system can be idmapped or not. */
+static int clone_all(Setup *s, int fd, uint32_t flags, int *ret_fd)
+{
+        int r = clone_tree(s, fd, flags, AT_RECURSIVE, ret_fd);
+
+        return r == -EINVAL && (flags & PLAN_IDMAP) ? clone_tree(s, fd, flags, 0, ret_fd) : r;
+}
+
+int source_clone_directory(Setup *s, const char *path, int like_fd, uint32_t flags, int *ret_fd)
+{
+        _cleanup_close_ int fd = -EBADF;
+        struct stat found, like;
+        int r = path_refused(path) ? -EPERM : source_open_directory(s, path, &fd);
+
+        if (r < 0)
+                return r;
+        if (fstat(fd, &found) < 0 || fstat(like_fd, &like) < 0)
+                return neg_errno();
+        if (found.st_dev != like.st_dev || found.st_ino != like.st_ino)
+                return -ESTALE;
+        r = identity_raise(s);
+        return r < 0 ? r : clone_all(s, fd, flags, ret_fd);
+}
+
 static int open_and_clone(Setup *s, uint32_t i)
 {
         const PlanMount *m = &s->plan.mounts[i];
@@ -201,9 +225,7 @@ static int open_and_clone(Setup *s, uint32_t i)
         r = identity_raise(s);
         if (r < 0)
                 return r;
-        r = clone_tree(s, fd, m->flags, AT_RECURSIVE, &s->sources[i]);
-        if (r == -EINVAL && (m->flags & PLAN_IDMAP))
-                r = clone_tree(s, fd, m->flags, 0, &s->sources[i]);
+        r = clone_all(s, fd, m->flags, &s->sources[i]);
         /* Then it has the owner that it has: whoever may not connect to it outside may not inside. */
         if (r == -EINVAL && m->type == PLAN_SOCKET)
                 r = clone_tree(s, fd, m->flags & ~(uint32_t) PLAN_IDMAP, 0, &s->sources[i]);
@@ -216,6 +238,8 @@ static int open_one(Setup *s, uint32_t i)
 
         if (m->type == PLAN_COMPOSE)
                 return compose_open(s, plan_string(&s->plan, m->source));
+        if (m->type == PLAN_REPOSITORY)
+                return repository_open(s, i);
         return m->type == PLAN_BIND || m->type == PLAN_SOCKET ? open_and_clone(s, i) : 0;
 }
 

@@ -336,7 +336,10 @@ static int attach_mount(Setup *s, uint32_t i)
         case PLAN_MASK_MATCHES: /* after everything else */
         case PLAN_COMPOSE:      /* all of them before everything else */
         case PLAN_HIDE:
-        case PLAN_PROTECT: /* when all is attached */
+        case PLAN_PROTECT:    /* when all is attached */
+        case PLAN_REPOSITORY: /* where it belongs among the others */
+        case PLAN_BOUND:
+        case PLAN_DENY:
                 return 0;
         case PLAN_MASK:
                 return target_mask(s, path);
@@ -389,8 +392,13 @@ int target_attach_all(Setup *s)
                 r = home_attach(s);
         if (r == 0)
                 r = compose_attach(s);
-        for (uint32_t i = 0; r == 0 && i < h->n_mounts; i++)
-                r = attach_mount(s, i);
+        for (uint32_t i = 0; r == 0 && i < h->n_mounts; i++) {
+                r = repository_attach(s, plan_string(&s->plan, s->plan.mounts[i].target));
+                if (r == 0)
+                        r = attach_mount(s, i);
+        }
+        if (r == 0)
+                r = repository_attach(s, NULL);
         if (r == 0 && h->has_tmp_workspace)
                 r = make_workspace(s);
         if (r == 0)

@@ -276,7 +276,7 @@ void watch_forget(Watch *w)
         for (size_t i = 0; i < w->n_directories;) {
                 Directory *d = w->directories[i];
 
-                if (d->is_seen || d->path[0] == '\0') {
+                if (d->is_seen || d->path[0] == '\0' || str_equal(d->path, PROTECT_REPOSITORY)) {
                         d->is_seen = false;
                         i++;
                         continue;

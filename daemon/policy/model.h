@@ -270,6 +270,8 @@ bool compose_shows(const Policy *p, const PolicyVariables *v, const char *path);
 /* What the ceiling leaves of an access to a path: the same, less, or PATH_DENY. */
 PathAccess ceiling_access(const Policy *ceiling, const PolicyVariables *v, const char *path,
                           PathAccess access);
+/* Where the ceiling (NULL: everywhere) lets a repository be shown. */
+int repository_plan(const Policy *ceiling, const PolicyVariables *v, PlanBuilder *b) _must_check_;
 /* Takes out of p what it lets nobody have: ports, groups. */
 int ceiling_strike(Policy *p, const Policy *ceiling, PolicyDiagnostics *d) _must_check_;
 /* The same for a protected path, whose names may be "*". */
@@ -293,3 +295,5 @@ int rule_name(const NetRule *r, char ret[PRIV_NAME_SIZE]) _must_check_;
 /* Literal paths that hold credentials, below the home and absolute; NULL ends. */
 extern const char *const credential_home_paths[];
 extern const char *const credential_system_paths[];
+/* Folders of tools, below the home. */
+extern const char *const tool_folders[];

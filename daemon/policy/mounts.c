@@ -20,40 +20,6 @@
 #define HOLE_BYTES         (UINT64_C(1) << 20)
 #define FILES_DEFAULT      16384U
 
-static const char *const tool_folders[] = {
-        ".local/bin",
-        ".local/lib",
-        ".local/share/pipx",
-        ".local/share/uv",
-        ".local/share/mise",
-        ".local/share/fnm",
-        ".local/share/pnpm",
-        ".cargo/bin",
-        ".rustup",
-        ".nvm",
-        ".volta",
-        ".fnm",
-        ".nodenv",
-        ".npm-global",
-        ".bun/bin",
-        ".deno/bin",
-        ".yarn/bin",
-        ".pyenv",
-        ".poetry/bin",
-        ".rbenv",
-        ".rvm",
-        ".asdf",
-        ".goenv",
-        "go/bin",
-        ".jenv",
-        ".sdkman",
-        ".ghcup/bin",
-        ".cabal/bin",
-        ".krew/bin",
-        ".dotnet/tools",
-        "bin",
-};
-
 typedef struct Item {
         char *path;
         const char *pattern; /* "": builtin */
@@ -110,7 +76,7 @@ static int add_tools(Items *x, const PolicyVariables *v)
         char path[PLAN_PATH_MAX];
         int r;
 
-        for (size_t i = 0; i < ELEMENTSOF(tool_folders); i++) {
+        for (size_t i = 0; tool_folders[i]; i++) {
                 r = str_printf(path, sizeof(path), "%s/%s", v->home, tool_folders[i]);
                 if (r >= 0)
                         r = add_item(x,
@@ -390,12 +356,14 @@ static int put_denied(const Items *x, const Item *item, const PolicyVariables *v
         bool is_covered = is_below_shown(x, x->n, item->path) || !path_is_below(item->path, v->home);
         int r;
 
-        /* In the session's own empty home there is nothing to hide. */
+        /* In the session's own empty home there is nothing to hide, but for what a worktree brings along. */
         if (!is_covered)
-                return 0;
+                return plan_builder_mount(b, PLAN_DENY, 0, "", item->path, 0);
         /* A mask cannot carry the mount below it; an own empty folder can. */
-        if (has_hole(x, item))
-                return plan_builder_mount(b, PLAN_TMPFS, 0, "", item->path, HOLE_BYTES);
+        if (has_hole(x, item)) {
+                r = plan_builder_mount(b, PLAN_DENY, 0, "", item->path, 0);
+                return r < 0 ? r : plan_builder_mount(b, PLAN_TMPFS, 0, "", item->path, HOLE_BYTES);
+        }
         r = plan_builder_mount(b, PLAN_MASK, 0, "", item->path, 0);
         return r < 0 ? r : globs_plan_literal(item->path, v, b);
 }
@@ -432,6 +400,9 @@ static int put_items(const Items *x, const PolicyVariables *v, bool is_root_sess
                 if (is_root_session && (flags & (PLAN_WRITABLE | PLAN_WORKSPACE)))
                         flags |= PLAN_IDMAP;
                 r = plan_builder_mount(b, PLAN_BIND, flags, item->path, item->path, 0);
+                if (r >= 0 && (flags & PLAN_WORKSPACE))
+                        r = plan_builder_mount(b, PLAN_REPOSITORY, flags & (PLAN_WRITABLE | PLAN_IDMAP), "",
+                                               item->path, 0);
         }
         return r;
 }
@@ -478,6 +449,8 @@ int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session,
                 r = globs_plan(p, v, b, diagnostics);
         if (r >= 0)
                 r = protect_plan(p, v, b);
+        if (r >= 0)
+                r = repository_plan(p->ceiling, v, b);
         items_done(&items);
         if (r < 0)
                 return r;

@@ -600,6 +600,9 @@ typedef struct PrivLimits {
 
 #define PRIV_HOME_KEY_SIZE 32U
 
+/* A line of what is missing that begins so says why a linked worktree's repository is not shown. */
+#define PRIV_MISSING_REPOSITORY "repository: "
+
 /* fds: the plan, the compiled policy; both sealed. */
 typedef struct PrivSessionCreate {
         uint64_t token;

@@ -154,6 +154,11 @@ static void test_mounts(void **state)
                 { PLAN_MASK, PLAN_WRITABLE, NULL, 0 },
                 { PLAN_MASK, 0, NULL, 1 },
                 { PLAN_BIND, 0, NULL, 0 },
+                { PLAN_REPOSITORY, 0, NULL, 0 }, /* of what is not the workspace */
+                { PLAN_BOUND, PLAN_IDMAP, NULL, 0 },
+                { PLAN_BOUND, 0, "/x", 0 },
+                { PLAN_DENY, PLAN_WRITABLE, NULL, 0 },
+                { PLAN_DENY, 0, NULL, 1 },
         };
 
         (void) state;

@@ -511,7 +511,8 @@ static void test_plan(void **state)
                     plan.mounts[workspace].flags & PLAN_WRITABLE);
         assert_true(find_mount(&plan, "/opt/t/out") > find_mount(&plan, "/opt/t"));
         assert_int_equal(find_mount(&plan, "/data/x"), -1);
-        assert_int_equal(find_mount(&plan, "/home/u/.rustup"), -1);
+        assert_int_equal(plan.mounts[find_mount(&plan, "/home/u/.rustup")].type, PLAN_DENY);
+        assert_int_equal(plan.mounts[find_mount(&plan, "/")].type, PLAN_BOUND);
         assert_int_equal(plan.mounts[find_mount(&plan, "/home/u/.config/gh")].type, PLAN_MASK);
         assert_int_equal(plan.mounts[find_mount(&plan, "/home/u/.aws")].type, PLAN_BIND);
         assert_int_equal(find_mount(&plan, "/home/u/.ssh"), -1);

@@ -1,0 +1,38 @@
+/* Where tools lie in a home: shown in each session, read-only, where they exist. */
+
+#include "daemon/policy/model.h"
+
+const char *const tool_folders[] = {
+        ".local/bin",
+        ".local/lib",
+        ".local/share/pipx",
+        ".local/share/uv",
+        ".local/share/mise",
+        ".local/share/fnm",
+        ".local/share/pnpm",
+        ".cargo/bin",
+        ".rustup",
+        ".nvm",
+        ".volta",
+        ".fnm",
+        ".nodenv",
+        ".npm-global",
+        ".bun/bin",
+        ".deno/bin",
+        ".yarn/bin",
+        ".pyenv",
+        ".poetry/bin",
+        ".rbenv",
+        ".rvm",
+        ".asdf",
+        ".goenv",
+        "go/bin",
+        ".jenv",
+        ".sdkman",
+        ".ghcup/bin",
+        ".cabal/bin",
+        ".krew/bin",
+        ".dotnet/tools",
+        "bin",
+        NULL,
+};
