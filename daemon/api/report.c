@@ -36,6 +36,7 @@ static const char *const kinds[] = {
         [REPORT_AGENT_CONFIG] = "agent-config",
         [REPORT_BUILD_FILE] = "build-file",
         [REPORT_ODD_NAME] = "odd-name",
+        [REPORT_START_FILE] = "start-file",
         [REPORT_END] = "",
 };
 ASSERT_TABLE(kinds, _REPORT_KIND_MAX);

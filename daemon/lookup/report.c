@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "daemon/isolate/kernel.h"
+#include "daemon/isolate/worktree.h"
 #include "daemon/lookup/lookup.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -23,6 +24,7 @@
 #include "proto/base/parse.h"
 #include "proto/base/str.h"
 
+#define GIT           ".git"
 #define DEPTH_MAX     64U
 #define VISITS_MAX    1000000U
 #define ENTRIES_MAX   8192U
@@ -32,6 +34,7 @@
 
 typedef struct Scan {
         const char *workspace;
+        const char *repository; /* where it lies while that is looked through; NULL: it is the workspace */
         uint64_t since_usec;
         uint64_t end_usec;
         size_t n_visits;
@@ -40,13 +43,21 @@ typedef struct Scan {
         Buf output;
 } Scan;
 
+/* What lies in a repository elsewhere is named by its whole path. */
 static int put(Scan *x, PrivReportKind kind, const char *path, const char *target)
 {
-        PrivReportEntry e = { .kind = kind,
-                              .path_size = (uint32_t) strlen(path),
-                              .target_size = (uint32_t) strlen(target) };
+        PrivReportEntry e = { .kind = kind, .target_size = (uint32_t) strlen(target) };
+        char full[PRIV_PATH_SIZE];
         int r;
 
+        if (x->repository) {
+                if (str_printf(full, sizeof(full), "%s%s", x->repository, path + strlen(GIT)) < 0) {
+                        x->has_more = true;
+                        return 0;
+                }
+                path = full;
+        }
+        e.path_size = (uint32_t) strlen(path);
         if (x->n_entries >= ENTRIES_MAX ||
             buf_size(&x->output) + sizeof(e) + e.path_size + e.target_size > OUTPUT_MAX) {
                 x->has_more = true;
@@ -175,6 +186,34 @@ static int scan(Scan *x, int take_fd, const char *path, unsigned depth)
         return r;
 }
 
+static bool is_below(const char *path, const char *folder)
+{
+        size_t n = strlen(folder);
+
+        return strncmp(path, folder, n) == 0 && (path[n] == '/' || path[n] == '\0');
+}
+
+/* The session had it, too, if its workspace is a linked worktree (daemon/init/repository.c). */
+static int scan_repository(Scan *x)
+{
+        const char *why;
+        Worktree w;
+        int fd, r = worktree_resolve(x->workspace, getuid(), &w, &why);
+
+        if (r <= 0)
+                return 0;
+        fd = is_below(w.repository, x->workspace) || is_below(x->workspace, w.repository)
+                             ? -EBADF
+                             : kernel_openat2(w.fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, RESOLVE);
+        (void) fd_close(w.fd);
+        if (fd < 0)
+                return 0;
+        x->repository = w.repository;
+        r = scan(x, fd, GIT, 0);
+        x->repository = NULL;
+        return r;
+}
+
 /* argument: "USEC:/WORKSPACE" */
 static int parse(Scan *x, const char *argument)
 {
@@ -204,6 +243,8 @@ int lookup_report(const char *argument, int output_fd)
         if (fd < 0)
                 return neg_errno();
         r = scan(&x, fd, "", 0);
+        if (r >= 0)
+                r = scan_repository(&x);
         end.path_size = x.has_more;
         if (r >= 0)
                 r = buf_put(&x.output, &end, sizeof(end));

@@ -721,6 +721,7 @@ typedef enum PrivReportKind {
         REPORT_AGENT_CONFIG,
         REPORT_BUILD_FILE,
         REPORT_ODD_NAME,
+        REPORT_START_FILE,
         REPORT_END,
         _REPORT_KIND_MAX,
 } PrivReportKind;

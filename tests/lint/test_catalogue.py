@@ -15,7 +15,7 @@ SIZES = {"F": 40, "P": 24, "V": 9, "R": 18, "N": 21, "S": 34, "I": 22, "W": 34, 
 IDS = [f"{group}{number:02}" for group, size in SIZES.items() for number in range(1, size + 1) if (group, number) != ("W", 26)]
 # They come with features that are not here; all others wait for what is named in WAITS alone.
 COME_LATER = {"L06", *(f"Q{n:02}" for n in (1, 2, 3, 5, 8, 9, 12, 17)), *(f"X{n:02}" for n in range(3, 11))}
-WAITS = {"protected paths", "answers that wait for the row of a refusal", "the report at the end of a session", "credentials",
+WAITS = {"protected paths", "answers that wait for the row of a refusal", "credentials",
          "a second layer against device nodes, by the control group"}
 KERNEL_MAX = 15
 
