@@ -1,6 +1,7 @@
 #include "daemon/isolate/probe.h"
 
 #include <errno.h>
+#include <linux/fanotify.h>
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
@@ -184,6 +185,16 @@ static void probe_sockets(PrivProbe *ret_pidfd, PrivProbe *ret_rights)
         fd_close_many(pair, ELEMENTSOF(pair));
 }
 
+static int probe_fanotify(void)
+{
+        _cleanup_close_ int fd = (int) syscall(SYS_fanotify_init,
+                                               FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK |
+                                                               FAN_REPORT_DIR_FID | FAN_REPORT_NAME,
+                                               0);
+
+        return fd < 0 ? neg_errno() : 0;
+}
+
 static int probe_fuse(void)
 {
         _cleanup_close_ int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
@@ -218,6 +229,7 @@ void probe_all(const CgroupBase *base, int home_fd, PrivProbe probes[_PROBE_MAX]
         probes[PROBE_CGROUP_PIDS].error = probe_controller(base, CONTROLLER_PIDS);
         probes[PROBE_CGROUP_CPU].error = probe_controller(base, CONTROLLER_CPU);
         probes[PROBE_CGROUP_IO].error = probe_controller(base, CONTROLLER_IO);
+        probes[PROBE_FANOTIFY].error = probe_fanotify();
         probes[PROBE_FUSE].error = probe_fuse();
         probes[PROBE_BPF_LSM].error = probe_bpf_lsm();
         probes[PROBE_FEXIT].error = probe_fexit();
@@ -226,12 +238,13 @@ void probe_all(const CgroupBase *base, int home_fd, PrivProbe probes[_PROBE_MAX]
 const char *probe_layer(uint32_t name)
 {
         static const char *const layers[_PROBE_MAX] = {
-                [PROBE_LANDLOCK] = "landlock",       [PROBE_LANDLOCK_SCOPING] = "landlock-scoping",
-                [PROBE_DEVICES] = "cgroup-devices",  [PROBE_PEER_PIDFD] = "peer-pidfd",
-                [PROBE_PASS_RIGHTS] = "pass-rights", [PROBE_CGROUP_MEMORY] = "cgroup-memory",
-                [PROBE_CGROUP_PIDS] = "cgroup-pids", [PROBE_CGROUP_CPU] = "cgroup-cpu",
-                [PROBE_CGROUP_IO] = "cgroup-io",     [PROBE_FUSE] = "fuse",
-                [PROBE_BPF_LSM] = "bpf-lsm",         [PROBE_FEXIT] = "fexit",
+                [PROBE_LANDLOCK] = "landlock",        [PROBE_LANDLOCK_SCOPING] = "landlock-scoping",
+                [PROBE_DEVICES] = "cgroup-devices",   [PROBE_PEER_PIDFD] = "peer-pidfd",
+                [PROBE_PASS_RIGHTS] = "pass-rights",  [PROBE_CGROUP_MEMORY] = "cgroup-memory",
+                [PROBE_CGROUP_PIDS] = "cgroup-pids",  [PROBE_CGROUP_CPU] = "cgroup-cpu",
+                [PROBE_CGROUP_IO] = "cgroup-io",      [PROBE_FUSE] = "fuse",
+                [PROBE_BPF_LSM] = "bpf-lsm",          [PROBE_FEXIT] = "fexit",
+                [PROBE_FANOTIFY] = "protected-paths",
         };
 
         return name < _PROBE_MAX ? layers[name] : NULL;

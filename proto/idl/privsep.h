@@ -460,6 +460,7 @@ typedef enum PrivProbeName {
         PROBE_CGROUP_PIDS,
         PROBE_CGROUP_CPU,
         PROBE_CGROUP_IO,
+        PROBE_FANOTIFY, /* names of who makes what: the guard of protected paths */
         PROBE_FUSE,
         PROBE_BPF_LSM,
         PROBE_FEXIT,

@@ -153,7 +153,7 @@ def test_doctor_says_what_is_there(instance, alice):
     healthy, checks = diagnose(instance, alice)
     needed = {"landlock", "openat2", "mount-api", "clone-into-cgroup", "cgroup-kill", "seccomp", "user-namespace",
               "network-namespace", "network-redirect"}
-    used = {"landlock-scoping", "peer-pidfd", "pass-rights", "fuse", "bpf-lsm", "fexit", "cgroup-memory", "cgroup-pids",
+    used = {"protected-paths", "landlock-scoping", "peer-pidfd", "pass-rights", "fuse", "bpf-lsm", "fexit", "cgroup-memory", "cgroup-pids",
             "cgroup-cpu", "cgroup-io", "pings", "cgroup-devices"}
     assert healthy and needed | used | {"audit-store", "audit-worker", "dialer-worker", "egress-workers", "masks"} <= set(checks)
     assert all(checks[name]["state"] == "ok" for name in needed - {"network-redirect"})
@@ -185,7 +185,7 @@ def test_doctor_agrees_with_the_kernel(instance, alice):
     try:
         described = instance.call(alice, "io.sandboxd.Session.Describe", {"id": session})[0]["parameters"]["runtime"]
         degraded = {d["layer"] for d in described.get("degraded", [])}
-        layers = {"landlock-scoping", "peer-pidfd", "pass-rights", "fuse", "bpf-lsm", "fexit", "cgroup-memory", "cgroup-pids",
+        layers = {"protected-paths", "landlock-scoping", "peer-pidfd", "pass-rights", "fuse", "bpf-lsm", "fexit", "cgroup-memory", "cgroup-pids",
                   "cgroup-cpu", "cgroup-io"}
         assert degraded == {name for name in layers if checks[name]["state"] != "ok"}
     finally:
