@@ -194,6 +194,8 @@ static int look_for_rules(Guard *g)
         if (!g->has_rules)
                 return 0;
         r = p->watch && !p->is_partly_watched ? watch_read(p->watch) : 1;
+        if (r >= 0 && fresh_read(p->fresh))
+                r = 1;
         return r > 0 ? look(g, /* has_commands= */ true) : r;
 }
 
@@ -202,12 +204,13 @@ static int serve(Guard *g)
         Protect *p = &g->protect;
 
         for (;;) {
-                struct pollfd fds[3] = {
+                struct pollfd fds[4] = {
                         { .fd = p->init_fd, .events = POLLIN },
                         { .fd = p->watch ? watch_fd(p->watch) : -1, .events = POLLIN },
                         { .fd = g->matches ? matches_fd(g->matches) : -1, .events = POLLIN },
+                        { .fd = fresh_fd(p->fresh), .events = POLLIN },
                 };
-                int r = poll(fds, 3, timeout_msec(g));
+                int r = poll(fds, ELEMENTSOF(fds), timeout_msec(g));
 
                 if (r < 0 && errno != EINTR)
                         return neg_errno();

@@ -310,6 +310,21 @@ static int keep(Protect *p, const Place *place, const ProtectRule *rule, const c
         return r;
 }
 
+/* What is no longer harmless was made by the session all the same. */
+static bool is_fresh(Protect *p, const Place *place, const ProtectRule *rule, const char *name,
+                     const char *path, Maker *maker)
+{
+        if (rule->fresh == FRESH_NONE)
+                return false;
+        if (*maker == MAKER_UNKNOWN && fresh_is_known(p->fresh, path))
+                *maker = MAKER_SESSION_MOVED;
+        if (*maker != MAKER_SESSION && *maker != MAKER_SESSION_MOVED)
+                fresh_forget(p->fresh, path);
+        else if (fresh_take(p, place, rule, name, path) >= 0)
+                return true;
+        return false;
+}
+
 static int visit(Protect *p, const Place *place, const ProtectRule *rule, const char *name)
 {
         _cleanup_close_ int fd = protect_open(place->fd, name, O_PATH);
@@ -335,6 +350,8 @@ static int visit(Protect *p, const Place *place, const ProtectRule *rule, const 
                 return r;
         maker = maker_of(p, place, name);
         if (rule->is_kept && r == 0 && maker != MAKER_HOST)
+                return 0;
+        if (r == 0 && is_fresh(p, place, rule, name, path, &maker))
                 return 0;
         is_wrong = rule->is_protected || !S_ISDIR(st.st_mode);
         is_theirs = r == 0 && (maker == MAKER_SESSION || maker == MAKER_SESSION_MOVED);

@@ -30,7 +30,9 @@
 #define PROTECT_MODULE_DEPTH       32U
 #define PROTECT_MODULE_SIZE        400U /* of the path of one */
 #define PROTECT_PARTS_MAX          64U
-#define PROTECT_REPOSITORY         "/"  /* the path of the repository's directory */
+#define PROTECT_REPOSITORY         "/" /* the path of the repository's directory */
+#define PROTECT_FRESH_MAX          128U
+#define FRESH_SAMPLE               ".sample"
 #define PROTECT_WATCHES_LEFT       640U /* by modules, for others: those of a "*" alone may be 512 */
 
 /* A name that matters in a directory that matters. */
@@ -43,6 +45,8 @@ struct ProtectRule {
         /* A "*" below .git/modules. A submodule's name is as many names as its path, and it has submodules:
          * any directory below, at whatever depth, may be one. */
         bool is_module;
+        /* What the session makes there may stay the session's; fresh.c. */
+        enum { FRESH_NONE = 0, FRESH_CONFIG, FRESH_HOOKS, FRESH_MODULES } fresh;
         /* What the host has there is covered; what the session makes is its own: `git worktree add`. */
         bool is_kept;
 };
@@ -55,6 +59,7 @@ typedef enum Maker {
 } Maker;
 
 typedef struct Watch Watch;
+typedef struct Fresh Fresh;
 
 typedef struct Protect {
         const Plan *plan;
@@ -77,7 +82,8 @@ typedef struct Protect {
         char left[PROTECT_PATH_MAX]; /* where the host has modules that are too far down; empty: nowhere */
         bool is_partly_watched;      /* more directories than can be: look from time to time */
         Watch *watch;
-        int init_fd; /* where notes go */
+        Fresh *fresh; /* NULL: none yet */
+        int init_fd;  /* where notes go */
 } Protect;
 
 /* ---- rules.c ---- */
@@ -140,6 +146,17 @@ typedef int (*ModuleCall)(void *userdata, const char *name);
 /* Calls for each directory in that of place that may be a submodule or lead to one, until one says otherwise
  * than 0. */
 int modules_each(Protect *p, const Place *place, ModuleCall call, void *userdata) _must_check_;
+
+/* ---- fresh.c ---- */
+
+/* 0: name in place, at path, which the session made, is harmless and stays as it is. */
+int fresh_take(Protect *p, const Place *place, const ProtectRule *rule, const char *name,
+               const char *path) _must_check_;
+bool fresh_is_known(const Fresh *f, const char *path);
+void fresh_forget(Fresh *f, const char *path);
+int fresh_fd(const Fresh *f);
+/* Reads what there is. True: some of it is to be looked at. */
+bool fresh_read(Fresh *f);
 
 /* ---- watch.c ---- */
 

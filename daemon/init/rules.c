@@ -58,14 +58,28 @@ static ProtectRule *find(ProtectRule *rule, const char *name)
         return c;
 }
 
+static void know_fresh(ProtectRule *repository)
+{
+        ProtectRule *config = find(repository, "config"), *hooks = find(repository, "hooks");
+
+        if (config && config->is_protected)
+                config->fresh = FRESH_CONFIG;
+        if (hooks && hooks->is_protected)
+                hooks->fresh = FRESH_HOOKS;
+}
+
 /* What a name alone does not say of git's folders, where the policy protects something in them. */
 static int know_git(Protect *p)
 {
         static const char *const kept[] = { "commondir", "gitdir" };
         ProtectRule *git = find(&p->root, ".git"), *module = find(find(git, "modules"), "*");
-        ProtectRule *worktree = find(find(git, "worktrees"), "*");
+        ProtectRule *worktree = find(find(git, "worktrees"), "*"), *modules = find(&p->root, ".gitmodules");
         int r = 0;
 
+        if (modules && modules->is_protected)
+                modules->fresh = FRESH_MODULES;
+        know_fresh(git);
+        know_fresh(module);
         if (module)
                 module->is_module = true;
         for (size_t i = 0; worktree && r >= 0 && i < ELEMENTSOF(kept); i++) {
@@ -76,6 +90,12 @@ static int know_git(Protect *p)
                 r = rule_child(p, worktree, kept[i], strlen(kept[i]), &c);
                 if (r >= 0)
                         c->is_protected = c->is_kept = true;
+        }
+        /* Submodules of a worktree lie there. */
+        if (worktree && module && r >= 0) {
+                r = rule_child(p, worktree, "modules", strlen("modules"), &modules);
+                if (r >= 0)
+                        r = rules_copy(p, find(git, "modules"), modules, 0);
         }
         return r;
 }
@@ -110,6 +130,7 @@ int rules_copy(Protect *p, const ProtectRule *from, ProtectRule *to, unsigned de
         to->is_kept = from->is_kept && (to->is_kept || !to->is_protected);
         to->is_protected = to->is_protected || from->is_protected;
         to->is_module = to->is_module || from->is_module;
+        to->fresh = to->fresh ? to->fresh : from->fresh;
         if (depth > PROTECT_DEPTH_MAX)
                 return -ELOOP;
         for (const ProtectRule *c = from->first; r >= 0 && c; c = c->next) {

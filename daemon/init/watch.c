@@ -144,6 +144,8 @@ static bool matters(const ProtectRule *rule, const char *name, bool is_directory
 {
         if (rule->is_module && is_directory)
                 return true;
+        if (rule->fresh == FRESH_HOOKS)
+                return !str_has_suffix(name, FRESH_SAMPLE);
         for (const ProtectRule *c = rule->first; c; c = c->next)
                 if (str_equal(c->name, "*") || str_equal(c->name, name))
                         return true;

@@ -467,4 +467,130 @@ def test_warnings_tell(instance, either):
         return [w["code"] for w in described["runtime"]["warnings"] if ".envrc" in w["message"]]
 
     assert eventually(lambda: codes() == ["protected-path-refused"], 30), codes()
+    told = [json.loads(line) for line in instance.ctl(either, "events", "--json", "--session", name).stdout.splitlines()]
+    assert [e.get("event", e).get("kind") for e in told if "protected-path-refused" in str(e) and ".envrc" in str(e)] == ["session.warning"], told
     instance.ctl(either, "terminate", name)
+
+
+# ---- what git itself begins inside ----
+
+def refused_in(folder):
+    return [name for name in tree(folder) if ".refused-" in name]
+
+
+def test_git_init_inside(instance, either):
+    """A repository that begins in the session is one: with settings that nobody outside would run or follow."""
+    work = either.workspace()
+    done = instance.sh(either, """
+        set -e
+        git init -q -b main; git config user.name q; git config user.email q@x; git config pull.rebase true; echo x >f; git add f; git commit -qm first
+        git remote add origin https://example.org/x.git; git config branch.main.remote origin; git config branch.main.merge refs/heads/main
+        git branch side; git checkout -q side; git stash list; git gc -q; git config --get remote.origin.url; git init -q; echo end""", workspace=work)
+    assert done.stdout == "https://example.org/x.git\nend\n", done.stdout + done.stderr
+    assert refused_in(work) == []
+    assert git(either, work, "config", "pull.rebase") == "true\n" and git(either, work, "log", "--format=%s", "main") == "first\n"
+    # From here on it is the host's.
+    again = instance.sh(either, "git config a.b c; echo evil >>.git/config; echo evil >.git/hooks/pre-commit; git log --format=%s main", workspace=work)
+    assert again.stdout == "first\n" and "evil" not in open(work + "/.git/config").read()
+    assert not os.path.exists(work + "/.git/hooks/pre-commit")
+
+
+def test_submodules_inside(instance, alice):
+    """One is added, and those that the host has not initialized come without a word in its settings."""
+    part, work, cloned = repository(alice), repository(alice), alice.workspace()
+    script = f"""
+        set -e
+        git="git -c user.name=n -c user.email=n@x -c protocol.file.allow=always"
+        $git submodule --quiet add {part} deep/part 2>/dev/null; $git commit -qm parts
+        cd deep/part; git config core.worktree; git config pull.rebase true; echo y >>f; $git commit -qam more; git fetch -q; cd ../..
+        git submodule status | grep -c deep/part; git submodule foreach -q git remote; echo end"""
+    done = instance.sh(alice, script, workspace=work, options=["--read", part])
+    assert done.stdout == "../../../../deep/part\n1\norigin\nend\n", done.stdout + done.stderr
+    assert refused_in(work) == []
+    assert git(alice, work, "submodule", "status").split()[1] == "deep/part"
+    assert git(alice, work + "/deep/part", "config", "pull.rebase") == "true\n"
+    git(alice, work + "/deep/part", "checkout", "-q", "HEAD~1")
+    git(alice, work, "clone", "-q", work, cloned)
+    done = instance.sh(alice, "git -c submodule.active=. -c protocol.file.allow=always submodule --quiet update && cat deep/part/f; git submodule update --init",
+                       workspace=cloned, options=["--read", part])
+    assert done.stdout == "f\n" and ".git/config: Device or resource busy" in done.stderr, done.stdout + done.stderr
+    assert refused_in(cloned) == [] and git(alice, cloned + "/deep/part", "log", "--format=%s") == "first\n"
+
+
+@pytest.mark.parametrize("line", [
+    "[core]\\n\\tfsmonitor = touch x", "[core]\\n\\thooksPath = /tmp", "[core]\\n\\tworktree = ../..", "[core]\\n\\tbare = true", "[include]\\n\\tpath = x",
+    "[alias]\\n\\tst = !touch x", "[core]\\n\\tfilemode = true\\\\\\nfsmonitor = x", "[core] fsmonitor = x", "[remote \"x\"]\\n\\turl = ext::sh -c x",
+    "[remote \"x\"]\\n\\turl = ./evil", "[branch \"main\"]\\n\\tremote = evil", "[remote \"x\"]\\n\\turl = $PWD/evil", "[submodule \"x\"]\\n\\tupdate = !x",
+    "[core]\\n\\tfsmonitor=x", "[core \"x\"]\\n\\tfilemode = true", "[CORE]\\n\\tSSHCommand = x", "[user]\\n\\tname = \"x\"", "[user]\\n\\tname = x\\r", "garbage",
+])
+def test_settings_that_do_not_stay(instance, either, line):
+    """All that names a program, a file, a place: the file is put aside, whether it begins so or comes to it."""
+    for script in (f"git init -q; printf '%b\\n' '{line}' >>.git/config",
+                   f"git init -q; (cat .git/config; printf '%b\\n' '{line}') >x; mv x .git/config",
+                   f"mkdir .git; printf '%b\\n' '{line}' >.git/config"):
+        work = either.workspace()
+        done = instance.sh(either, (script + "; echo end").replace("$PWD", work), workspace=work)
+        assert done.stdout == "end\n", done.stderr
+        assert not os.path.lexists(work + "/.git/config"), open(work + "/.git/config").read()
+
+
+# Each keeps a way to write what the guard has read; nothing is written by it.
+WAYS = {
+    "descriptor": 'kept = os.open(path, os.O_RDWR)',
+    "appending": 'kept = os.open(path, os.O_WRONLY | os.O_APPEND)',
+    "mapping": 'fd = os.open(path, os.O_RDWR); kept = mmap.mmap(fd, 0); os.close(fd)',
+    "hard-link": 'os.link(path, ".git/other")',
+    "hard-link-before": 'os.rename(path, ".git/other"); os.link(".git/other", path)',
+    "descriptor-before": 'shutil.copy(path, ".git/x"); kept = os.open(".git/x", os.O_RDWR); os.rename(".git/x", path)',
+    "mapping-before": 'shutil.copy(path, ".git/x"); fd = os.open(".git/x", os.O_RDWR); kept = mmap.mmap(fd, 0); os.close(fd); os.rename(".git/x", path)',
+    "link": 'os.rename(path, ".git/x"); os.symlink("x", path)',
+    "fifo": 'os.unlink(path); os.mkfifo(path)',
+    "folder": 'os.unlink(path); os.mkdir(path)',
+    "size": 'open(path, "a").write("\\n" * 20000)',
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ways_round_the_look(instance, either, way):
+    """A file that could still be written by another way is none that was looked at: it goes, without a byte written."""
+    work = either.workspace()
+    either.write(work + "/way.py", f"""
+import mmap, os, shutil, time
+path = ".git/config"
+size = os.stat(path).st_size
+{WAYS[way]}
+end = time.monotonic() + 60
+while os.path.lexists(path) and time.monotonic() < end:
+    time.sleep(0.02)
+print("there" if os.path.lexists(path) else "gone")
+""")
+    done = instance.sh(either, "git init -q && /usr/bin/python3 way.py", workspace=work)
+    assert done.stdout == "gone\n", done
+
+
+def test_hooks_that_do_not_stay(instance, either):
+    for script in ("mv .git/hooks/pre-commit.sample .git/hooks/pre-commit", "echo evil >.git/hooks/post-commit", "ln -s x .git/hooks/pre-push",
+                   "mkdir h; echo evil >h/pre-commit; rm -r .git/hooks; mv h .git/hooks", "ln -s /tmp .git/hooks2; mv -T .git/hooks h; mv -T .git/hooks2 .git/hooks"):
+        work = either.workspace()
+        done = instance.sh(either, "git init -q; " + script + "; echo end", workspace=work)
+        assert done.stdout == "end\n", done.stderr
+        hooks = work + "/.git/hooks"
+        assert not os.path.islink(hooks) and all(name.endswith(".sample") for name in (os.listdir(hooks) if os.path.isdir(hooks) else [])), script
+
+
+def test_a_list_of_submodules_that_does_not_stay(instance, either):
+    for text in ("[submodule \"a\"]\\n\\tpath = ../x", "[submodule \"../a\"]\\n\\tpath = x", "[submodule \"a\"]\\n\\turl = -x", "[submodule \"a\"]\\n\\tupdate = !x",
+                 "[core]\\n\\tfilemode = true", "[submodule \"a\"]\\n\\tpath = .git/x", "[submodule \"a\"]\\n\\turl = ext::x"):
+        work = repository(either)
+        instance.sh(either, f"printf '%b\\n' '{text}' >.gitmodules", workspace=work)
+        assert not os.path.exists(work + "/.gitmodules"), text
+
+
+def test_the_host_takes_a_new_repository_over(either, session):
+    work = either.workspace()
+    inside = session(work)
+    inside("git init -q; git config user.name q")
+    git(either, work, "config", "core.pager", "mine")
+    assert eventually(lambda: covers(inside, work, ".git/config"), 30)
+    assert inside("echo evil >>.git/config").returncode != 0
+    assert git(either, work, "config", "core.pager") == "mine\n"
