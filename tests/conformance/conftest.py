@@ -26,9 +26,9 @@ def daemon():
 
 
 @pytest.fixture
-def own_daemon(settings):
+def own_daemon():
     """For tests that hurt it, with as many connections a second as they make."""
-    with machine.Instance(settings={**settings, "limits": {"connects_per_second": 100000}}) as running:
+    with machine.Instance(settings={"limits": {"connects_per_second": 100000}}) as running:
         yield running
 
 
