@@ -82,9 +82,10 @@ static const ProbeText probe_texts[] = {
                              "use a kernel with fanotify (Linux 5.9 or later)" },
         [PROBE_FUSE] = { "fuse", "info", "/dev/fuse can be opened; this version makes no use of it",
                          "/dev/fuse cannot be opened", "load the module fuse" },
-        [PROBE_BPF_LSM] = { "bpf-lsm", "info",
-                            "a program of ours refused what it should; this version makes no use of it",
-                            "BPF programs cannot refuse anything",
+        [PROBE_BPF_LSM] = { "bpf-lsm", "warning",
+                            "the kernel refuses sessions to change protected paths: a trial was refused",
+                            "protected paths are kept by mounts and a guard, which undoes a moment later what "
+                            "was made there",
                             "add bpf to lsm= on the kernel command line" },
         [PROBE_FEXIT] = { "fexit", "info",
                           "a program can be attached to the end of a function; this version makes no use of it",
@@ -113,6 +114,22 @@ static int append(Json *list, const Check *c)
         return json_append(list, TAKE_PTR(o));
 }
 
+/* Why the kernel does not prevent, where it could. */
+static const char *prevention_advice(uint32_t step, const char *otherwise)
+{
+        static const char *const advice[] = {
+                [PREVENTION_PROGRAM] = "sandboxd-bpf is not installed: build with clang and libbpf",
+                [PREVENTION_LOAD] = "sandboxd-bpf failed, the daemon's log says why: it needs CAP_BPF and "
+                                    "CAP_PERFMON, and a BPF file system at /sys/fs/bpf",
+                [PREVENTION_TRIAL] =
+                                "the programs are loaded and refused nothing in a trial: add bpf to lsm= "
+                                "on the kernel command line, and start the daemon outside of cgroup "
+                                "namespaces",
+        };
+
+        return step < ELEMENTSOF(advice) && advice[step] ? advice[step] : otherwise;
+}
+
 static int append_probe(Json *list, uint32_t name, const PrivProbe *p)
 {
         const ProbeText *t = &probe_texts[name];
@@ -134,6 +151,8 @@ static int append_probe(Json *list, uint32_t name, const PrivProbe *p)
                 if (p->error == -EPERM && (name == PROBE_BPF_LSM || name == PROBE_FEXIT ||
                                            name == PROBE_PINGS || name == PROBE_DEVICES))
                         c.advice = "the daemon may not load BPF programs here: lockdown or a container forbids it";
+                if (name == PROBE_BPF_LSM)
+                        c.advice = prevention_advice(p->value, c.advice);
                 if (str_printf(text, sizeof(text), "%s (%s)", t->missing, error_name(p->error)) >= 0)
                         c.message = text;
         }

@@ -266,11 +266,14 @@ static int compare_fds(const void *a, const void *b)
 
 static int close_others(Guard *g)
 {
-        int keep[] = { g->setup->cgroup_fd, g->protect.init_fd, g->setup->mask_fd };
+        int keep[] = { g->setup->cgroup_fd, g->protect.init_fd, g->setup->mask_fd, g->protect.rules_fd,
+                       g->protect.marks_fd };
         unsigned first = 3;
 
         qsort(keep, ELEMENTSOF(keep), sizeof(keep[0]), compare_fds);
         for (size_t i = 0; i < ELEMENTSOF(keep); i++) {
+                if (keep[i] == -EBADF)
+                        continue;
                 if (keep[i] < (int) first)
                         return -EBADF;
                 if (keep[i] > (int) first && kernel_close_range(first, (unsigned) keep[i] - 1, 0) < 0)
@@ -314,6 +317,8 @@ static int prepare(Guard *g)
         if (r < 0)
                 return r;
         r = g->has_rules ? open_watch(g) : 0;
+        if (r >= 0)
+                r = prevent_begin(&g->protect);
         return r < 0 ? r : begin_matches(g);
 }
 
@@ -381,7 +386,9 @@ int guard_start(Setup *s, int *ret_fd)
                          .protect = { .workspace = plan_string(&s->plan, s->plan.header->workspace),
                                       .workspace_fd = -EBADF,
                                       .repository = "",
-                                      .repository_fd = -EBADF } };
+                                      .repository_fd = -EBADF,
+                                      .rules_fd = -EBADF,
+                                      .marks_fd = -EBADF } };
         r = protect_rules(&guard.protect, &s->plan, &n);
         if (r >= 0 && (s->repository_flags & PLAN_WRITABLE))
                 r = protect_repository_rules(&guard.protect, s->repository);
@@ -393,6 +400,13 @@ int guard_start(Setup *s, int *ret_fd)
                 return r;
         if (n == 0 && !guard.matches)
                 return 0;
+        if (guard.has_rules && s->marks_fd >= 0) {
+                r = prevent_new(&s->rules_fd);
+                if (r < 0)
+                        return setup_fail(s, r, "the kernel's rules");
+                guard.protect.rules_fd = s->rules_fd;
+                guard.protect.marks_fd = s->marks_fd;
+        }
         if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
                 return setup_fail(s, neg_errno(), "socketpair");
         fd = pair[0];

@@ -170,7 +170,7 @@ static int check_start(Setup *s, const PrivInitStart *m)
         if (m->caller_uid != 0 && m->uid != m->caller_uid)
                 return setup_fail(s, -EPERM, "a session of another user");
         if (m->n_groups > PRIV_GROUPS_MAX || m->n_kept_groups > PRIV_GROUPS_MAX || m->is_idmapped > 1 ||
-            m->has_home > 1)
+            m->has_home > 1 || m->has_marks > 1)
                 return setup_fail(s, -EINVAL, "numbers");
         for (uint32_t i = 0; i < m->n_kept_groups; i++) {
                 if (m->kept_groups[i] == 0 || (m->caller_uid != 0 && !group_is_in(m, m->kept_groups[i])))
@@ -198,7 +198,7 @@ static int take_start(Setup *s, Imsg *m, int *ret_api_fd)
         r = check_start(s, &s->start);
         if (r < 0)
                 return r;
-        if (m->n_fds != START_OPTIONAL + s->start.is_idmapped + s->start.has_home)
+        if (m->n_fds != START_OPTIONAL + s->start.is_idmapped + s->start.has_home + s->start.has_marks)
                 return setup_fail(s, -EINVAL, "descriptors");
         r = fd_map_sealed(m->fds[START_PLAN], PLAN_SIZE_MAX, &data, &size);
         if (r == 0)
@@ -214,6 +214,8 @@ static int take_start(Setup *s, Imsg *m, int *ret_api_fd)
                 s->idmap_fd = TAKE_FD(m->fds[START_OPTIONAL]);
         if (s->start.has_home)
                 s->home_fd = TAKE_FD(m->fds[START_OPTIONAL + s->start.is_idmapped]);
+        if (s->start.has_marks)
+                s->marks_fd = TAKE_FD(m->fds[m->n_fds - 1]);
         return 0;
 }
 
@@ -291,9 +293,9 @@ static int build_stage_2(Setup *s)
 
 static void close_setup(Setup *s)
 {
-        int *const fds[] = { &s->user_fd, &s->filter_fd,  &s->idmap_fd, &s->root_fd,
-                             &s->mask_fd, &s->proc_fd,    &s->proof_fd, &s->own_fd,
-                             &s->host_fd, &s->ruleset_fd, &s->home_fd,  &s->home_mount_fd };
+        int *const fds[] = { &s->user_fd, &s->filter_fd,     &s->idmap_fd, &s->root_fd, &s->mask_fd,
+                             &s->proc_fd, &s->proof_fd,      &s->own_fd,   &s->host_fd, &s->ruleset_fd,
+                             &s->home_fd, &s->home_mount_fd, &s->marks_fd, &s->rules_fd };
 
         for (size_t i = 0; i < ELEMENTSOF(fds); i++)
                 *fds[i] = fd_close(*fds[i]);
@@ -310,6 +312,8 @@ static void setup_init(Setup *s)
                       .command_filter_fd = -EBADF,
                       .idmap_fd = -EBADF,
                       .home_fd = -EBADF,
+                      .marks_fd = -EBADF,
+                      .rules_fd = -EBADF,
                       .guard_fd = -EBADF,
                       .repository_fd = -EBADF,
                       .home_mount_fd = -EBADF,
@@ -360,9 +364,9 @@ static int serve(Setup *s, int api_fd)
 }
 
 /* Nobody flushes this channel later. */
-static int send_result(ImsgChannel *launcher, const PrivInitResult *result)
+static int send_result(ImsgChannel *launcher, const PrivInitResult *result, int rules_fd)
 {
-        int r = imsg_send(launcher, PRIV_INIT_RESULT, result, sizeof(*result), NULL, 0);
+        int r = imsg_send(launcher, PRIV_INIT_RESULT, result, sizeof(*result), &rules_fd, rules_fd >= 0);
 
         while (r >= 0 && imsg_has_queue(launcher)) {
                 struct pollfd writable = { .fd = launcher->fd, .events = POLLOUT };
@@ -378,7 +382,7 @@ int main(void)
 {
         static Setup s;
         ImsgChannel launcher;
-        int api_fd = -EBADF, r;
+        int api_fd = -EBADF, rules_fd, r;
 
         log_open("sandbox-init");
         setup_init(&s);
@@ -393,11 +397,14 @@ int main(void)
                 r = build(&s, &launcher, &api_fd);
         s.result.error = r;
         s.result.has_guard = s.guard_fd >= 0;
+        rules_fd = r == 0 ? TAKE_FD(s.rules_fd) : -EBADF;
+        s.result.has_rules = rules_fd >= 0;
         close_setup(&s);
         if (r == 0)
                 s.result.step[0] = s.result.detail[0] = '\0';
-        if (send_result(&launcher, &s.result) < 0 || r < 0)
+        if (send_result(&launcher, &s.result, rules_fd) < 0 || r < 0)
                 return 1;
+        rules_fd = fd_close(rules_fd);
         /* The channel stays open: its end tells the launcher that we are gone. */
         return serve(&s, api_fd) < 0;
 }

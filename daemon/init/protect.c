@@ -361,7 +361,9 @@ static int visit(Protect *p, const Place *place, const ProtectRule *rule, const 
                         return 0;
                 protect_note(p, GUARD_LEFT, path);
         }
-        r = is_wrong ? keep(p, place, rule, name, path) : enter(p, place, rule, name, path, maker);
+        r = maker == MAKER_HOST ? prevent_mark(p, rule, fd, is_wrong) : 0;
+        if (r >= 0)
+                r = is_wrong ? keep(p, place, rule, name, path) : enter(p, place, rule, name, path, maker);
         /* The host, or commands that did not stand still in time, took it away meanwhile: a change that is
          * looked at. */
         if (r == -ENOENT || r == -ENOTDIR || r == -ESTALE)
@@ -386,6 +388,8 @@ int protect_pass(Protect *p)
                 r = visit_children(p, &top);
                 if (p->repository_fd >= 0)
                         r = first_error(r, visit_children(p, &repository));
+                if (r >= 0 && p->has_new_alias)
+                        r = prevent_rules(p);
         } while (r >= 0 && p->has_new_alias);
         return r;
 }

@@ -49,6 +49,7 @@ struct ProtectRule {
         enum { FRESH_NONE = 0, FRESH_CONFIG, FRESH_HOOKS, FRESH_MODULES } fresh;
         /* What the host has there is covered; what the session makes is its own: `git worktree add`. */
         bool is_kept;
+        uint32_t number; /* in the kernel's map; 0: none yet */
 };
 
 typedef enum Maker {
@@ -82,6 +83,9 @@ typedef struct Protect {
         char left[PROTECT_PATH_MAX]; /* where the host has modules that are too far down; empty: nowhere */
         bool is_partly_watched;      /* more directories than can be: look from time to time */
         Watch *watch;
+        int rules_fd; /* of prevent.h; -EBADF: the kernel does not prevent */
+        int marks_fd;
+        uint32_t last_number;
         Fresh *fresh; /* NULL: none yet */
         int init_fd;  /* where notes go */
 } Protect;
@@ -146,6 +150,17 @@ typedef int (*ModuleCall)(void *userdata, const char *name);
 /* Calls for each directory in that of place that may be a submodule or lead to one, until one says otherwise
  * than 0. */
 int modules_each(Protect *p, const Place *place, ModuleCall call, void *userdata) _must_check_;
+
+/* ---- prevent.c ---- */
+
+/* A session's map, empty. */
+int prevent_new(int *ret_fd) _must_check_;
+/* The next three do nothing without one. The workspace, and all rules. */
+int prevent_begin(Protect *p) _must_check_;
+/* Those that came since. */
+int prevent_rules(Protect *p) _must_check_;
+/* fd is the host's, and what the rule means; is_wrong: or stands where a directory was to be. */
+int prevent_mark(const Protect *p, const ProtectRule *rule, int fd, bool is_wrong) _must_check_;
 
 /* ---- fresh.c ---- */
 

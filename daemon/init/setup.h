@@ -40,7 +40,8 @@ typedef struct Setup {
         int filter_fd;
         int command_filter_fd;
         int idmap_fd;
-        int home_fd; /* -EBADF: none was given */
+        int home_fd;  /* -EBADF: none was given */
+        int marks_fd; /* of prevent.h; -EBADF: the kernel does not prevent */
 
         /* made by us */
         int own_fd;   /* our mount namespace */
@@ -58,6 +59,7 @@ typedef struct Setup {
         uint64_t capabilities;  /* permitted at start */
         bool is_lowered;        /* no effective capability, the caller's ids: proven */
         bool is_unattributed;   /* nobody can say who makes what is protected */
+        int rules_fd;           /* of prevent.h: what the session must not change; -EBADF: none */
         int guard_fd;           /* init's end of the channel to its guard; -EBADF: there is none */
         bool has_fs_ids;
         uid_t fs_uid;

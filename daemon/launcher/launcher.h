@@ -14,6 +14,7 @@
 
 #include "daemon/isolate/cgroup.h"
 #include "daemon/isolate/pings.h"
+#include "daemon/isolate/prevention.h"
 #include "daemon/isolate/steer.h"
 #include "daemon/loop/link.h"
 #include "daemon/loop/loop.h"
@@ -67,8 +68,9 @@ typedef struct Kernel {
         int session_filter_fd;
         int command_filter_fd;
         CgroupBase *cgroups;
-        Steering *steering; /* of connections inside sessions */
-        Pings *pings;       /* tells of those that sessions try; NULL: the kernel does not */
+        Steering *steering;     /* of connections inside sessions */
+        Pings *pings;           /* tells of those that sessions try; NULL: the kernel does not */
+        Prevention *prevention; /* of changes of protected paths; NULL: the kernel does not do it */
         char degraded[PRIV_TEXT_SIZE * 2];
         PrivProbe probes[_PROBE_MAX];
 } Kernel;

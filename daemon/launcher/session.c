@@ -105,10 +105,26 @@ static int step_user_namespace(Session *s)
         return r;
 }
 
+/* Before api hears of the session: its first process finds the rules. */
+static int take_rules(Session *s, const PrivInitResult *result, const Imsg *m)
+{
+        Prevention *p = s->launcher->kernel->prevention;
+        int r;
+
+        if (m->n_fds != (result->has_rules != 0) || (result->has_rules && !p))
+                return -EPROTO;
+        if (!result->has_rules)
+                return 0;
+        r = prevention_enter(p, s->cgroup_fd, m->fds[0]);
+        s->is_prevented = r >= 0;
+        return r;
+}
+
 static int on_init_message(void *owner, _unused_ PrivLink *link, Imsg *m)
 {
         Session *s = owner;
         const PrivInitResult *result = m->body;
+        int r;
 
         if (m->type != PRIV_INIT_RESULT || s->is_init_ready || s->state != SESSION_STARTING)
                 return -EPROTO;
@@ -116,6 +132,13 @@ static int on_init_message(void *owner, _unused_ PrivLink *link, Imsg *m)
                 return -EPROTO;
         if (result->error != 0) {
                 session_fail(s, result->error < 0 ? result->error : -EPROTO, result->step, result->detail);
+                return 0;
+        }
+        r = take_rules(s, result, m);
+        if (r == -EPROTO)
+                return r;
+        if (r < 0) {
+                session_fail(s, r, "protect", "the kernel does not take the rules of protected paths");
                 return 0;
         }
         memcpy(s->answer.missing, result->missing, sizeof(s->answer.missing));
@@ -173,8 +196,9 @@ static int step_start(Session *s)
                                .n_groups = s->caller.n_groups,
                                .is_idmapped = s->idmap_fd >= 0,
                                .has_home = s->home_fd >= 0,
+                               .has_marks = k->prevention != NULL,
                                .n_kept_groups = s->n_kept_groups };
-        int pair[2], fds[8], r;
+        int pair[2], fds[IMSG_FDS_MAX], r;
         size_t n = 6;
 
         memcpy(body.groups, s->caller.groups, sizeof(body.groups));
@@ -191,6 +215,8 @@ static int step_start(Session *s)
                 fds[n++] = s->idmap_fd;
         if (s->home_fd >= 0)
                 fds[n++] = s->home_fd;
+        if (k->prevention)
+                fds[n++] = prevention_marks(k->prevention);
         r = priv_link_send(s->init_link, PRIV_INIT_START, &body, sizeof(body), fds, n);
         (void) fd_close(pair[1]);
         /* init has them, or the start fails. */

@@ -38,8 +38,9 @@ struct Session {
         int plan_fd;
         int policy_fd; /* kept for audit's and the dialer's successors */
         int cgroup_fd;
-        int user_fd;     /* user namespace */
-        bool wants_home; /* the persistent one of that key */
+        bool is_prevented; /* the kernel knows what it must not change, until the group is gone */
+        int user_fd;       /* user namespace */
+        bool wants_home;   /* the persistent one of that key */
         uint8_t home_key[PRIV_HOME_KEY_SIZE];
         int home_fd;
         int idmap_fd; /* user namespace of the workspace of root's sessions */

@@ -85,6 +85,8 @@ static void finish(void *userdata)
                 r = cgroup_remove(l->kernel->cgroups, &s->id);
         if (r < 0)
                 (void) log_warning(r, "cannot remove a control group, leaving it to the next start");
+        else if (s->is_prevented)
+                prevention_leave(l->kernel->prevention, s->cgroup_fd);
         (void) map_remove(&l->sessions, &s->id, sizeof(s->id));
         session_free(s);
         user_count_session(u, -1);

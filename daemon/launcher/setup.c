@@ -11,6 +11,7 @@
 
 #include "daemon/isolate/filter.h"
 #include "daemon/isolate/netns.h"
+#include "daemon/isolate/prevention.h"
 #include "daemon/isolate/probe.h"
 #include "daemon/isolate/spawn.h"
 #include "daemon/isolate/template.h"
@@ -220,6 +221,22 @@ static int refuse_without(const PrivProbe probes[_PROBE_MAX])
         return 0;
 }
 
+/* In the kernel, where it lets us: the probe says what sessions have. */
+static void make_prevention(const Config *config, Kernel *k)
+{
+        PrivProbe *probe = &k->probes[PROBE_BPF_LSM];
+        _cleanup_close_ int fd = -EBADF;
+        char path[PRIV_PATH_SIZE];
+
+        if (probe->error < 0)
+                return;
+        if (str_printf(path, sizeof(path), "%s/sandboxd-bpf", config->libexec_dir) >= 0)
+                fd = open(path, O_PATH | O_CLOEXEC);
+        probe->error = prevention_new(k->cgroups, fd, k->null_fd, &k->prevention, &probe->value);
+        if (probe->error < 0)
+                (void) log_warning(probe->error, "protected paths are kept by mounts and a guard alone");
+}
+
 #define SETUP_NICE (-10)
 
 static void raise_limits(void)
@@ -252,6 +269,7 @@ int setup_kernel(const Config *config, Kernel *k)
         if (r < 0)
                 return r;
         probe_all(k->cgroups, k->network_fd, k->probes, &k->steering, &k->pings);
+        make_prevention(config, k);
         note_degraded(k);
         r = refuse_without(k->probes);
         return r < 0 ? r : make_filters(k);
@@ -269,6 +287,7 @@ void kernel_done(Kernel *k)
         k->command_filter_fd = fd_close(k->command_filter_fd);
         k->steering = steering_free(k->steering);
         k->pings = pings_free(k->pings);
+        k->prevention = prevention_free(k->prevention);
         k->cgroups = cgroup_base_free(k->cgroups);
 }
 

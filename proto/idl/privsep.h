@@ -475,6 +475,14 @@ enum PrivRedirect {
         REDIRECT_LOGS = 4, /* a flag beside the others: refused datagrams are recorded */
 };
 
+/* The value of PROBE_BPF_LSM where it does not work: how far it got. */
+enum PrivPrevention {
+        PREVENTION_KERNEL = 0, /* the kernel asks no such program */
+        PREVENTION_PROGRAM,    /* sandboxd-bpf is not installed: it was left out of the build */
+        PREVENTION_LOAD,       /* it failed */
+        PREVENTION_TRIAL,      /* all is loaded, and nothing was refused */
+};
+
 typedef struct PrivProbe {
         int32_t error; /* 0: it works; else what the kernel said */
         uint32_t value;
@@ -671,7 +679,8 @@ typedef struct PrivInitStart {
         uint32_t n_kept_groups;
         uint32_t kept_groups[PRIV_GROUPS_MAX];
         uint32_t is_idmapped;
-        uint32_t has_home;  /* the last descriptor is the home's directory */
+        uint32_t has_home;  /* a descriptor is the home's directory */
+        uint32_t has_marks; /* the last one is the map of marks (prevent.h) */
         uint32_t leave_out; /* bits of PrivLayer; release builds refuse a value but 0 */
 } PrivInitStart;
 
@@ -688,6 +697,7 @@ enum PrivLayer {
 typedef struct PrivInitResult {
         int32_t error;      /* 0: ready */
         uint32_t has_guard; /* it ends in order, on SIGTERM from outside */
+        uint32_t has_rules; /* the descriptor is the map of what it must not change (prevent.h) */
         char step[PRIV_NAME_SIZE];
         char detail[PRIV_TEXT_SIZE];
         char missing[PRIV_TEXT_SIZE * 4];

@@ -17,7 +17,7 @@
 #include "proto/base/list.h"
 #include "proto/idl/privsep.h"
 
-#define IMSG_FDS_MAX        8U
+#define IMSG_FDS_MAX        9U
 #define IMSG_PACKET_FDS_MAX 64U
 #define IMSG_QUEUE_MAX      512U /* between launcher, audit and dialer: more */
 

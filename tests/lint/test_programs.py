@@ -16,6 +16,7 @@ PROGRAMS = {
     "sandboxd-egress": "daemon/egress/sandboxd-egress",
     "sandboxd-lookup": "daemon/lookup/sandboxd-lookup",
     "sandbox-init": "daemon/init/sandbox-init",
+    "sandboxd-bpf": "daemon/bpf/sandboxd-bpf",
     "sandboxctl": "client/ctl/sandboxctl",
 }
 
@@ -28,6 +29,7 @@ MAY_LINK = {
     "sandboxd-egress": {"libseccomp", "libcap", "libevent_core-2.1", "libllhttp"},
     "sandboxd-lookup": {"libseccomp", "libcap", "libjson-c", "libidn2", "libpsl", "libcrypto"},
     "sandbox-init": set(),
+    "sandboxd-bpf": {"libbpf"},
     "sandboxctl": {"libjson-c"},
 }
 

@@ -8,7 +8,7 @@ import tempfile
 
 PACKAGES = ["systemd-sysv", "udev", "dbus", "linux-image-cloud-amd64", "libseccomp2", "libjson-c5", "libevent-core-2.1-7",
             "libcap2", "libsqlite3-0", "libssl3", "libc-ares2", "libidn2-0", "libpsl5", "libmnl0", "libnftnl11",
-            "libsystemd0", "python3", "python3-pytest", "curl", "git", "iproute2"]
+            "libsystemd0", "libbpf1", "python3", "python3-pytest", "curl", "git", "iproute2"]
 
 # Runs when everything else does; its output and status leave by the second and third serial line.
 UNIT = """[Unit]
