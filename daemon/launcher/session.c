@@ -403,6 +403,10 @@ static const char *find_objection(const User *u, const Peer *caller, int *ret_er
         *ret_error = -E2BIG;
         if (caller->has_too_many_groups)
                 return "the caller is in more groups than a session can have";
+        *ret_error = -EOPNOTSUPP;
+        if (l->settings.needs_prevention && !l->kernel->prevention)
+                return "the kernel does not prevent changes of protected paths, and sessions.protect asks for it: "
+                       "sandboxctl doctor says why";
         *ret_error = -EPERM;
         return caller->uid == 0 && l->settings.root_session_uid == 0
                                ? "no user id is set for sessions of root"

@@ -227,8 +227,22 @@ static int read_session_retention(SchemaReader *x, const TextNode *n)
         return 0;
 }
 
+static int read_protect(SchemaReader *x, const TextNode *n)
+{
+        int r;
+
+        r = schema_expect(x, n, TEXT_STRING);
+        if (r <= 0)
+                return r;
+        x->policy->settings.needs_prevention = str_equal(n->string, "prevent");
+        return str_equal(n->string, "prevent") || str_equal(n->string, "any")
+                               ? 0
+                               : schema_fail(x, n, "expected \"any\" or \"prevent\"");
+}
+
 static const KeyRule session_rules[] = {
         { "root_uid", read_root_uid, NULL },
+        { "protect", read_protect, NULL },
         { "retention", read_session_retention, NULL },
 };
 static const KeyTable session_table = { session_rules, ELEMENTSOF(session_rules) };

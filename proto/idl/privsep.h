@@ -350,7 +350,8 @@ typedef struct PrivSettings {
         uint32_t rows_share_percent; /* of the log, that one user's rows may take in a day */
         uint32_t root_session_uid;   /* the uid that sessions of root run as; never 0 */
         uint32_t n_servers;
-        uint32_t padding;
+        uint32_t needs_prevention; /* no session where the kernel does not prevent changes of protected paths
+                                    */
         uint64_t buffer_per_user_bytes; /* what a user's connections may have unread and unsent */
         PrivServer servers[PRIV_RESOLVERS_MAX];
         uint64_t audit_segment_bytes_max;

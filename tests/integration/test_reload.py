@@ -96,6 +96,23 @@ def test_a_quota_that_then_holds(own_instance, settings, alice, root):
     assert [r["uid"] for r in instance.rows(action="reload")] == [0, 0]
 
 
+def test_what_the_kernel_must_prevent(own_instance, settings, alice, root):
+    """Where nothing but the kernel's own refusal is good enough, no session starts without it."""
+    instance = own_instance
+    checks = [json.loads(line) for line in instance.ctl(alice, "doctor", "--json").stdout.splitlines()]
+    prevents = {check["name"]: check["state"] for check in checks}["bpf-lsm"] == "ok"
+    running = instance.create(alice)
+    for wanted, starts in (("prevent", prevents), ("any", True)):
+        instance.write_config("sandboxd.json", {**settings, "sessions": {**settings.get("sessions", {}), "protect": wanted}})
+        assert reload(instance, root)[0] is None
+        done = instance.ctl(alice, "run", "-T", "-q", "--", "echo", "started", cwd=alice.workspace())
+        assert (done.returncode, done.stdout) == ((0, "started\n") if starts else (125, "")), done.stderr
+        assert starts or "sessions.protect" in done.stderr
+        assert instance.ctl(alice, "exec", running, "--", "echo", "on").stdout == "on\n"
+    instance.write_config("sandboxd.json", {**settings, "sessions": {"protect": "always"}})
+    assert reload(instance, root)[0] is not None
+
+
 def test_the_row_is_there_before_it_counts(own_instance, settings, alice, root):
     """Whoever sees the new value finds the row, from the moment on that it can be seen."""
     seen = []
