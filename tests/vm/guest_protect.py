@@ -14,6 +14,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 
 import guest
 from guest import GROUP, eventually, sh
@@ -208,6 +209,11 @@ class Session:
     def __exit__(self, *_):
         sh(f"sandboxctl terminate --grace 0s {self.id}; sandboxctl remove {self.id}", None if self.user == "root" else self.user)
 
+    def start(self, program):
+        return subprocess.Popen(["setpriv", "--reuid", "alice", "--regid", "alice", "--init-groups", "sandboxctl", "exec", self.id, "--",
+                                 "python3", program], cwd=WORK, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                env={"HOME": "/home/alice", "PATH": os.environ["PATH"]})
+
     def run(self, script):
         return sh(f"sandboxctl exec {self.id} -- sh -c '{script}'", None if self.user == "root" else self.user)
 
@@ -259,8 +265,11 @@ def what_the_host_renames_stays_what_it_was():
         [[done.stdout for done in tried], free.stdout, seen]
 
 
-RACE = """import os
-while not os.path.exists("stop"):
+# It ends by itself, whatever becomes of the test.
+RACE = """import os, time
+end = time.monotonic() + 100
+print("on", flush=True)
+while not os.path.exists("stop") and time.monotonic() < end:
     for path in (".envrc", ".vscode/settings.json", ".vscode/tasks.json", "away/settings.json", "away/tasks.json", ".idea"):
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT)
@@ -268,26 +277,44 @@ while not os.path.exists("stop"):
             os.close(fd)
         except OSError:
             pass
-print("over")
+    time.sleep(0.001)
 """
+ROUNDS = 100
+
+
+def planted():
+    found = [name for name in (".idea", ".vscode/tasks.json", "away/tasks.json") if os.path.exists(f"{WORK}/{name}")]
+    for name in (".envrc", ".vscode/settings.json", "away/settings.json"):
+        try:
+            with open(f"{WORK}/{name}", "rb") as f:
+                found += [name] if b"evil" in f.read() else []
+        except FileNotFoundError:
+            pass
+    return found
 
 
 def nothing_is_planted_while_the_host_replaces_and_renames():
     make_tree(WORK)
     with open(f"{WORK}/race.py", "w", encoding="ascii") as f:
         f.write(RACE)
+    seen = []
     with Session() as session:
-        with subprocess.Popen(["setpriv", "--reuid", "alice", "--regid", "alice", "--init-groups", "sandboxctl", "exec", session.id, "--",
-                               "python3", "race.py"], cwd=WORK, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-                              env={"HOME": "/home/alice", "PATH": os.environ["PATH"]}) as attacker:
-            seen = sh("""for i in $(seq 150); do
-                    mv .vscode away; mv away .vscode
-                    echo export A=$i >.envrc.new; mv .envrc.new .envrc
-                    grep -l evil .envrc .vscode/* 2>/dev/null; ls -d .idea 2>/dev/null
-                done; touch stop; true""", "alice").stdout
-            said = attacker.communicate(timeout=120)[0]
-    left = sh("grep -rl evil .envrc .vscode; ls -d .idea .vscode/tasks.json 2>/dev/null", "alice").stdout
-    return not seen and not left and said == "over\n" or [seen, left, said]
+        with session.start("race.py") as attacker:
+            first = attacker.stdout.readline()
+            for i in range(ROUNDS):
+                os.rename(f"{WORK}/.vscode", f"{WORK}/away")
+                seen += planted()
+                os.rename(f"{WORK}/away", f"{WORK}/.vscode")
+                with open(f"{WORK}/new", "w", encoding="ascii") as f:
+                    f.write(f"export A={i}\n")
+                os.chmod(f"{WORK}/new", 0o666)
+                os.rename(f"{WORK}/new", f"{WORK}/.envrc")
+                seen += planted()
+            with open(f"{WORK}/stop", "w", encoding="ascii"):
+                pass
+            attacker.wait(150)
+    seen += planted()
+    return first == "on\n" and not seen or [first, seen]
 
 
 DESCRIPTOR = """import os, sys
@@ -311,9 +338,7 @@ def a_descriptor_from_before_is_worth_nothing():
             f.write(content)
     os.chown(f"{WORK}/plain", os.stat(WORK).st_uid, os.stat(WORK).st_gid)
     with Session() as session:
-        with subprocess.Popen(["setpriv", "--reuid", "alice", "--regid", "alice", "--init-groups", "sandboxctl", "exec", session.id, "--",
-                               "python3", "hold.py"], cwd=WORK, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                              env={"HOME": "/home/alice", "PATH": os.environ["PATH"]}) as holder:
+        with session.start("hold.py") as holder:
             first = holder.stdout.readline()
             os.rename(f"{WORK}/plain", f"{WORK}/.envrc")
             said = holder.communicate("go\n", timeout=120)[0]
@@ -398,9 +423,16 @@ def without_the_program_the_guard_keeps_them():
             session.run("mkdir .idea; echo evil >>.git/config")
             gone = eventually(lambda: not os.path.exists(f"{WORK}/.idea"), 60)
             kept = "evil" not in open(f"{WORK}/.git/config", encoding="ascii").read()
+        with open("/etc/sandboxd/sandboxd.json", "w", encoding="utf-8") as f:
+            f.write('{"sessions": {"protect": "prevent"}}\n')
+        sh("systemctl reload sandboxd")
+        refused = sh("sandboxctl run -T -- true", "alice")
     finally:
         sh("mv /root/sandboxd-bpf /usr/local/libexec/sandboxd/; systemctl restart sandboxd.service")
-    return found["state"] == "warning" and "sandboxd-bpf" in found["advice"] and gone and kept or [found, gone, kept]
+    demanded = sh("sandboxctl run -T -q -- true", "alice")
+    sh("rm /etc/sandboxd/sandboxd.json; systemctl reload sandboxd")
+    return found["state"] == "warning" and "sandboxd-bpf" in found["advice"] and gone and kept and refused.returncode == 125 and \
+        "sessions.protect" in refused.stdout and demanded.returncode == 0 or [found, gone, kept, refused.stdout, demanded.stdout]
 
 
 TRIALS = [the_doctor_says_that_the_kernel_refuses, the_folder_of_pins_is_roots_alone, whoever_is_in_the_group_is_refused_everything,
@@ -420,7 +452,7 @@ def main():
             result = trial()
         except Exception as error:  # pylint: disable=broad-except
             result = f"{type(error).__name__}: {error}"
-        print(json.dumps({"trial": re.sub("_", " ", trial.__name__), "result": result}), flush=True)
+        print(json.dumps({"trial": re.sub("_", " ", trial.__name__), "result": result, "after": round(time.monotonic())}), flush=True)
     print(json.dumps({"journal": sh("journalctl -u sandboxd --no-pager -n 60").stdout}), flush=True)
     return 0
 
