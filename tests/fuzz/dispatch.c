@@ -294,8 +294,9 @@ static void session_ended(uint8_t choice)
 static void say(End *e, PrivRole role, PrivChannel channel, uint8_t choice)
 {
         static _Alignas(16) char body[64U * 1024U];
-        static const int fds[IMSG_FDS_MAX] = { STDERR_FILENO, STDERR_FILENO, STDERR_FILENO, STDERR_FILENO,
-                                               STDERR_FILENO, STDERR_FILENO, STDERR_FILENO, STDERR_FILENO };
+        static const int fds[IMSG_FDS_MAX] = { STDERR_FILENO, STDERR_FILENO, STDERR_FILENO,
+                                               STDERR_FILENO, STDERR_FILENO, STDERR_FILENO,
+                                               STDERR_FILENO, STDERR_FILENO, STDERR_FILENO };
         const PrivRule *rule = priv_rule(choice & 63U);
         uint64_t token;
 

@@ -12,6 +12,7 @@
 #include "daemon/isolate/cgroup.h"
 #include "daemon/isolate/netns.h"
 #include "daemon/isolate/pings.h"
+#include "daemon/isolate/prevention.h"
 #include "daemon/isolate/spawn.h"
 #include "daemon/isolate/userns.h"
 #include "daemon/launcher/listen.h"
@@ -248,6 +249,19 @@ int netns_new(_unused_ int home_fd, _unused_ const Steering *steering, NetworkNa
         ret->dns_fds[0] = null_fd();
         return 0;
 }
+
+/* The kernel prevents nothing. */
+int prevention_marks(_unused_ const Prevention *p)
+{
+        return -EBADF;
+}
+
+int prevention_enter(_unused_ Prevention *p, _unused_ int cgroup_fd, _unused_ int rules_fd)
+{
+        return -EOPNOTSUPP;
+}
+
+void prevention_leave(_unused_ Prevention *p, _unused_ int cgroup_fd) {}
 
 /* Nobody tells of pings. */
 int pings_fd(_unused_ const Pings *p)
