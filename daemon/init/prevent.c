@@ -5,9 +5,11 @@
  */
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "daemon/init/protect.h"
 #include "daemon/isolate/rulemap.h"
@@ -53,7 +55,8 @@ static int put_lock(const Protect *p, const ProtectRule *parent, const ProtectRu
 }
 
 /* By name only what nobody but the host makes. The rest is told apart by who made it: what the host has is
- * marked, all else is the guard's. */
+ * marked, all else is the guard's. So is what git writes in a repository that begins in the session, as long
+ * as the host has none there. */
 static int put_rule(Protect *p, const ProtectRule *parent, ProtectRule *rule)
 {
         PreventNode node;
@@ -61,7 +64,7 @@ static int put_rule(Protect *p, const ProtectRule *parent, ProtectRule *rule)
 
         if (rule->number == 0)
                 rule->number = ++p->last_number;
-        if (rule->is_kept || rule->is_module)
+        if (rule->is_kept || rule->is_module || (rule->fresh != FRESH_NONE && !p->is_hosts_repository))
                 return 0;
         node = (PreventNode){ .number = rule->number, .flags = flags_of(rule) };
         r = put_name(p, parent->number, rule->name, &node);
@@ -85,7 +88,28 @@ static int put_below(Protect *p, ProtectRule *parent, unsigned depth)
 
 int prevent_rules(Protect *p)
 {
-        return p->rules_fd < 0 ? 0 : put_below(p, &p->root, 0);
+        bool has_workspaces = p->is_hosts_repository;
+        int r;
+
+        if (p->rules_fd < 0)
+                return 0;
+        r = put_below(p, &p->root, 0);
+        if (r < 0 || p->repository_fd < 0)
+                return r;
+        /* It is the host's, whatever the workspace has. */
+        if (p->repository_root.number == 0)
+                p->repository_root.number = ++p->last_number;
+        p->is_hosts_repository = true;
+        r = put_below(p, &p->repository_root, 0);
+        p->is_hosts_repository = has_workspaces;
+        return r;
+}
+
+static int mark_repository(const Protect *p)
+{
+        PreventNode node = { .number = p->repository_root.number, .flags = flags_of(&p->repository_root) };
+
+        return p->repository_fd < 0 ? 0 : rulemap_mark(p->rules_fd, p->marks_fd, p->repository_fd, &node);
 }
 
 /* The device, for files that come by way of an overlay. */
@@ -108,14 +132,26 @@ int prevent_begin(Protect *p)
 
         if (p->rules_fd < 0)
                 return 0;
+        p->is_hosts_repository = faccessat(p->workspace_fd, ".git", F_OK, AT_SYMLINK_NOFOLLOW) == 0;
         top.flags |= flags_of(&p->root) & PREVENT_HAS_ANY;
         r = put_device(p);
         if (r >= 0)
                 r = prevent_rules(p);
-        return r < 0 ? r : rulemap_mark(p->rules_fd, p->marks_fd, p->workspace_fd, &top);
+        if (r >= 0)
+                r = rulemap_mark(p->rules_fd, p->marks_fd, p->workspace_fd, &top);
+        return r < 0 ? r : mark_repository(p);
 }
 
-int prevent_mark(const Protect *p, const ProtectRule *rule, int fd, bool is_wrong)
+/* From then on a repository of the host's, with all its names. */
+static int take_repository(Protect *p, const ProtectRule *rule)
+{
+        if (p->is_hosts_repository || !str_equal(rule->name, ".git"))
+                return 0;
+        p->is_hosts_repository = true;
+        return prevent_rules(p);
+}
+
+int prevent_mark(Protect *p, const ProtectRule *rule, int fd, bool is_wrong)
 {
         PreventNode node = { .number = rule->number, .flags = flags_of(rule) };
         int r;
@@ -125,7 +161,9 @@ int prevent_mark(const Protect *p, const ProtectRule *rule, int fd, bool is_wron
         /* What stands in the way of a directory is kept itself. */
         if (is_wrong)
                 node.flags = PREVENT_PROTECTED;
-        r = rulemap_mark(p->rules_fd, p->marks_fd, fd, &node);
+        r = take_repository(p, rule);
+        if (r >= 0)
+                r = rulemap_mark(p->rules_fd, p->marks_fd, fd, &node);
         /* The host has replaced it so often that what has gone fills the map. Its name still holds. */
         return r == -E2BIG && !p->is_first ? 0 : r;
 }

@@ -86,8 +86,10 @@ typedef struct Protect {
         int rules_fd; /* of prevent.h; -EBADF: the kernel does not prevent */
         int marks_fd;
         uint32_t last_number;
-        Fresh *fresh; /* NULL: none yet */
-        int init_fd;  /* where notes go */
+        bool is_hosts_repository; /* the .git of the workspace: there before the session, or made by the host
+                                   */
+        Fresh *fresh;             /* NULL: none yet */
+        int init_fd;              /* where notes go */
 } Protect;
 
 /* ---- rules.c ---- */
@@ -160,7 +162,7 @@ int prevent_begin(Protect *p) _must_check_;
 /* Those that came since. */
 int prevent_rules(Protect *p) _must_check_;
 /* fd is the host's, and what the rule means; is_wrong: or stands where a directory was to be. */
-int prevent_mark(const Protect *p, const ProtectRule *rule, int fd, bool is_wrong) _must_check_;
+int prevent_mark(Protect *p, const ProtectRule *rule, int fd, bool is_wrong) _must_check_;
 
 /* ---- fresh.c ---- */
 
