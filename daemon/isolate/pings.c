@@ -11,15 +11,17 @@
 #include "daemon/isolate/netns.h"
 #include "daemon/isolate/spawn.h"
 #include "proto/base/bpf_ring.h"
+#include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/id.h"
 #include "proto/base/log.h"
 
-#define RING_BYTES   65536U /* a page is a power of two, and not more, everywhere */
-#define COUNTERS_MAX 8192U
-#define PAUSE_NSEC   500000000 /* between two that are told of a namespace */
-#define TRIES_MAX    2U        /* IPv4, IPv6 */
+#define RING_BYTES    65536U /* a page is a power of two, and not more, everywhere */
+#define COUNTERS_MAX  8192U
+#define NSEC_PER_USEC UINT64_C(1000)
+#define PAUSE_NSEC    500000000 /* between two that are told of a namespace */
+#define TRIES_MAX     2U        /* IPv4, IPv6 */
 
 struct Pings {
         int counters_fd;
@@ -189,14 +191,19 @@ static void fill_key(const Pings *p, const uint64_t *cookie, union bpf_attr *ret
         ret->key = (uint64_t) (uintptr_t) cookie;
 }
 
-uint64_t pings_count(const Pings *p, uint64_t cookie)
+uint64_t pings_count(const Pings *p, uint64_t cookie, bool *ret_is_awake)
 {
+        uint64_t now_nsec = clock_monotonic_usec() * NSEC_PER_USEC;
         Counter found = { .n = 0 };
         union bpf_attr attr;
 
         fill_key(p, &cookie, &attr);
         attr.value = (uint64_t) (uintptr_t) &found;
-        return ebpf_call(BPF_MAP_LOOKUP_ELEM, &attr) < 0 ? 0 : found.n;
+        if (ebpf_call(BPF_MAP_LOOKUP_ELEM, &attr) < 0)
+                found.n = 0;
+        /* Our clock was read first: the program's is later by then. */
+        *ret_is_awake = now_nsec >= found.told_nsec + PAUSE_NSEC;
+        return found.n;
 }
 
 void pings_forget(const Pings *p, uint64_t cookie)
@@ -235,7 +242,8 @@ static int run_trial(const void *userdata)
 /* What it told of must be all that there was. */
 static int check_told(Pings *p, uint64_t cookie, uint64_t n_expected)
 {
-        uint64_t told = 0, n = pings_count(p, cookie);
+        bool is_awake;
+        uint64_t told = 0, n = pings_count(p, cookie, &is_awake);
         bool is_told = pings_take(p, &told) && told == cookie;
 
         pings_forget(p, cookie);

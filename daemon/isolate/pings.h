@@ -29,7 +29,7 @@ int pings_try(Pings *p, const CgroupBase *base, int home_fd, const Steering *ste
 int pings_fd(const Pings *p);
 /* The cookie of a namespace where somebody tried; false: none now. */
 bool pings_take(Pings *p, uint64_t *ret_cookie);
-/* So many were refused there, ever. */
-uint64_t pings_count(const Pings *p, uint64_t cookie);
+/* So many were refused there, ever. *ret_is_awake: the next one will be told of, whenever it is. */
+uint64_t pings_count(const Pings *p, uint64_t cookie, bool *ret_is_awake);
 /* Nothing runs there any more. */
 void pings_forget(const Pings *p, uint64_t cookie);

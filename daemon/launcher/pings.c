@@ -18,15 +18,17 @@ static Session *find(Launcher *l, uint64_t cookie)
         return NULL;
 }
 
-/* While audit is away they stay counted. False: there were none since the last time. */
+/* While audit is away they stay counted. False: there were none since the last time, and the kernel tells of
+ * the next. */
 static bool tell(Session *s)
 {
         Launcher *l = s->launcher;
-        uint64_t n = pings_count(l->kernel->pings, s->network.cookie);
+        bool is_awake;
+        uint64_t n = pings_count(l->kernel->pings, s->network.cookie, &is_awake);
         PrivAuditPings body = { .session = s->id };
 
         if (n <= s->n_pings)
-                return false;
+                return !is_awake;
         if (!s->is_row_asked || !worker_is_ready(l->audit))
                 return true;
         body.count = (uint32_t) MIN_OF(n - s->n_pings, UINT32_MAX);
@@ -51,7 +53,7 @@ static void on_tick(void *userdata)
         for (Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor)) {
                 if (!s->is_pinging)
                         continue;
-                /* Quiet for a second: its next one is the first again, and the kernel tells of it. */
+                /* Quiet for a second: its next one is the first again. */
                 s->is_pinging = tell(s);
                 has_more = has_more || s->is_pinging;
         }
