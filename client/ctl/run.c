@@ -214,6 +214,30 @@ static int attend(Running *r, SandboxdReply *ret_last)
 
 /* ---- afterwards ---- */
 
+static bool is_of_file(const Json *record)
+{
+        const char *kind = text_of(record, "kind");
+
+        return kind && str_equal(kind, "file");
+}
+
+/* Whoever lists a folder looks at all that is in it. */
+static bool is_glance(const Json *record)
+{
+        const char *action = text_of(record, "action");
+
+        return is_of_file(record) && action && str_equal(action, "stat");
+}
+
+static void show_file_denial(const Json *record)
+{
+        const char *path = text_of(record, "path"), *action = text_of(record, "action"),
+                   *rule = text_of(record, "rule");
+
+        (void) fail("denied: %s (%s, rule %s): to allow it, name it in read or write of a policy",
+                    path ? path : "a file", action ? action : "open", rule ? rule : "of the profile");
+}
+
 static void show_denial(const Json *record)
 {
         const char *host = text_of(record, "host"), *address = text_of(record, "address"),
@@ -242,6 +266,11 @@ static bool is_known(const Json *seen, const Json *record)
                 const char *a = text_of(other, "host"), *b = text_of(record, "host");
                 const char *c = text_of(other, "address"), *d = text_of(record, "address");
 
+                const char *e = text_of(other, "path"), *f = text_of(record, "path");
+
+                if (is_of_file(record) != is_of_file(other) ||
+                    (is_of_file(record) && !str_equal(e ? e : "", f ? f : "")))
+                        continue;
                 if (integer_of(other, "port") == integer_of(record, "port") &&
                     str_equal(a ? a : "", b ? b : "") && str_equal(c ? c : "", d ? d : ""))
                         return true;
@@ -281,8 +310,12 @@ static void show_denials(Running *r)
                         return;
                 has_more = reply.has_more;
                 record = reply.error ? NULL : json_get(reply.parameters, "record");
-                if (record && json_type(record) == JSON_OBJECT && !is_known(seen, record)) {
-                        show_denial(record);
+                if (record && json_type(record) == JSON_OBJECT && !is_glance(record) &&
+                    !is_known(seen, record)) {
+                        if (is_of_file(record))
+                                show_file_denial(record);
+                        else
+                                show_denial(record);
                         has_more = json_append(seen, json_ref((Json *) (uintptr_t) record)) >= 0 && has_more;
                 }
                 sandboxd_reply_done(&reply);

@@ -80,8 +80,11 @@ static const ProbeText probe_texts[] = {
                              "kept by mounts and a guard beside each session, which knows who made what",
                              "kept by mounts and a guard, which cannot know who made what: what appears there stays, read-only inside",
                              "use a kernel with fanotify (Linux 5.9 or later)" },
-        [PROBE_FUSE] = { "fuse", "info", "/dev/fuse can be opened; this version makes no use of it",
-                         "/dev/fuse cannot be opened", "load the module fuse" },
+        [PROBE_FUSE] = { "fuse", "warning",
+                         "who opens, lists, looks at or looks for something below a denied path is recorded; "
+                         "refused writes elsewhere are not, nor what is denied by a glob and appears later",
+                         "denied paths are hidden, and nobody hears of attempts to open them",
+                         "load the module fuse" },
         [PROBE_BPF_LSM] = { "bpf-lsm", "warning",
                             "the kernel refuses sessions to change protected paths: a trial was refused",
                             "protected paths are kept by mounts and a guard, which undoes a moment later what "

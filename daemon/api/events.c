@@ -325,6 +325,7 @@ static int make(const Api *api, const EventSpec *s, uint64_t sequence, Json **re
             (r = json_set_integer(o, "ownerUid", api->start.identity.uid)) < 0 ||
             (r = set_text(o, "state", s->state)) < 0 || (r = set_text(o, "reason", s->reason)) < 0 ||
             (r = set_text(o, "host", s->host)) < 0 || (r = set_text(o, "rule", s->rule)) < 0 ||
+            (r = set_text(o, "path", s->path)) < 0 ||
             (s->port > 0 && (r = json_set_integer(o, "port", s->port)) < 0) ||
             (s->audit_sequence > 0 &&
              (r = json_set_integer(o, "auditSequence", (int64_t) s->audit_sequence)) < 0) ||

@@ -29,6 +29,7 @@ typedef struct EventSpec {
         const char *state;
         const char *reason;
         const char *host;
+        const char *path; /* any bytes */
         const char *rule;
         uint32_t port;
         uint64_t audit_sequence;

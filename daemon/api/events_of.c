@@ -135,11 +135,13 @@ void events_denied(Api *api, const PrivDenied *d)
         if (json_new_object(&details) < 0 || json_set_integer(details, "count", d->count) < 0)
                 details = json_unref(details);
         set(details, "kind", audit_kind_to_string(d->kind));
-        set(details, "text", d->text);
+        set(details, d->kind == AUDIT_KIND_FILE ? "action" : "text", d->text);
         event_emit(api, &(EventSpec){ .kind = "decision.denied",
                                       .session = session,
+                                      .process = d->process,
                                       .reason = decision_reason_to_string(d->reason),
                                       .host = d->host[0] ? d->host : address,
+                                      .path = d->path,
                                       .rule = d->rule,
                                       .port = d->port,
                                       .audit_sequence = d->sequence,

@@ -325,6 +325,9 @@ int session_open(Session *s, const PrivSessionCreated *m, Imsg *message)
         priv_link_set_handler(s->init, on_init_message, on_init_closed, s);
         priv_link_set_phase(s->init, PHASE_RUN);
         warn_missing(s, m->missing);
+        if (m->is_unwatched)
+                session_warn(s, "attempts-not-recorded",
+                             "sandboxd-watch does not run: attempts on denied paths are refused, and not recorded");
         return start_life(s);
 }
 
@@ -513,7 +516,8 @@ int session_on_denied(Api *api, const PrivDenied *m)
         Session *s = session_find_id(api, &m->session);
 
         if (!PRIV_STRING_OK(m->host) || !PRIV_STRING_OK(m->rule) || !PRIV_STRING_OK(m->text) ||
-            !decision_reason_to_string(m->reason) || m->port > UINT16_MAX || m->sequence > INT64_MAX)
+            !PRIV_STRING_OK(m->path) || !decision_reason_to_string(m->reason) || m->port > UINT16_MAX ||
+            m->sequence > INT64_MAX)
                 return -EPROTO;
         if (s)
                 session_note_denied(s, m);

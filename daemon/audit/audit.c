@@ -182,6 +182,7 @@ static void audit_done(Audit *a)
         LIST_FOREACH (e, &a->egresses, Egress, link)
                 (void) egress_free(e);
         a->dialer = priv_link_free(a->dialer);
+        a->watch = priv_link_free(a->watch);
         LIST_FOREACH (p, &a->reports, Pending, link)
                 (void) pending_free(p);
         while ((c = map_next(&a->connections, &cursor)))

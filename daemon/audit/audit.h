@@ -90,6 +90,7 @@ struct Audit {
         Quotas *quotas;
         PrivLink *launcher;
         PrivLink *dialer;
+        PrivLink *watch;
         Map sessions;
         PolicyShelf policies;
         Map connections;
@@ -204,6 +205,10 @@ void load_release(Audit *a, struct Pending *p, int error);
 /* pings.c: those that sessions tried, of which the launcher tells. < 0: it broke the rules */
 int pings_on_refused(Audit *a, const PrivAuditPings *m) _must_check_;
 void pings_release(Audit *a, const struct Pending *p);
+
+/* file.c: attempts on denied paths, of which the watch tells. */
+int watch_attach(Audit *a, int take_fd) _must_check_;
+void file_release(Audit *a, struct Pending *p, int error);
 
 /* inbound.c: connections into a session, of which the launcher tells. < 0: it broke the rules */
 int inbound_on_ask(Audit *a, const PrivAuditInbound *m) _must_check_;

@@ -225,6 +225,15 @@ static int on_dialer_attach(Audit *a, Imsg *m)
         return 0;
 }
 
+static int on_watch_attach(Audit *a, Imsg *m)
+{
+        int r = watch_attach(a, TAKE_FD(m->fds[0]));
+
+        if (r < 0)
+                (void) log_warning(r, "The watch cannot be attached");
+        return 0;
+}
+
 static int on_api_attach(Audit *a, Imsg *m)
 {
         int r = api_attach(a, m->body, TAKE_FD(m->fds[0]));
@@ -342,6 +351,8 @@ static int on_launcher(void *owner, _unused_ PrivLink *link, Imsg *m)
         }
         if (m->type == PRIV_AUDIT_DIALER_ATTACH)
                 return on_dialer_attach(a, m);
+        if (m->type == PRIV_AUDIT_WATCH_ATTACH)
+                return on_watch_attach(a, m);
         if (m->type == PRIV_AUDIT_API_ATTACH)
                 return on_api_attach(a, m);
         if (m->type == PRIV_AUDIT_SESSION_OPEN)

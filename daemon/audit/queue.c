@@ -73,7 +73,8 @@ const char *pending_put(Pending *p, const void *data, size_t size)
 
 static bool is_kept(const Pending *p)
 {
-        return p->type == PENDING_REPORT || p->type == PENDING_REFUSE || p->type == PENDING_PINGS;
+        return p->type == PENDING_REPORT || p->type == PENDING_REFUSE || p->type == PENDING_PINGS ||
+               p->type == PENDING_FILE;
 }
 
 static void note_lost(Audit *a)
@@ -214,6 +215,9 @@ static void release(Audit *a, Pending *p, int error)
         case PENDING_READ:
                 read_release(a, p, error);
                 break;
+        case PENDING_FILE:
+                file_release(a, p, error);
+                break;
         case PENDING_DECISION:
                 if (error < 0)
                         decision_fail(p);
@@ -236,9 +240,10 @@ static void fail_batch(Audit *a, ListLink *batch, int error)
 
                 list_unlink(&p->link);
                 if (is_kept(p) && a->n_reports < REPORTS_MAX) {
-                        if (p->type == PENDING_REFUSE)
+                        if (p->type == PENDING_REFUSE) {
                                 release(a, p, error);
-                        p->type = PENDING_REPORT;
+                                p->type = PENDING_REPORT;
+                        }
                         list_append(&kept, &p->link);
                         a->n_reports++;
                         continue;

@@ -14,6 +14,7 @@ typedef enum PendingType {
         PENDING_EXEC,       /* an api worker waits; token in request */
         PENDING_READ,       /* likewise; query */
         PENDING_DECISION,   /* an egress worker waits */
+        PENDING_FILE,       /* api workers hear of it afterwards */
 } PendingType;
 
 typedef struct Pending {
@@ -37,10 +38,11 @@ typedef struct Pending {
         struct Bounds *bounds;    /* owned; NULL: none */
         const PolicyCount *limit; /* of them: as many connections are open as it says; NULL: there is room */
         const char *rule_reason;
-        PrivQuery *query;    /* owned */
-        PrivVerify *verify;  /* owned; instead of a query */
-        PrivAuditLoad *load; /* likewise; PENDING_LOAD */
-        int gate_fd;         /* likewise; PENDING_EXEC */
+        PrivQuery *query;           /* owned */
+        PrivVerify *verify;         /* owned; instead of a query */
+        PrivAuditLoad *load;        /* likewise; PENDING_LOAD */
+        const PrivFileDenied *file; /* PENDING_FILE: in the tail */
+        int gate_fd;                /* likewise; PENDING_EXEC */
         size_t used;
         size_t room;
         char tail[]; /* what the row points to */

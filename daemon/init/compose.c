@@ -264,7 +264,9 @@ int compose_mask(Setup *s)
 
         for (size_t i = 0; r == 0 && i < s->n_pieces; i++) {
                 if (s->pieces[i].is_mask)
-                        r = target_mask(s, s->pieces[i].path);
+                        r = target_mask(s, s->pieces[i].path, UINT32_MAX);
+                if (r == -ENOENT)
+                        r = 0;
         }
         return r;
 }

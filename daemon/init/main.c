@@ -25,6 +25,7 @@ enum InitFd {
         FD_HOST = 6,
         FD_STEERING = 7, /* held for as long as we live, no more */
         FD_FIRST_FREE = 8,
+        FD_WATCHED = 8 /* where the launcher gave one */
 };
 
 enum StartFd {
@@ -112,6 +113,7 @@ static int open_stdio(void)
 
 static int prepare_process(Setup *s)
 {
+        const int n_given = FD_FIRST_FREE + (s->watched_fd >= 0);
         uint64_t effective, inheritable;
         int r;
 
@@ -122,11 +124,11 @@ static int prepare_process(Setup *s)
         r = open_stdio();
         if (r == 0)
                 r = reset_signals();
-        for (int fd = FD_TEMPLATE; r == 0 && fd < FD_FIRST_FREE; fd++)
+        for (int fd = FD_TEMPLATE; r == 0 && fd < n_given; fd++)
                 r = fd_set_cloexec(fd, true);
         if (r < 0)
                 return setup_fail(s, r, "descriptors");
-        if (kernel_close_range(FD_FIRST_FREE, UINT_MAX, 0) < 0)
+        if (kernel_close_range((unsigned) n_given, UINT_MAX, 0) < 0)
                 return setup_fail(s, neg_errno(), "close_range");
         if (kernel_capget(&effective, &s->capabilities, &inheritable) < 0)
                 return setup_fail(s, neg_errno(), "capabilities");
@@ -148,6 +150,7 @@ static int build_stage_1(Setup *s)
                 r = root_build_proc(s);
         if (r == 0)
                 r = root_allow_fixed(s);
+        masks_prepare(s);
         return r;
 }
 
@@ -299,9 +302,10 @@ static void close_setup(Setup *s)
 
         for (size_t i = 0; i < ELEMENTSOF(fds); i++)
                 *fds[i] = fd_close(*fds[i]);
+        masks_done(s);
 }
 
-static void setup_init(Setup *s)
+static void setup_init(Setup *s, bool is_watched)
 {
         *s = (Setup){ .template_fd = FD_TEMPLATE,
                       .network_fd = FD_NETWORK,
@@ -320,11 +324,14 @@ static void setup_init(Setup *s)
                       .own_fd = -EBADF,
                       .root_fd = -EBADF,
                       .mask_fd = -EBADF,
+                      .watched_fd = is_watched ? FD_WATCHED : -EBADF,
                       .proc_fd = -EBADF,
                       .proof_fd = -EBADF,
                       .ruleset_fd = -EBADF };
         for (size_t i = 0; i < SETUP_SEALED_MAX; i++)
                 s->sealed[i] = -EBADF;
+        for (size_t i = 0; i < MASKS_READY; i++)
+                s->ready_masks[i] = -EBADF;
         for (size_t i = 0; i < PLAN_MOUNTS_MAX; i++)
                 s->sources[i] = -EBADF;
 }
@@ -378,14 +385,14 @@ static int send_result(ImsgChannel *launcher, const PrivInitResult *result, int 
         return r;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
         static Setup s;
         ImsgChannel launcher;
         int api_fd = -EBADF, rules_fd, r;
 
         log_open("sandbox-init");
-        setup_init(&s);
+        setup_init(&s, argc == 2 && str_equal(argv[1], "watched"));
         r = prepare_process(&s);
         if (r < 0)
                 return log_error(r, "%s: %s", s.result.step, s.result.detail) < 0;

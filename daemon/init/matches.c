@@ -56,6 +56,8 @@ static int put_mask(Matches *m, int fd)
         _cleanup_close_ int mask = -EBADF;
         struct stat st;
 
+        if (mask_is_watched(s, fd))
+                return 0;
         if (fstat(fd, &st) < 0)
                 return setup_fail(s, neg_errno(), "%s", m->path);
         if (st.st_dev == m->mask_device)
@@ -77,8 +79,8 @@ static int mask_behind(Matches *m)
         int r;
 
         if (!m->is_guard) {
-                r = target_mask(m->setup, m->path);
-                return r < 0 ? r : identity_walk_as_session(m->setup);
+                r = target_mask(m->setup, m->path, UINT32_MAX);
+                return r < 0 && r != -ENOENT ? r : identity_walk_as_session(m->setup);
         }
         fd = kernel_openat2(AT_FDCWD, m->path, O_PATH | O_CLOEXEC, RESOLVE_NO_MAGICLINKS);
         return fd < 0 ? 0 : put_mask(m, fd);
@@ -90,6 +92,8 @@ static int mask_entry(Matches *m, int directory_fd, const char *name)
                                                 RESOLVE_NO_MAGICLINKS | RESOLVE_BENEATH);
         struct stat st;
 
+        if (fd >= 0 && mask_is_watched(m->setup, fd))
+                return 0;
         if (fd < 0 || fstat(fd, &st) < 0)
                 return errno == ENOENT ? 0 : setup_fail(m->setup, neg_errno(), "%s", m->path);
         return S_ISLNK(st.st_mode) ? mask_behind(m) : put_mask(m, fd);

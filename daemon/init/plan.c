@@ -142,7 +142,13 @@ static bool mount_ok(const Plan *p, const PlanMount *m)
 {
         if (m->type >= _PLAN_MOUNT_TYPE_MAX || m->flags & ~(uint32_t) PLAN_FLAGS_ALL)
                 return false;
-        if (!string_ok(p, m->target) || !string_ok(p, m->source))
+        if (!string_ok(p, m->target) || !string_ok(p, m->source) || !string_ok(p, m->layer) ||
+            !string_ok(p, m->rule))
+                return false;
+        if (m->type == PLAN_MASK)
+                return target_ok(p, m->target) && m->source == 0 && m->size_bytes == 0 &&
+                       !(m->flags & ~(uint32_t) (PLAN_MADE | PLAN_QUIET));
+        if (m->layer != 0 || m->rule != 0 || m->flags & (PLAN_MADE | PLAN_QUIET))
                 return false;
         if (m->type == PLAN_COMPOSE)
                 return m->source == m->target && path_ok(plan_string(p, m->target)) &&
@@ -261,6 +267,20 @@ int plan_builder_string(PlanBuilder *b, const char *s, uint32_t *ret_offset)
                 return r;
         *ret_offset = (uint32_t) size;
         return 0;
+}
+
+int plan_builder_mask(PlanBuilder *b, uint32_t flags, const char *target, const char *layer,
+                      const char *rule)
+{
+        PlanMount *m;
+        int r;
+
+        r = plan_builder_mount(b, PLAN_MASK, flags, "", target, 0);
+        if (r < 0)
+                return r;
+        m = &b->mounts[b->n_mounts - 1];
+        r = plan_builder_string(b, layer, &m->layer);
+        return r < 0 ? r : plan_builder_string(b, rule, &m->rule);
 }
 
 int plan_builder_mount(PlanBuilder *b, PlanMountType type, uint32_t flags, const char *source,

@@ -47,7 +47,9 @@ enum PlanMountFlags {
         PLAN_EXEC_TOOLS = 1 << 4, /* a tool folder of the caller's home: source's directory may be absent
                                      silently */
         PLAN_FOLLOW = 1 << 5,     /* of what is hidden: where links lead from there is masked, too */
-        PLAN_FLAGS_ALL = (1 << 6) - 1,
+        PLAN_MADE = 1 << 6, /* of a mask: also where nothing is, as a directory, if it is ours to make one */
+        PLAN_QUIET = 1 << 7, /* of a mask: a directory that looks empty to whoever only looks around */
+        PLAN_FLAGS_ALL = (1 << 8) - 1,
 };
 
 typedef enum PlanHomeKind {
@@ -63,6 +65,8 @@ typedef struct PlanMount {
         uint32_t source; /* offset of a string; 0 = "" */
         uint32_t target;
         uint64_t size_bytes;
+        uint32_t layer; /* of a mask: whose rule it is, and which */
+        uint32_t rule;
 } PlanMount;
 
 /* Strings are NUL-terminated at offsets within [strings, strings + strings_size); the byte at `strings` is
@@ -114,6 +118,9 @@ DEFINE_CLEANUP(PlanBuilder *, plan_builder_free)
 int plan_builder_string(PlanBuilder *b, const char *s, uint32_t *ret_offset) _must_check_;
 int plan_builder_mount(PlanBuilder *b, PlanMountType type, uint32_t flags, const char *source,
                        const char *target, uint64_t size_bytes) _must_check_;
+
+int plan_builder_mask(PlanBuilder *b, uint32_t flags, const char *target, const char *layer,
+                      const char *rule) _must_check_;
 
 /* header: all fields that are no offsets of tables. *ret_fd: a sealed memfd, proven with plan_open(). */
 int plan_builder_seal(PlanBuilder *b, const PlanHeader *header, int *ret_fd) _must_check_;

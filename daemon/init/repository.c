@@ -151,7 +151,9 @@ static int mask_below(Setup *s)
                 const char *path = plan_string(&s->plan, m->target);
 
                 if (is_closed(m) && is_below(path, s->repository))
-                        r = target_mask(s, path);
+                        r = target_mask(s, path, m->type == PLAN_MASK ? i : UINT32_MAX);
+                if (r == -ENOENT)
+                        r = 0;
         }
         return r;
 }

@@ -22,6 +22,7 @@
 
 #define SETUP_DEVICES_MAX (PLAN_MOUNTS_MAX + 8U)
 #define SETUP_SEALED_MAX  4U
+#define MASKS_READY       8U
 
 typedef struct Piece Piece; /* of what is put together; compose.c */
 
@@ -44,9 +45,13 @@ typedef struct Setup {
         int marks_fd; /* of prevent.h; -EBADF: the kernel does not prevent */
 
         /* made by us */
-        int own_fd;   /* our mount namespace */
-        int root_fd;  /* the session's root */
-        int mask_fd;  /* directory of the empty files that masks are made of */
+        int own_fd;                 /* our mount namespace */
+        int root_fd;                /* the session's root */
+        int mask_fd;                /* directory of the empty files that masks are made of */
+        uint32_t watched_device[2]; /* major, minor; 0, 0: none */
+        int watched_fd; /* the file system whose nodes are masks of denied paths; -EBADF: those of mask_fd
+                           are */
+        int ready_masks[MASKS_READY]; /* clones of its first nodes, made ahead */
         int proc_fd;  /* a proc of our own, nowhere attached: for the knob of the user namespace */
         int proof_fd; /* a writable directory that no Landlock rule names: to see Landlock refuse */
         Piece *pieces;
@@ -178,11 +183,22 @@ int target_attach(Setup *s, int mount_fd, const char *path, bool is_directory) _
 int target_link(Setup *s, const char *link, const char *path) _must_check_;
 int target_make_directory(Setup *s, const char *path, int *ret_fd) _must_check_;
 bool target_exists(Setup *s, const char *path);
-int target_mask(Setup *s, const char *path) _must_check_;
+/* Over whatever lies there; -ENOENT: nothing does. number: of the plan's mount; UINT32_MAX: it has none. */
+int target_mask(Setup *s, const char *path, uint32_t number) _must_check_;
 /* As target_attach_tmpfs(), but nobody may write once root_seal() has run. */
 int target_attach_sealed(Setup *s, const char *path, const char *mode, uint64_t size_bytes) _must_check_;
 /* A private file system, writable for the session. mode in octal; owned by the session's user. */
 int target_attach_tmpfs(Setup *s, const char *path, const char *mode, uint64_t size_bytes) _must_check_;
+
+/* ---- masks.c: what denied paths are hidden by ---- */
+
+/* Of what the watch answers for, ahead: nothing is known of the session yet. */
+void masks_prepare(Setup *s);
+/* A detached mount. */
+int mask_clone(Setup *s, uint32_t number, bool is_directory, int *ret_fd) _must_check_;
+void masks_done(Setup *s);
+/* It is a node that the watch answers for: found out without asking it, which would be an attempt. */
+bool mask_is_watched(const Setup *s, int fd);
 
 /* ---- submounts.c ---- */
 

@@ -19,6 +19,13 @@ typedef struct Walk {
         bool is_directory;
 } Walk;
 
+/* Where the last mask was made. */
+typedef struct MaskFolder {
+        int fd;
+        dev_t device;
+        char path[PLAN_PATH_MAX];
+} MaskFolder;
+
 static bool device_is_ours(const Setup *s, dev_t device)
 {
         for (size_t i = 0; i < s->n_devices; i++) {
@@ -275,7 +282,7 @@ static bool leads_through_proc(const char *path)
 
 /* What is hidden may be reached by a link in the user's own directory: the mask goes where it leads, within
  * the session's root. What is not there needs no mask. */
-int target_mask(Setup *s, const char *path)
+int target_mask(Setup *s, const char *path, uint32_t number)
 {
         _cleanup_close_ int target = -EBADF, mask = -EBADF;
         struct stat st;
@@ -291,15 +298,93 @@ int target_mask(Setup *s, const char *path)
         if (identity_walk_as_root(s) < 0)
                 return setup_fail(s, -EPERM, "identity");
         if (r == -ENOENT || r == -ENOTDIR || r == -ELOOP)
-                return 0;
+                return -ENOENT;
         if (r < 0)
                 return setup_fail(s, r, "mask %s", path);
         if (fstat(target, &st) < 0)
                 return setup_fail(s, neg_errno(), "mask %s", path);
-        mask = kernel_open_tree(s->mask_fd, S_ISDIR(st.st_mode) ? "denied.d" : "denied", OPEN_TREE_CLONE);
-        if (mask < 0 || kernel_move_mount(mask, target) < 0)
-                return setup_fail(s, neg_errno(), "mask %s", path);
+        r = mask_clone(s, number, S_ISDIR(st.st_mode), &mask);
+        if (r == 0 && kernel_move_mount(mask, target) < 0)
+                r = neg_errno();
+        return r < 0 ? setup_fail(s, r, "mask %s", path) : 0;
+}
+
+/* The folder that a mask goes into. Most of them go into the home: that is walked to once. */
+static int walk_to_folder(Setup *s, const char *path, const char **ret_name, MaskFolder *last)
+{
+        size_t n = (size_t) (strrchr(path, '/') - path);
+        Walk w;
+        int r;
+
+        *ret_name = path + n + 1;
+        if (last->fd >= 0 && n == strlen(last->path) && memcmp(path, last->path, n) == 0)
+                return 0;
+        last->fd = fd_close(last->fd);
+        r = walk_to_parent(s, path, ret_name, &w);
+        if (r < 0)
+                return r;
+        last->fd = w.fd;
+        last->device = w.device;
+        memcpy(last->path, path, n);
+        last->path[n] = '\0';
         return 0;
+}
+
+static int make_place(const Setup *s, const char *name, const MaskFolder *folder)
+{
+        const Walk w = { .fd = folder->fd, .device = folder->device, .is_directory = true };
+
+        return make_child(s, &w, name, /* is_directory= */ true);
+}
+
+/* A link there is not followed: an earlier session may have made it, to have something else masked. In the
+ * home that was given it goes, elsewhere it stays, and what it leads to has its own mask. */
+static int open_place(Setup *s, const char *name, const MaskFolder *folder)
+{
+        struct stat st;
+        int r;
+
+        if (home_holds(s, folder->fd) && fstatat(folder->fd, name, &st, AT_SYMLINK_NOFOLLOW) >= 0 &&
+            S_ISLNK(st.st_mode)) {
+                r = home_clear(folder->fd, name);
+                if (r < 0)
+                        return r;
+        }
+        return open_child(folder->fd, name);
+}
+
+/* What is there already is masked as what it is: an earlier session's file stays. */
+static int target_mask_made(Setup *s, const char *path, uint32_t number, MaskFolder *last)
+{
+        _cleanup_close_ int place = -EBADF, mask = -EBADF;
+        const char *name;
+        struct stat st;
+        int r;
+
+        r = walk_to_folder(s, path, &name, last);
+        /* With the rights of whose folder it is. */
+        if (r == 0)
+                r = last->device == s->root_device ? identity_walk_as_root(s) : identity_walk_as_session(s);
+        if (r == 0) {
+                place = open_place(s, name, last);
+                if (place == -ENOENT) {
+                        r = make_place(s, name, last);
+                        place = r < 0 ? r : open_child(last->fd, name);
+                }
+                r = place < 0 ? place : fstat(place, &st) < 0 ? neg_errno() : 0;
+        }
+        if (identity_walk_as_root(s) < 0)
+                return setup_fail(s, -EPERM, "identity");
+        /* Where nothing of ours is there is nothing to hide, and nobody's folder gets one more. */
+        if (r == -ENOENT || r == -ENOTDIR || r == -ELOOP || r == -EACCES)
+                return 0;
+        if (r == 0 && S_ISLNK(st.st_mode))
+                return 0;
+        if (r == 0)
+                r = mask_clone(s, number, S_ISDIR(st.st_mode), &mask);
+        if (r == 0 && kernel_move_mount(mask, place) < 0)
+                r = neg_errno();
+        return r < 0 ? setup_fail(s, r, "mask %s", path) : 0;
 }
 
 /* Where nothing is that it could lie over there is nothing to hide either. */
@@ -326,6 +411,7 @@ static int attach_mount(Setup *s, uint32_t i)
 {
         const PlanMount *m = &s->plan.mounts[i];
         const char *path = plan_string(&s->plan, m->target);
+        int r;
 
         switch ((PlanMountType) m->type) {
         case PLAN_BIND:
@@ -342,7 +428,9 @@ static int attach_mount(Setup *s, uint32_t i)
         case PLAN_DENY:
                 return 0;
         case PLAN_MASK:
-                return target_mask(s, path);
+                /* Those that are made come last: nothing else may make their folder another. */
+                r = m->flags & PLAN_MADE ? 0 : target_mask(s, path, i);
+                return r == -ENOENT ? 0 : r;
         case _PLAN_MOUNT_TYPE_MAX:
                 break;
         }
@@ -377,6 +465,21 @@ static int mask_matches(Setup *s)
         return r < 0 || !m ? r : matches_walk(m);
 }
 
+static int make_masks(Setup *s)
+{
+        MaskFolder last = { .fd = -EBADF };
+        int r = 0;
+
+        for (uint32_t i = 0; r == 0 && i < s->plan.header->n_mounts; i++) {
+                const PlanMount *m = &s->plan.mounts[i];
+
+                if (m->type == PLAN_MASK && m->flags & PLAN_MADE)
+                        r = target_mask_made(s, plan_string(&s->plan, m->target), i, &last);
+        }
+        last.fd = fd_close(last.fd);
+        return r;
+}
+
 int target_attach_all(Setup *s)
 {
         const PlanHeader *h = s->plan.header;
@@ -405,6 +508,8 @@ int target_attach_all(Setup *s)
                 r = compose_mask(s);
         if (r == 0)
                 r = mask_matches(s);
+        if (r == 0)
+                r = make_masks(s);
         if (r == 0)
                 r = compose_close(s);
         compose_done(s);

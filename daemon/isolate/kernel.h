@@ -77,6 +77,11 @@ static inline int kernel_fsconfig_string(int fd, const char *key, const char *va
         return (int) syscall(SYS_fsconfig, fd, FSCONFIG_SET_STRING, key, value, 0);
 }
 
+static inline int kernel_fsconfig_flag(int fd, const char *key)
+{
+        return (int) syscall(SYS_fsconfig, fd, FSCONFIG_SET_FLAG, key, NULL, 0);
+}
+
 static inline int kernel_fsconfig_create(int fd)
 {
         return (int) syscall(SYS_fsconfig, fd, FSCONFIG_CMD_CREATE, NULL, NULL, 0);

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include "daemon/isolate/devices.h"
+#include "daemon/isolate/fuse.h"
 #include "daemon/isolate/kernel.h"
 #include "daemon/isolate/netns.h"
 #include "daemon/isolate/spawn.h"
@@ -197,9 +198,9 @@ static int probe_fanotify(void)
 
 static int probe_fuse(void)
 {
-        _cleanup_close_ int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+        _cleanup_close_ int device = -EBADF, mount = -EBADF;
 
-        return fd < 0 ? neg_errno() : 0;
+        return fuse_mount_new(&device, &mount);
 }
 
 static int probe_controller(const CgroupBase *base, uint32_t bit)

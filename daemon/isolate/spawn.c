@@ -258,6 +258,22 @@ int spawn_open_namespace(pid_t pid, const char *kind, int *ret_fd)
         return 0;
 }
 
+int spawn_reap_within(int pidfd, int msec)
+{
+        struct pollfd p = { .fd = pidfd, .events = POLLIN };
+        siginfo_t info = { 0 };
+        int r;
+
+        (void) syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+        do
+                r = poll(&p, 1, msec);
+        while (r < 0 && errno == EINTR);
+        if (r <= 0)
+                return -ETIMEDOUT;
+        (void) waitid(P_PIDFD, (id_t) pidfd, &info, WEXITED | WNOHANG);
+        return 0;
+}
+
 void spawn_reap(int take_pidfd)
 {
         _cleanup_close_ int pidfd = take_pidfd;

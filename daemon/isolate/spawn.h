@@ -53,5 +53,8 @@ int spawn_wait(int take_pidfd, int timeout_msec) _must_check_;
 /* A namespace of a process, `kind` as below /proc/PID/ns. The caller owns the descriptor. */
 int spawn_open_namespace(pid_t pid, const char *kind, int *ret_fd) _must_check_;
 
+/* Kills it and waits so long; -ETIMEDOUT: it does not end. The pidfd stays the caller's. */
+int spawn_reap_within(int pidfd, int msec) _must_check_;
+
 /* Kills and reaps a child of ours, at once. Takes the pidfd. */
 void spawn_reap(int take_pidfd);

@@ -10,6 +10,8 @@
 #include "daemon/isolate/userns.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/user.h"
+#include "daemon/launcher/watch.h"
+#include "daemon/launcher/worker.h"
 #include "proto/base/clock.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
@@ -21,34 +23,35 @@
 
 /* The steering of a kernel without nftables stays up as long as somebody holds it: init lives as long as the
  * session, whatever becomes of us. */
-static int spawn_program(const Kernel *k, int cgroup_fd, const NetworkNamespace *network, int channel_fd,
-                         pid_t *ret_pid, int *ret_pidfd)
+static int spawn_program(const Kernel *k, const InitSpec *init, int channel_fd, pid_t *ret_pid,
+                         int *ret_pidfd)
 {
-        int steer_fd = network->steer_fd >= 0 ? network->steer_fd : k->null_fd;
-        static const char *const arguments[] = { "sandbox-init", NULL };
-        int fds[] = { channel_fd, k->template_fd, network->fd, k->mount_fd, steer_fd };
+        static const char *const plain[] = { "sandbox-init", NULL }, *const watched[] = { "sandbox-init",
+                                                                                          "watched", NULL };
+        int steer_fd = init->network->steer_fd >= 0 ? init->network->steer_fd : k->null_fd;
+        const char *const *arguments = init->mask_fd >= 0 ? watched : plain;
+        int fds[] = { channel_fd, k->template_fd, init->network->fd, k->mount_fd, steer_fd, init->mask_fd };
         SpawnSpec spec = { .program_fd = k->program_fds[PROGRAM_INIT],
                            .arguments = (char *const *) (uintptr_t) arguments,
                            .namespaces = CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS,
-                           .cgroup_fd = cgroup_fd,
+                           .cgroup_fd = init->cgroup_fd,
                            .null_fd = k->null_fd,
                            .output_fd = -EBADF,
                            .is_prompt = true,
                            .fds = fds,
-                           .n_fds = ELEMENTSOF(fds) };
+                           .n_fds = ELEMENTSOF(fds) - (init->mask_fd < 0) };
 
         return spawn(&spec, ret_pid, ret_pidfd);
 }
 
-int init_spawn(Launcher *l, int cgroup_fd, const NetworkNamespace *network, pid_t *ret_pid, int *ret_pidfd,
-               PrivLink **ret_link)
+int init_spawn(Launcher *l, const InitSpec *spec, pid_t *ret_pid, int *ret_pidfd, PrivLink **ret_link)
 {
         int pair[2], r;
 
         r = imsg_pair(pair);
         if (r < 0)
                 return r;
-        r = spawn_program(l->kernel, cgroup_fd, network, pair[1], ret_pid, ret_pidfd);
+        r = spawn_program(l->kernel, spec, pair[1], ret_pid, ret_pidfd);
         pair[1] = fd_close(pair[1]);
         if (r < 0) {
                 (void) fd_close(pair[0]);
@@ -63,11 +66,13 @@ Blank *blank_free(Blank *b)
                 return NULL;
         b->init_io = loop_io_free(b->init_io);
         b->init_link = priv_link_free(b->init_link);
-        spawn_reap(TAKE_FD(b->init_pidfd));
+        watch_reap_init(b->launcher, TAKE_FD(b->init_pidfd));
         netns_done(&b->network);
         if (b->cgroup_fd >= 0 && cgroup_remove(b->launcher->kernel->cgroups, &b->id) < 0)
                 (void) log_warning(0, "cannot remove a control group, leaving it to the next start");
         b->cgroup_fd = fd_close(b->cgroup_fd);
+        if (b->is_watched)
+                watch_over(b->launcher, &b->id);
         free(b);
         return NULL;
 }
@@ -125,10 +130,14 @@ static int make_network(Blank *b)
 
 static int make_init(Blank *b)
 {
+        _cleanup_close_ int mask = -EBADF;
         Launcher *l = b->launcher;
         int r;
 
-        r = init_spawn(l, b->cgroup_fd, &b->network, &b->init_pid, &b->init_pidfd, &b->init_link);
+        mask = watch_mount(l, &b->id);
+        b->is_watched = mask >= 0;
+        r = init_spawn(l, &(InitSpec){ .cgroup_fd = b->cgroup_fd, .network = &b->network, .mask_fd = mask },
+                       &b->init_pid, &b->init_pidfd, &b->init_link);
         if (r < 0)
                 return r;
         priv_link_set_handler(b->init_link, on_init_message, on_init_closed, b);
@@ -234,9 +243,20 @@ int blanks_start(Launcher *l)
 void blanks_stop(Launcher *l)
 {
         l->blank_timer = loop_timer_free(l->blank_timer);
+        /* Whoever waits for it would not end. */
+        worker_kill(l->watch);
         l->unfinished = blank_free(l->unfinished);
         for (size_t i = 0; i < ELEMENTSOF(l->blanks); i++)
                 l->blanks[i] = blank_free(l->blanks[i]);
+}
+
+void blanks_renew(Launcher *l)
+{
+        if (!l->blank_timer)
+                return;
+        for (size_t i = 0; i < ELEMENTSOF(l->blanks); i++)
+                l->blanks[i] = blank_free(l->blanks[i]);
+        refill_after(l, BLANK_REFILL_USEC);
 }
 
 Blank *blank_take(Launcher *l)

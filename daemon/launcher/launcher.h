@@ -45,6 +45,7 @@ typedef enum Program {
         PROGRAM_EGRESS,
         PROGRAM_LOOKUP,
         PROGRAM_INIT,
+        PROGRAM_WATCH,
         _PROGRAM_MAX,
 } Program;
 
@@ -61,9 +62,11 @@ typedef struct Config {
 typedef struct Kernel {
         int program_fds[_PROGRAM_MAX];
         int null_fd;
-        int network_fd;  /* our own network namespace */
-        int mount_fd;    /* our own mount namespace */
-        int diag_fd;     /* asks who connected to us; -EBADF: this kernel cannot say */
+        int network_fd; /* our own network namespace */
+        int mount_fd;   /* our own mount namespace */
+        int diag_fd;    /* asks who connected to us; -EBADF: this kernel cannot say */
+        int proc_fd; /* processes of this machine, for the watch; -EBADF: this kernel cannot show them alone
+                      */
         int template_fd; /* mount namespace that sessions copy */
         int session_filter_fd;
         int command_filter_fd;
@@ -102,6 +105,11 @@ struct Launcher {
         ListLink workers; /* every one that is not freed, retired ones too */
         Worker *audit;
         Worker *dialer;
+        Worker *watch; /* NULL: none now, or this kernel has no FUSE */
+        RestartGuard watch_guard;
+        LoopTimer *watch_timer_again;
+        LoopTimer *watch_ping_timer; /* until it answers */
+        bool is_watch_pinged;
         RestartGuard audit_guard;
         RestartGuard dialer_guard;
         RestartGuard pool_guard;

@@ -122,6 +122,8 @@ static void launcher_done(Launcher *l)
         l->watch_timer = loop_timer_free(l->watch_timer);
         l->stop_timer = loop_timer_free(l->stop_timer);
         l->pool_timer = loop_timer_free(l->pool_timer);
+        l->watch_timer_again = loop_timer_free(l->watch_timer_again);
+        l->watch_ping_timer = loop_timer_free(l->watch_ping_timer);
         for (size_t i = 0; i < ELEMENTSOF(l->signals); i++)
                 l->signals[i] = loop_signal_free(l->signals[i]);
         l->watch_fd = fd_close(l->watch_fd);
@@ -178,6 +180,7 @@ int main(int argc, char **argv)
         Kernel kernel = { .null_fd = -EBADF,
                           .network_fd = -EBADF,
                           .diag_fd = -EBADF,
+                          .proc_fd = -EBADF,
                           .mount_fd = -EBADF,
                           .template_fd = -EBADF,
                           .session_filter_fd = -EBADF,

@@ -5,6 +5,7 @@
 #include "daemon/launcher/reload.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/user.h"
+#include "daemon/launcher/watch.h"
 #include "daemon/launcher/worker.h"
 #include "proto/base/clock.h"
 #include "proto/base/fd.h"
@@ -72,6 +73,7 @@ static void on_audit_ready(void *owner, _unused_ Worker *w, _unused_ const Imsg 
 
         sessions_reopen_audit(l);
         users_attach_audit(l);
+        watch_attach_audit(l);
         reload_on_audit_ready(l);
         connect_audit_dialer(l);
 }
@@ -272,7 +274,7 @@ int service_start(Launcher *l)
         start_audit(l);
         start_dialer(l);
         fill_pool(l);
-        return 0;
+        return watch_start(l);
 }
 
 void service_report(Launcher *l, uint32_t kind, uint32_t uid, bool is_denial, const char *action,

@@ -12,6 +12,7 @@
 #include "daemon/launcher/listen.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/setup.h"
+#include "daemon/launcher/watch.h"
 #include "daemon/launcher/worker.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -160,13 +161,19 @@ static void on_init_closed(void *owner, _unused_ PrivLink *link, int reason)
                 session_stop(s, END_TERMINATED);
 }
 
+static int spawn_init(Session *s)
+{
+        _cleanup_close_ int mask = watch_mount(s->launcher, &s->id);
+        InitSpec spec = { .cgroup_fd = s->cgroup_fd, .network = &s->network, .mask_fd = mask };
+
+        s->is_watched = mask >= 0;
+        return init_spawn(s->launcher, &spec, &s->init_pid, &s->init_pidfd, &s->init_link);
+}
+
 static int step_init(Session *s)
 {
-        int r = 0;
+        int r = s->init_link ? 0 : spawn_init(s);
 
-        if (!s->init_link)
-                r = init_spawn(s->launcher, s->cgroup_fd, &s->network, &s->init_pid, &s->init_pidfd,
-                               &s->init_link);
         if (r < 0)
                 return r;
         priv_link_set_handler(s->init_link, on_init_message, on_init_closed, s);
@@ -206,6 +213,8 @@ static int step_start(Session *s)
         r = imsg_pair(pair);
         if (r < 0)
                 return r;
+        watch_open_session(s);
+        s->answer.is_unwatched = watch_is_missed(s);
         s->api_fd = pair[0];
         memcpy(fds,
                (int[]){ s->plan_fd, s->user_fd, s->cgroup_fd, k->session_filter_fd, k->command_filter_fd,
@@ -277,6 +286,8 @@ static void take_over(Session *s, Blank *take)
         s->init_pid = take->init_pid;
         s->init_pidfd = TAKE_FD(take->init_pidfd);
         s->init_link = TAKE_PTR(take->init_link);
+        s->is_watched = take->is_watched;
+        take->is_watched = false;
         /* At once: what fails before the step that waits for init must not leave its end to the blank. */
         priv_link_set_handler(s->init_link, on_init_message, on_init_closed, s);
         (void) blank_free(take);
@@ -459,6 +470,8 @@ static void on_deadline(void *userdata)
 {
         Session *s = userdata;
 
+        if (s->state == SESSION_STARTING && !s->is_init_ready)
+                watch_suspect(s);
         if (s->state == SESSION_STARTING)
                 session_fail(s, -ETIMEDOUT,
                              !s->is_init_ready ? "init"

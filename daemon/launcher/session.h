@@ -73,6 +73,7 @@ struct Session {
         bool has_grace; /* it runs: the worker has said that the end began */
         unsigned n_polls;
         bool has_no_network;
+        bool is_watched; /* attempts on its masks are recorded */
         bool wants_egress;
         bool had_egress; /* once answered, requests have somewhere to go */
         bool is_row_asked;

@@ -10,6 +10,7 @@
 #include "daemon/launcher/pings.h"
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
+#include "daemon/launcher/watch.h"
 #include "daemon/launcher/worker.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -87,6 +88,8 @@ static void finish(void *userdata)
                 (void) log_warning(r, "cannot remove a control group, leaving it to the next start");
         else if (s->is_prevented)
                 prevention_leave(l->kernel->prevention, s->cgroup_fd);
+        if (s->is_watched)
+                watch_over(l, &s->id);
         (void) map_remove(&l->sessions, &s->id, sizeof(s->id));
         session_free(s);
         user_count_session(u, -1);
@@ -161,6 +164,7 @@ static void kill_all(Session *s)
 static void give_up(Session *s)
 {
         (void) log_warning(0, "init of a session of uid %u was killed and does not end", s->user->uid);
+        watch_suspect(s);
         worker_release(TAKE_PTR(s->egress));
         send_end(s);
 }
@@ -206,7 +210,7 @@ void session_stop(Session *s, EndReason reason)
         }
         if (s->init_pidfd >= 0 && !s->init_io) {
                 /* Never watched: its start failed halfway. */
-                spawn_reap(TAKE_FD(s->init_pidfd));
+                watch_reap_init(s->launcher, TAKE_FD(s->init_pidfd));
         }
         if (s->init_pidfd < 0)
                 wait_for_empty(s);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "daemon/isolate/filter.h"
+#include "daemon/isolate/fuse.h"
 #include "daemon/isolate/netns.h"
 #include "daemon/isolate/prevention.h"
 #include "daemon/isolate/probe.h"
@@ -25,6 +26,7 @@ static const char *const program_names[] = {
         [PROGRAM_API] = "sandboxd-api",       [PROGRAM_AUDIT] = "sandboxd-audit",
         [PROGRAM_DIALER] = "sandboxd-dialer", [PROGRAM_EGRESS] = "sandboxd-egress",
         [PROGRAM_LOOKUP] = "sandboxd-lookup", [PROGRAM_INIT] = "sandbox-init",
+        [PROGRAM_WATCH] = "sandboxd-watch",
 };
 ASSERT_TABLE(program_names, _PROGRAM_MAX);
 
@@ -133,6 +135,8 @@ static int open_own(Kernel *k)
                 return log_error(neg_errno(), "cannot open the mount namespace");
         if (tcp_peer_open(&k->diag_fd) < 0)
                 k->diag_fd = -EBADF;
+        if (proc_mount_new(&k->proc_fd) < 0)
+                k->proc_fd = -EBADF;
         r = netns_open_home(&k->network_fd);
         return r < 0 ? log_error(r, "cannot open the network namespace") : 0;
 }
@@ -282,6 +286,7 @@ void kernel_done(Kernel *k)
         k->network_fd = fd_close(k->network_fd);
         k->mount_fd = fd_close(k->mount_fd);
         k->diag_fd = fd_close(k->diag_fd);
+        k->proc_fd = fd_close(k->proc_fd);
         k->template_fd = fd_close(k->template_fd);
         k->session_filter_fd = fd_close(k->session_filter_fd);
         k->command_filter_fd = fd_close(k->command_filter_fd);

@@ -18,6 +18,7 @@
 #include "daemon/launcher/service.h"
 #include "daemon/launcher/session.h"
 #include "daemon/launcher/user.h"
+#include "daemon/launcher/watch.h"
 #include "daemon/launcher/worker.h"
 #include "proto/base/clock.h"
 #include "proto/base/error.h"
@@ -69,7 +70,8 @@ void launcher_maybe_serve(Launcher *l)
 {
         int r;
 
-        if (l->is_serving || l->is_stopping || !service_is_up(l) || !service_pool_is_full(l))
+        if (l->is_serving || l->is_stopping || !service_is_up(l) || !service_pool_is_full(l) ||
+            !watch_is_settled(l))
                 return;
         r = listen_start(l);
         if (r < 0) {
@@ -140,8 +142,8 @@ static int load(Launcher *l)
 
 static bool ids_are_sound(const PrivWorkerIds *i)
 {
-        const uint32_t ids[] = { i->api_uid,    i->api_gid,    i->audit_uid,  i->audit_gid,
-                                 i->dialer_uid, i->dialer_gid, i->egress_uid, i->egress_gid };
+        const uint32_t ids[] = { i->api_uid,    i->api_gid,    i->audit_uid,  i->audit_gid, i->dialer_uid,
+                                 i->dialer_gid, i->egress_uid, i->egress_gid, i->watch_uid, i->watch_gid };
 
         for (size_t n = 0; n < ELEMENTSOF(ids); n++) {
                 if (ids[n] == 0 || ids[n] == UINT32_MAX)
@@ -165,7 +167,8 @@ static void on_ids(void *userdata, int error, const void *data, size_t size)
         if (r >= 0)
                 r = make_state(l);
         if (r < 0) {
-                fail(l, r, "cannot start: users sandboxd-api, -audit, -dialer and -egress must exist");
+                fail(l, r,
+                     "cannot start: users sandboxd-api, -audit, -dialer, -egress and -watch must exist");
                 return;
         }
         r = load(l);

@@ -72,6 +72,9 @@ static const KindInfo kinds[] = {
         [WORKER_API] = { "sandboxd-api", PROGRAM_API, CHANNEL_LAUNCHER_API, PRIV_API_READY,
                          WORKER_NAMESPACES | CLONE_NEWNET, WORKER_READY_USEC, WORKER_USER_BATCH, 0,
                          _PRIV_MESSAGE_MAX },
+        [WORKER_WATCH] = { "sandboxd-watch", PROGRAM_WATCH, CHANNEL_LAUNCHER_WATCH, PRIV_WATCH_READY,
+                           WORKER_NAMESPACES | CLONE_NEWNET, WORKER_READY_USEC, WORKER_BATCH,
+                           WORKER_SHARED_NICE, PRIV_WATCH_LOG_LEVEL },
 };
 ASSERT_TABLE(kinds, _WORKER_KIND_MAX);
 
@@ -91,10 +94,12 @@ static void worker_ids(const Launcher *l, WorkerKind kind, uint32_t *ret_uid, ui
         *ret_uid = kind == WORKER_API      ? ids->api_uid
                    : kind == WORKER_AUDIT  ? ids->audit_uid
                    : kind == WORKER_DIALER ? ids->dialer_uid
+                   : kind == WORKER_WATCH  ? ids->watch_uid
                                            : ids->egress_uid;
         *ret_gid = kind == WORKER_API      ? ids->api_gid
                    : kind == WORKER_AUDIT  ? ids->audit_gid
                    : kind == WORKER_DIALER ? ids->dialer_gid
+                   : kind == WORKER_WATCH  ? ids->watch_gid
                                            : ids->egress_gid;
 }
 
@@ -261,6 +266,9 @@ static int spawn_worker(Worker *w, uint32_t uid, int channel_fd)
         const Config *config = w->launcher->config;
         const char *arguments[WORKER_ARGUMENTS_MAX + 1];
         char texts[3][16], sizes[4][24];
+        const Kernel *k = w->launcher->kernel;
+        /* The second one: only watch looks at processes. */
+        int fds[] = { channel_fd, k->proc_fd >= 0 ? k->proc_fd : k->null_fd };
         uint32_t worker_uid, worker_gid;
         size_t n = 0;
 
@@ -288,8 +296,8 @@ static int spawn_worker(Worker *w, uint32_t uid, int channel_fd)
                            .output_fd = -EBADF,
                            .nice = kind->nice,
                            .is_prompt = w->kind != WORKER_EGRESS,
-                           .fds = &channel_fd,
-                           .n_fds = 1 };
+                           .fds = fds,
+                           .n_fds = w->kind == WORKER_WATCH ? 2 : 1 };
 
         return spawn(&spec, &w->pid, &w->pidfd);
 }

@@ -18,6 +18,7 @@ typedef enum WorkerKind {
         WORKER_DIALER,
         WORKER_EGRESS,
         WORKER_API,
+        WORKER_WATCH,
         _WORKER_KIND_MAX,
 } WorkerKind;
 

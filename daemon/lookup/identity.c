@@ -242,6 +242,7 @@ int lookup_workers(PrivWorkerIds *ret, const char **ret_missing)
                 { "sandboxd-audit", &to.audit_uid, &to.audit_gid },
                 { "sandboxd-dialer", &to.dialer_uid, &to.dialer_gid },
                 { "sandboxd-egress", &to.egress_uid, &to.egress_gid },
+                { "sandboxd-watch", &to.watch_uid, &to.watch_gid },
         };
         int r;
 

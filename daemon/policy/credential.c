@@ -5,6 +5,10 @@
 
 #include "daemon/policy/model.h"
 
+const char *const credential_folders[] = {
+        ".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".config/gcloud", ".password-store", NULL,
+};
+
 const char *const credential_home_paths[] = {
         /* keys, agents, password stores */
         ".ssh",

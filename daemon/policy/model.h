@@ -292,8 +292,15 @@ int rule_name(const NetRule *r, char ret[PRIV_NAME_SIZE]) _must_check_;
 
 /* ---- files ---- */
 
+/* Below the home, with programs: shown read-only where they exist; NULL ends. */
+extern const char *const tool_folders[];
+/* Does the minimal root show it, without a word of a policy? */
+bool builtin_shows(const char *path, bool for_writing, const char **ret_rule);
+extern const char builtin_own[]; /* the rule of what is the session's own */
 /* Literal paths that hold credentials, below the home and absolute; NULL ends. */
 extern const char *const credential_home_paths[];
 extern const char *const credential_system_paths[];
-/* Folders of tools, below the home. */
-extern const char *const tool_folders[];
+/* Those folders of the home that are masked in each session, whether they exist or not: nothing of them
+ * shows, and whoever looks for something there is noticed. At most as many as init has masks ready for
+ * (MASKS_READY). */
+extern const char *const credential_folders[];

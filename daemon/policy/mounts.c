@@ -306,6 +306,36 @@ static int add_credentials(Items *x, const PolicyVariables *v)
         return 0;
 }
 
+/* Something else is there, above or below it: a rule knows better, or it is denied already. */
+static bool is_taken(const Items *x, size_t n, const char *path)
+{
+        for (size_t i = 0; i < n; i++) {
+                const Item *item = &x->list[i];
+
+                if (!item->is_dropped && (path_is_below(path, item->path) ||
+                                          (item->access != PATH_DENY && path_is_below(item->path, path))))
+                        return true;
+        }
+        return false;
+}
+
+static int add_folders(Items *x, const PolicyVariables *v)
+{
+        const Item folder = {
+                .pattern = "", .layer = "credential", .access = PATH_DENY, .flags = PLAN_MADE | PLAN_QUIET
+        };
+        char path[PLAN_PATH_MAX];
+        size_t n = x->n;
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && credential_folders[i]; i++) {
+                r = str_printf(path, sizeof(path), "%s/%s", v->home, credential_folders[i]);
+                if (r >= 0 && !is_taken(x, n, path))
+                        r = add_item(x, &folder, path);
+        }
+        return r;
+}
+
 static int collect(const Policy *p, const PolicyVariables *v, PolicyDiagnostics *d, Items *x)
 {
         int r;
@@ -332,6 +362,8 @@ static int collect(const Policy *p, const PolicyVariables *v, PolicyDiagnostics 
                 r = drop_wider(x, d);
         if (r >= 0)
                 r = add_credentials(x, v);
+        if (r >= 0)
+                r = add_folders(x, v);
         if (r < 0)
                 return r;
         qsort(x->list, x->n, sizeof(*x->list), compare_items);
@@ -354,17 +386,19 @@ static bool has_hole(const Items *x, const Item *denied)
 static int put_denied(const Items *x, const Item *item, const PolicyVariables *v, PlanBuilder *b)
 {
         bool is_covered = is_below_shown(x, x->n, item->path) || !path_is_below(item->path, v->home);
+        const char *rule = item->pattern[0] ? item->pattern : "credentials";
         int r;
 
-        /* In the session's own empty home there is nothing to hide, but for what a worktree brings along. */
-        if (!is_covered)
+        /* In the session's own home there is nothing to hide, but for what a worktree brings along; who
+         * looks for it is noticed. */
+        if (!is_covered && (has_hole(x, item) || str_equal(item->path, v->home)))
                 return plan_builder_mount(b, PLAN_DENY, 0, "", item->path, 0);
         /* A mask cannot carry the mount below it; an own empty folder can. */
         if (has_hole(x, item)) {
                 r = plan_builder_mount(b, PLAN_DENY, 0, "", item->path, 0);
                 return r < 0 ? r : plan_builder_mount(b, PLAN_TMPFS, 0, "", item->path, HOLE_BYTES);
         }
-        r = plan_builder_mount(b, PLAN_MASK, 0, "", item->path, 0);
+        r = plan_builder_mask(b, is_covered ? 0 : PLAN_MADE, item->path, item->layer, rule);
         return r < 0 ? r : globs_plan_literal(item->path, v, b);
 }
 
@@ -376,7 +410,7 @@ static int put_items(const Items *x, const PolicyVariables *v, bool is_root_sess
                 const Item *item = &x->list[i];
                 uint32_t flags = item->flags;
 
-                if (item->is_dropped)
+                if (item->is_dropped || item->flags & PLAN_QUIET)
                         continue;
                 if (item->access == PATH_DENY) {
                         r = put_denied(x, item, v, b);
@@ -407,6 +441,20 @@ static int put_items(const Items *x, const PolicyVariables *v, bool is_root_sess
         return r;
 }
 
+/* First of all: init has masks of the lowest numbers ready. */
+static int put_folders(const Items *x, PlanBuilder *b)
+{
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < x->n; i++) {
+                const Item *item = &x->list[i];
+
+                if (!item->is_dropped && item->flags & PLAN_QUIET)
+                        r = plan_builder_mask(b, item->flags, item->path, item->layer, "credentials");
+        }
+        return r;
+}
+
 static int put_composed(const Policy *p, const Items *x, const PolicyVariables *v, PlanBuilder *b)
 {
         _cleanup_free_ const char **denied = NULL;
@@ -416,7 +464,8 @@ static int put_composed(const Policy *p, const Items *x, const PolicyVariables *
         if (!denied)
                 return -ENOMEM;
         for (size_t i = 0; i < x->n; i++)
-                if (!x->list[i].is_dropped && x->list[i].access == PATH_DENY)
+                if (!x->list[i].is_dropped && x->list[i].access == PATH_DENY &&
+                    !(x->list[i].flags & PLAN_QUIET))
                         denied[n++] = x->list[i].path;
         return compose_plan(p, v, denied, n, b);
 }
@@ -442,6 +491,8 @@ int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session,
 
         r = collect(p, v, diagnostics, &items);
         if (r >= 0)
+                r = put_folders(&items, b);
+        if (r >= 0)
                 r = put_composed(p, &items, v, b);
         if (r >= 0)
                 r = put_items(&items, v, is_root_session, b);
@@ -463,42 +514,6 @@ int policy_plan(const Policy *p, const PolicyVariables *v, bool is_root_session,
 
 /* ---- would a path be readable? ---- */
 
-typedef struct Tree {
-        const char *path;
-        bool is_writable;
-        const char *rule;
-} Tree;
-
-#define OWN "(the session's own, empty at its start)"
-
-/* What the minimal root has without a word of the policy; /etc is asked by name. */
-static const Tree trees[] = {
-        { "/usr", false, "" },
-        { "/opt", false, "" },
-        { "/bin", false, "" },
-        { "/sbin", false, "" },
-        { "/lib", false, "" },
-        { "/lib32", false, "" },
-        { "/lib64", false, "" },
-        { "/libx32", false, "" },
-        { "/proc", false, "(the session's own processes)" },
-        { "/tmp", true, OWN },
-        { "/var/tmp", true, OWN },
-        { "/dev/shm", true, OWN },
-        { "/dev/pts", true, "" },
-        { "/dev/fd", true, "" },
-        { "/dev/null", true, "" },
-        { "/dev/zero", true, "" },
-        { "/dev/full", true, "" },
-        { "/dev/random", true, "" },
-        { "/dev/urandom", true, "" },
-        { "/dev/tty", true, "" },
-        { "/dev/ptmx", true, "" },
-        { "/dev/stdin", true, "" },
-        { "/dev/stdout", true, "" },
-        { "/dev/stderr", true, "" },
-};
-
 static Verdict builtin_verdict(const Policy *p, const PolicyVariables *v, const char *path, bool for_writing,
                                const char **ret_rule)
 {
@@ -508,18 +523,12 @@ static Verdict builtin_verdict(const Policy *p, const PolicyVariables *v, const 
         if (path_is_below(path, v->home) && policy_mode(p, MODE_HOME) == HOME_MASKED)
                 return VERDICT_DENY;
         if (path_is_below(path, v->home)) {
-                *ret_rule = OWN;
+                *ret_rule = builtin_own;
                 return VERDICT_ALLOW;
         }
         if (str_has_prefix(path, "/etc/"))
                 return !for_writing && etc_shows(path + strlen("/etc/")) ? VERDICT_ALLOW : VERDICT_DENY;
-        for (size_t i = 0; i < ELEMENTSOF(trees); i++) {
-                if (path_is_below(path, trees[i].path) && (trees[i].is_writable || !for_writing)) {
-                        *ret_rule = trees[i].rule;
-                        return VERDICT_ALLOW;
-                }
-        }
-        return VERDICT_DENY;
+        return builtin_shows(path, for_writing, ret_rule) ? VERDICT_ALLOW : VERDICT_DENY;
 }
 
 static const Item *covering(const Items *x, const char *path)

@@ -31,6 +31,12 @@ static const char *const protocols[] = {
 };
 ASSERT_TABLE(protocols, _PROTOCOL_MAX);
 
+static const char *const file_operations[] = {
+        [FILE_OPEN] = "open",     [FILE_LIST] = "list",     [FILE_STAT] = "stat",
+        [FILE_LOOKUP] = "lookup", [FILE_ACCESS] = "access", [FILE_CHANGE] = "change",
+};
+ASSERT_TABLE(file_operations, _FILE_OPERATION_MAX);
+
 static const char *const end_reasons[] = {
         [END_EXITED] = "exited",
         [END_SIGNAL] = "signal",
@@ -123,6 +129,11 @@ const char *entry_to_string(uint32_t v)
 const char *protocol_to_string(uint32_t v)
 {
         return LOOKUP(protocols, v);
+}
+
+const char *file_operation_to_string(uint32_t v)
+{
+        return LOOKUP(file_operations, v);
 }
 
 const char *end_reason_to_string(uint32_t v)

@@ -636,6 +636,8 @@ typedef struct PrivSessionCreated {
         int32_t error; /* 0 or negative errno; then step and detail say where */
         uint32_t init_pid;
         uint64_t created_usec;
+        uint32_t is_unwatched; /* nobody answers for its masks, though this kernel has FUSE */
+        uint32_t padding;
         char step[PRIV_NAME_SIZE];
         char detail[PRIV_TEXT_SIZE];
         char cgroup[PRIV_TEXT_SIZE];
@@ -856,14 +858,15 @@ typedef struct PrivDenied {
         Id session;
         uint64_t sequence; /* of its row; 0: it could not be written */
         uint32_t count;    /* at least 1 */
-        uint32_t kind;     /* AuditKind: net or dns */
+        uint32_t kind;     /* AuditKind: net, dns or file */
         uint32_t port;
         uint32_t reason; /* DecisionReason */
         PrivAddress address;
-        uint32_t padding;
+        uint32_t process; /* of a file: number of the command; 0: not known */
         char host[PRIV_HOST_SIZE];
         char rule[PRIV_NAME_SIZE];
-        char text[PRIV_TEXT_SIZE]; /* the rule's reason */
+        char text[PRIV_TEXT_SIZE];     /* the rule's reason; of a file: what was done to it */
+        char path[PRIV_TEXT_SIZE * 4]; /* of a file, any bytes, cut */
 } PrivDenied;
 
 /* A row says that rows are missing. */
@@ -1187,6 +1190,56 @@ typedef struct PrivConnectionRef {
         uint64_t sequence;
 } PrivConnectionRef;
 
+/* ---- denied paths ---- */
+
+/* What a program wanted of a denied path. */
+typedef enum PrivFileOperation {
+        FILE_OPEN = 0,
+        FILE_LIST,
+        FILE_STAT,
+        FILE_LOOKUP, /* of a name below it: to open, to look at, to make; the kernel does not say */
+        FILE_ACCESS, /* may I; and changing into it */
+        FILE_CHANGE,
+        _FILE_OPERATION_MAX,
+} PrivFileOperation;
+
+const char *file_operation_to_string(uint32_t v);
+
+/* fds: one end of a FUSE connection, through which comes what is put on paths of that session; its root: the
+ * kernel takes the file system down when the last one lets go of it, which takes time that nobody waits for
+ * there. */
+typedef struct PrivWatchMount {
+        Id session;
+} PrivWatchMount;
+
+/* Nothing of it is used any more. */
+typedef struct PrivWatchOver {
+        Id session;
+} PrivWatchOver;
+
+/* fds: the plan, which says what was put where. init_pid: what it does itself is none of its programs'. */
+typedef struct PrivWatchSession {
+        Id session;
+        uint32_t init_pid;
+        uint32_t padding;
+} PrivWatchSession;
+
+#define PRIV_FILE_DENIED_MAX (sizeof(PrivFileDenied) + 3U * PRIV_PATH_SIZE)
+
+/* Behind it: the path (n_path bytes), layer and rule (n_layer, n_rule). */
+typedef struct PrivFileDenied {
+        Id session;
+        uint32_t operation; /* PrivFileOperation */
+        uint32_t count;     /* at least 1: so many times since the last such message */
+        uint32_t is_mixed;  /* other names and operations are counted with this one */
+        uint32_t process;   /* number of the command; 0: not known */
+        uint32_t pid;       /* of the process, as the host numbers it; 0: not known */
+        uint32_t n_path;
+        uint32_t n_layer;
+        uint32_t n_rule;
+        char program[16]; /* as it calls itself */
+} PrivFileDenied;
+
 /* ---- the one-shot child sandboxd-lookup: one of these on its standard output ---- */
 
 typedef struct PrivWorkerIds {
@@ -1194,6 +1247,7 @@ typedef struct PrivWorkerIds {
         uint32_t audit_uid, audit_gid;
         uint32_t dialer_uid, dialer_gid;
         uint32_t egress_uid, egress_gid;
+        uint32_t watch_uid, watch_gid;
         uint32_t admins_gid; /* UINT32_MAX: no such group */
         uint32_t auditors_gid;
 } PrivWorkerIds;
@@ -1207,6 +1261,7 @@ typedef enum PrivRole {
         ROLE_DIALER,
         ROLE_EGRESS,
         ROLE_INIT,
+        ROLE_WATCH,
         _ROLE_MAX,
 } PrivRole;
 
@@ -1221,6 +1276,8 @@ typedef enum PrivChannel {
         CHANNEL_EGRESS_AUDIT,
         CHANNEL_AUDIT_DIALER,
         CHANNEL_DIALER_EGRESS,
+        CHANNEL_LAUNCHER_WATCH,
+        CHANNEL_AUDIT_WATCH,
         _CHANNEL_MAX,
 } PrivChannel;
 

@@ -36,6 +36,7 @@ enum {
         PROGRAM_READER = 9,
         PROGRAM_LAUNCHER_CHILD = 10,
         PROGRAM_INIT_CHILD = 11,
+        PROGRAM_WATCH = 12,
 };
 
 static const char *const programs[] = { "",
@@ -46,7 +47,8 @@ static const char *const programs[] = { "",
                                         "sandboxd-egress",
                                         "sandboxd-lookup",
                                         "sandbox-init",
-                                        "sandboxctl" };
+                                        "sandboxctl",
+                                        [PROGRAM_WATCH] = "sandboxd-watch" };
 
 enum {
         LINE_none,
@@ -536,7 +538,7 @@ __attribute__((constructor)) static void prepare(void)
                         name = path + i + 1;
         }
         for (uint32_t i = 1; name && i < sizeof(programs) / sizeof(programs[0]); i++) {
-                if (strcmp(name, programs[i]) == 0)
+                if (programs[i] && strcmp(name, programs[i]) == 0)
                         program = i;
         }
         if (program == 0)

@@ -19,7 +19,8 @@ import machine
 
 FOLDER = os.path.join(machine.BUILD, "tests/fault")
 PROGRAMS = ("", "sandboxd", "sandboxd-api", "sandboxd-audit", "sandboxd-dialer", "sandboxd-egress", "sandboxd-lookup",
-            "sandbox-init", "sandboxctl", "reader", "sandboxd-child", "sandbox-init-child")
+            "sandbox-init", "sandboxctl", "reader", "sandboxd-child", "sandbox-init-child", "sandboxd-watch")
+WORKERS = (*PROGRAMS[1:7], "sandboxd-watch")
 CLASSES = ("alloc", "open", "write", "accept", "commit", "spawn", "step")
 COUNT, FAIL, STOP = range(3)
 # A flow in which the call that is to be hit does not come is tried again so often.
@@ -85,7 +86,7 @@ class FaultInstance(machine.Instance):
         super().__init__(**options)
         self.libexec = tempfile.mkdtemp(prefix="run-", dir=FOLDER)
         os.chmod(self.libexec, 0o755)
-        for name in (*PROGRAMS[1:9], "libsandboxd-fault.so", "fault-visitor", "fault-as"):
+        for name in (*PROGRAMS[1:9], "sandboxd-watch", "libsandboxd-fault.so", "fault-visitor", "fault-as"):
             os.link(os.path.join(FOLDER, name), os.path.join(self.libexec, name))
         with open(os.path.join(self.libexec, "page"), "w+b") as f:
             os.fchmod(f.fileno(), 0o666)
@@ -437,7 +438,7 @@ class Lane:
     def counts(self):
         found = {"mounts": self.mounts(), "groups": len(self.groups()),
                  "namespaces": self.launcher_namespaces()}
-        for name in PROGRAMS[1:7]:
+        for name in WORKERS:
             pids = [self.instance.process.pid] if name == "sandboxd" else self.instance.workers(name)
             found[name] = sorted(descriptors(pid) for pid in pids)
             found[name + " threads"] = sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids)

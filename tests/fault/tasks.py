@@ -2,6 +2,8 @@
 
 import os
 
+import machine
+
 # Of some tasks every step-th call is taken, and of the last ones each; the same ones in each run. With
 # SANDBOXD_FAULT_FIRST=2 it is those beside them, with SANDBOXD_FAULTS=all every call.
 FIRST = int(os.environ.get("SANDBOXD_FAULT_FIRST", 1))
@@ -46,6 +48,9 @@ TASKS = [
     task("kill", "session", "sandboxd-api"),
     task("kill", "session", "sandboxd-dialer"),
     task("kill", "session", "sandboxctl"),
+    task("kill", "session", "sandboxd-watch"),
+    task("fail", "session", "sandboxd-watch", "alloc"),
+    task("fail", "session", "sandboxd-watch", "open", "write"),
     task("kill", "session", "sandbox-init-child"),
     task("kill", "rows", "reader"),
     task("kill", "start", "sandboxd-lookup"),
@@ -85,7 +90,11 @@ TASKS = [
     task("fail", "start", "sandboxd-dialer", "alloc", step=151, is_sample=True),
     task("fail", "start", "sandboxd-egress", "alloc", step=377, is_sample=True),
     task("fail", "start", "sandboxd-lookup", "open", "write"),
+    task("fail", "start", "sandboxd-watch", "open", "write"),
+    task("kill", "start", "sandboxd-watch"),
     task("fail", "start", "sandboxd-audit", "open", "write", "commit", "spawn"),
     task("fail", "start", "sandboxd-dialer", "open", "write"),
     task("fail", "start", "sandboxd-egress", "open", "write"),
 ]
+# Without FUSE nobody starts it.
+TASKS = [t for t in TASKS if t["program"] != "sandboxd-watch" or machine.has_fuse()]

@@ -1,9 +1,11 @@
-/* Runs in a session: `fault-visitor NAME PORT` makes the file NAME, asks for http://allowed.test:PORT/NAME
- * and http://evil.test:PORT/NAME through the proxy and prints both statuses, 0 where there was no answer. */
+/* Runs in a session: `fault-visitor NAME PORT` makes the file NAME, looks for a key that nobody shows it,
+ * asks for http://allowed.test:PORT/NAME and http://evil.test:PORT/NAME through the proxy and prints both
+ * statuses, 0 where there was no answer. */
 
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -51,13 +53,18 @@ static int ask(const char *host, const char *port, const char *name)
 
 int main(int argc, char **argv)
 {
-        int fd;
+        const char *home = getenv("HOME");
+        char path[4096];
+        int fd, length;
 
         if (argc != 3)
                 return 2;
         fd = open(argv[1], O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
         if (fd < 0 || close(fd) < 0)
                 return 3;
+        length = snprintf(path, sizeof(path), "%s/.ssh/id", home ? home : "");
+        if (length < 0 || (size_t) length >= sizeof(path) || open(path, O_RDONLY | O_CLOEXEC) >= 0)
+                return 4;
         printf("%d ", ask("allowed.test", argv[2], argv[1]));
         printf("%d\n", ask("evil.test", argv[2], argv[1]));
         return 0;

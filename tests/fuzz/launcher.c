@@ -204,6 +204,8 @@ static const PrivMessage messages[][MESSAGES_MAX] = {
                              PRIV_CONNECTED, PRIV_DIALER_EGRESS_OVER },
         [PROGRAM_EGRESS] = { PRIV_EGRESS_READY, PRIV_EGRESS_READY, PRIV_DECIDE, PRIV_CONNECTION_DONE,
                              PRIV_SESSION_CREATE },
+        [PROGRAM_WATCH] = { PRIV_WATCH_READY, PRIV_WATCH_READY, PRIV_FILE_DENIED, PRIV_WATCH_AUDIT_LOST,
+                            PRIV_WATCH_PONG },
         [PROGRAM_LOOKUP] = { PRIV_API_READY },
         [PROGRAM_INIT] = { PRIV_INIT_RESULT, PRIV_INIT_RESULT, PRIV_EXEC_STARTED, PRIV_EXEC_EXITED,
                            PRIV_INIT_START },
@@ -447,6 +449,7 @@ static bool end(Launcher *l)
         blanks_stop(l);
         worker_retire(l->audit);
         worker_retire(l->dialer);
+        worker_retire(l->watch);
         for (size_t i = 0; i < ELEMENTSOF(l->pool); i++)
                 worker_retire(l->pool[i]);
         workers_end(l);
@@ -458,6 +461,8 @@ static bool end(Launcher *l)
         l->profiles_fd = fd_close(l->profiles_fd);
         l->stop_timer = loop_timer_free(l->stop_timer);
         l->pool_timer = loop_timer_free(l->pool_timer);
+        l->watch_timer_again = loop_timer_free(l->watch_timer_again);
+        l->watch_ping_timer = loop_timer_free(l->watch_ping_timer);
         l->loop = loop_free(l->loop);
         return is_orderly;
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "daemon/isolate/cgroup.h"
+#include "daemon/isolate/fuse.h"
 #include "daemon/isolate/netns.h"
 #include "daemon/isolate/pings.h"
 #include "daemon/isolate/prevention.h"
@@ -130,6 +131,8 @@ int spawn(const SpawnSpec *spec, pid_t *ret_pid, int *ret_pidfd)
                 p->program = PROGRAM_DIALER;
         else if (strcmp(spec->arguments[0], "sandboxd-egress") == 0)
                 p->program = PROGRAM_EGRESS;
+        else if (strcmp(spec->arguments[0], "sandboxd-watch") == 0)
+                p->program = PROGRAM_WATCH;
         else
                 p->program = PROGRAM_INIT;
         if (p->program == PROGRAM_API)
@@ -139,6 +142,28 @@ int spawn(const SpawnSpec *spec, pid_t *ret_pid, int *ret_pidfd)
         p->pidfd = *ret_pidfd = fcntl(p->state_fd, F_DUPFD_CLOEXEC, 3);
         sb_assert(p->channel_fd >= 0 && p->state_fd >= 0 && p->pidfd >= 0);
         *ret_pid = 1000 + (pid_t) fake_n_processes++;
+        return 0;
+}
+
+int spawn_reap_within(int pidfd, int msec)
+{
+        FakeProcess *p = find(pidfd);
+
+        (void) msec;
+        if (p) {
+                sb_assert(!p->is_reaped);
+                fake_process_kill(p);
+                p->is_reaped = true;
+        }
+        return 0;
+}
+
+int fuse_mount_new(int *ret_device_fd, int *ret_mount_fd)
+{
+        if (fails())
+                return -EOPNOTSUPP;
+        *ret_device_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        *ret_mount_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         return 0;
 }
 

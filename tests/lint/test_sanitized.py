@@ -11,7 +11,7 @@ import pytest
 from source import BUILD, bare, files
 from test_programs import PROGRAMS, path_of
 
-WORKERS = ("sandboxd-api", "sandboxd-audit", "sandboxd-dialer", "sandboxd-egress")
+WORKERS = ("sandboxd-api", "sandboxd-audit", "sandboxd-dialer", "sandboxd-egress", "sandboxd-watch")
 TABLE = "daemon/isolate/sanitizer.c"
 # A program of this size has thousands of places where a number is added, shifted or taken out of an array.
 TRAPS_MIN = 200

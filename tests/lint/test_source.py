@@ -25,6 +25,8 @@ MAY_INCLUDE = {
                      "daemon/loop", "daemon/isolate/worker.h"],
     "daemon/dialer": ["proto/base", "proto/wire/imsg.h", "proto/idl/privsep.h", "daemon/policy/compiled.h",
                       "daemon/loop", "daemon/isolate/worker.h"],
+    "daemon/watch": ["proto/base", "proto/wire/imsg.h", "proto/idl/privsep.h", "daemon/init/plan.h", "daemon/loop",
+                     "daemon/isolate/worker.h"],
     "daemon/egress": ["proto/base", "proto/wire/imsg.h", "proto/idl/privsep.h", "daemon/policy/compiled.h",
                       "daemon/loop", "daemon/isolate/worker.h"],
     "daemon/api": ["proto/base", "proto/wire", "proto/idl", "daemon/policy", "daemon/loop", "daemon/isolate",

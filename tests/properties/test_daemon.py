@@ -458,7 +458,7 @@ def test_d35_workers_are_nobody(instance, alice):
     uids = set()
     api = f"{re.escape(instance.state)}/api/[0-9]+|{re.escape(instance.config)}/policies|{re.escape(machine.POLICIES)}"
     shown = {"sandboxd-api": api, "sandboxd-audit": re.escape(instance.state) + "/audit", "sandboxd-dialer": "",
-             "sandboxd-egress": ""}
+             "sandboxd-egress": "", **({"sandboxd-watch": ""} if machine.has_fuse() else {})}
     for name in shown:
         pids = instance.workers(name)
         assert pids, name
@@ -470,7 +470,7 @@ def test_d35_workers_are_nobody(instance, alice):
                     raise
                 continue  # the worker of a session that has ended
             uids.add((name, found))
-    assert len(uids) == 4 and len({u for _, u in uids}) == 4 and all("0" not in u for _, u in uids), uids
+    assert len(uids) == len({u for _, u in uids}) == len(shown) and all("0" not in u for _, u in uids), uids
 
 
 def test_d42_listen_fds_of_somebody_else_are_ignored(own_instance):
@@ -514,9 +514,10 @@ def test_d42_listen_fds_of_somebody_else_are_ignored(own_instance):
 def test_d47_workers_leave_no_core_and_no_memory(instance, alice):
     """Whoever is the same user as a worker reads nothing of it: not dumpable, no core, no /proc/PID/mem."""
     instance.create(alice)
-    pids = [(name, pid) for name in ("sandboxd-api", "sandboxd-audit", "sandboxd-dialer", "sandboxd-egress")
-            for pid in instance.workers(name) if status_of(pid)["NoNewPrivs"] == "1"]
-    assert {name for name, _ in pids} == {"sandboxd-api", "sandboxd-audit", "sandboxd-dialer", "sandboxd-egress"}
+    workers = {"sandboxd-api", "sandboxd-audit", "sandboxd-dialer", "sandboxd-egress"} | (
+        {"sandboxd-watch"} if machine.has_fuse() else set())
+    pids = [(name, pid) for name in workers for pid in instance.workers(name) if status_of(pid)["NoNewPrivs"] == "1"]
+    assert {name for name, _ in pids} == workers
     for name, pid in pids:
         with open(f"/proc/{pid}/limits", encoding="utf-8") as f:
             assert re.search(r"Max core file size +0 +0 ", f.read()), name

@@ -1,6 +1,7 @@
 """What tests share: users, private instances of the daemon, the command line, the audit database."""
 
 import contextlib
+import errno
 import json
 import os
 import pwd
@@ -171,6 +172,17 @@ def waits_for_request(pid):
     with contextlib.suppress(OSError):
         return comm_of(pid) == "sandbox-init" and sorted(map(int, os.listdir(f"/proc/{pid}/fd"))) == [0, 1, 2, 3, 4]
     return False
+
+
+def has_fuse():
+    """Whether a file system of a process's own can be had: what the watch and some tests need."""
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as e:
+        if e.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EPERM):
+            return False
+        raise
+    return True
 
 
 def without(what):

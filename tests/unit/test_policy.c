@@ -511,11 +511,17 @@ static void test_plan(void **state)
                     plan.mounts[workspace].flags & PLAN_WRITABLE);
         assert_true(find_mount(&plan, "/opt/t/out") > find_mount(&plan, "/opt/t"));
         assert_int_equal(find_mount(&plan, "/data/x"), -1);
-        assert_int_equal(plan.mounts[find_mount(&plan, "/home/u/.rustup")].type, PLAN_DENY);
         assert_int_equal(plan.mounts[find_mount(&plan, "/")].type, PLAN_BOUND);
+        /* In a home of the session's own: a folder that nobody opens, and one that looks empty. */
+        assert_int_equal(plan.mounts[find_mount(&plan, "/home/u/.rustup")].type, PLAN_MASK);
+        assert_int_equal(plan.mounts[find_mount(&plan, "/home/u/.rustup")].flags, PLAN_MADE);
+        assert_string_equal(plan_string(&plan, plan.mounts[env].rule), "${workspace}/.env");
         assert_int_equal(plan.mounts[find_mount(&plan, "/home/u/.config/gh")].type, PLAN_MASK);
         assert_int_equal(plan.mounts[find_mount(&plan, "/home/u/.aws")].type, PLAN_BIND);
-        assert_int_equal(find_mount(&plan, "/home/u/.ssh"), -1);
+        assert_int_equal(plan.mounts[find_mount(&plan, "/home/u/.ssh")].type, PLAN_MASK);
+        assert_int_equal(plan.mounts[find_mount(&plan, "/home/u/.ssh")].flags, PLAN_MADE | PLAN_QUIET);
+        assert_string_equal(plan_string(&plan, plan.mounts[find_mount(&plan, "/home/u/.ssh")].layer),
+                            "credential");
         assert_int_equal(file_verdict(p, "/home/u/w/a", true), VERDICT_ALLOW);
         assert_int_equal(file_verdict(p, "/home/u/w/.env", false), VERDICT_DENY);
         assert_int_equal(file_verdict(p, "/opt/t/a", false), VERDICT_ALLOW);
