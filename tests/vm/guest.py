@@ -100,6 +100,17 @@ def a_denied_host_is_refused_and_recorded():
     return done.stdout.strip() == "403" and bool(rows(host="denied.test", decision="deny"))
 
 
+def an_attempt_on_a_denied_path_is_a_row():
+    """A plain mask would hide as much, and nobody would hear of it: not every kernel lets nodes be cloned alike."""
+    with open("/home/alice/denies.json", "w", encoding="utf-8") as f:
+        json.dump({"version": 1, "name": "denies", "extends": ["agent"], "filesystem": {"deny": ["${workspace}/secret"]}}, f)
+    sh("echo CANARY >secret", "alice")
+    done = sh("sandboxctl run -T -q -p /home/alice/denies.json -- sh -c 'cat secret; cat ~/.ssh/id_rsa; ls ~/.kube'", "alice")
+    wanted = {("/home/alice/work/secret", "open"), ("/home/alice/.ssh/id_rsa", "lookup"), ("/home/alice/.kube", "list")}
+    is_found = eventually(lambda: {(row["path"], row["action"]) for row in rows(kind="file", decision="deny")} >= wanted)
+    return ("CANARY" not in done.stdout and is_found) or (done.stdout, rows(kind="file"))
+
+
 def a_limit_of_memory_ends_who_exceeds_it():
     big = "python3 -c \"x = bytearray(300 << 20); print(len(x))\""
     free = sh(f"sandboxctl run -T --memory 600M -- {big}", "alice")
@@ -259,6 +270,7 @@ def what_was_told_is_still_there():
 
 
 TRIALS = [the_socket_starts_the_daemon, an_ordinary_user_has_a_session, a_denied_host_is_refused_and_recorded,
+          an_attempt_on_a_denied_path_is_a_row,
           a_limit_of_memory_ends_who_exceeds_it, a_limit_of_memory_holds_where_the_machine_swaps,
           a_limit_of_tasks_stops_a_fork_bomb, a_limit_of_tasks_counts_who_nobody_waits_for,
           a_limit_of_processors_slows_who_has_reached_it, users_see_only_their_own_sessions,

@@ -38,6 +38,6 @@ def test_rows_that_somebody_was_told_survive_a_loss_of_power(machine, results):
     assert status is None and told, output
     status, output = machine.boot(f"{GUEST} what_was_told_is_still_there", timeout=600)
     found = [line for line in lines_of(output) if "verify" in line]
-    assert status == 0 and found, output
+    assert status == 0 and found, output + machine.read("console")[-4000:]
     assert found[0]["verify"] == 0, found[0]["says"]
     assert found[0]["last"] >= told[0]
