@@ -93,7 +93,8 @@ static void tell_due(Mount *m, bool is_end)
         }
 }
 
-static void attempt(Mount *m, const Request *q)
+/* Whether it is one of the daemon's own that asks: init, or the guard. */
+static bool attempt(Mount *m, const Request *q)
 {
         Attempt a = { .mount = (uint32_t) request_mount_of(q->node),
                       .operation = q->operation,
@@ -118,6 +119,7 @@ static void attempt(Mount *m, const Request *q)
         if (r == 1 && tell(m, x))
                 burst_told(x, now);
         set_timer(m->watch, BURST_USEC);
+        return x && x->is_own;
 }
 
 /* ---- from the kernel ---- */
@@ -141,6 +143,7 @@ static int serve_one(Mount *m, char buffer[REQUEST_SIZE_MAX])
 {
         char reply[REPLY_SIZE_MAX];
         const PlanMount *mask;
+        bool is_own = false;
         ssize_t n = read(m->fd, buffer, REQUEST_SIZE_MAX);
         Request q;
         size_t size;
@@ -154,9 +157,9 @@ static int serve_one(Mount *m, char buffer[REQUEST_SIZE_MAX])
                 return log_warning(r, "the kernel asked for what cannot be");
         mask = mask_of(m, &q);
         if (mask)
-                attempt(m, &q);
-        /* Who makes the session looks at masks that it has put on others. */
-        size = request_answer(&q, !mask || mask->flags & PLAN_QUIET, reply);
+                is_own = attempt(m, &q);
+        /* Who makes the session looks at masks that it has put on others, and so does its guard. */
+        size = request_answer(&q, !mask || is_own || mask->flags & PLAN_QUIET, reply);
         if (size > 0 && write(m->fd, reply, size) < 0 && errno != ENOENT && errno != EINTR)
                 return neg_errno();
         return 1;
