@@ -200,12 +200,13 @@ static int fill_user_namespaces(Launcher *l)
         return 0;
 }
 
+/* What has ended but for a process that the kernel keeps may stay for as long as its user likes. */
 static bool is_busy(const Launcher *l)
 {
         size_t cursor = 0;
 
         for (const Session *s = map_next(&l->sessions, &cursor); s; s = map_next(&l->sessions, &cursor)) {
-                if (s->state != SESSION_RUNNING)
+                if (s->state == SESSION_STARTING || (s->state == SESSION_STOPPING && !s->is_end_sent))
                         return true;
         }
         return false;
@@ -215,16 +216,18 @@ static bool is_busy(const Launcher *l)
 static void on_refill(void *userdata)
 {
         Launcher *l = userdata;
-        int r = 1;
+        int r;
 
         l->is_blank_timer_set = false;
         if (l->is_stopping)
                 return;
-        if (!is_busy(l)) {
-                r = fill_user_namespaces(l);
-                if (r == 0)
-                        r = fill_blanks(l);
+        if (is_busy(l)) {
+                refill_after(l, BLANK_NEXT_USEC);
+                return;
         }
+        r = fill_user_namespaces(l);
+        if (r == 0)
+                r = fill_blanks(l);
         if (r < 0)
                 (void) log_warning(r, "cannot prepare sessions, they start slower");
         if (r != 0)

@@ -70,7 +70,7 @@ static void take(Launcher *l, unsigned n_max)
 
                 if (!s || s->is_pinging)
                         continue;
-                s->has_pinged = s->is_pinging = true;
+                s->is_pinging = true;
                 (void) tell(s);
                 tick_later(l);
         }
@@ -88,10 +88,9 @@ void pings_end(Session *s)
         if (!l->pings_io)
                 return;
         take(l, TURN_MAX);
-        if (!s->has_pinged)
-                return;
+        /* Also if the ring had no room to tell of it. */
         (void) tell(s);
-        s->has_pinged = s->is_pinging = false;
+        s->is_pinging = false;
         pings_forget(l->kernel->pings, s->network.cookie);
 }
 

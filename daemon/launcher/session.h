@@ -83,7 +83,6 @@ struct Session {
         bool is_sweeping; /* it was told */
         bool is_over;
         uint64_t n_pings; /* that it tried, and that audit knows of */
-        bool has_pinged;
         bool is_pinging;  /* within the last second */
         bool is_end_sent; /* whoever waits for the end has been told */
         PrivSessionCreated answer;

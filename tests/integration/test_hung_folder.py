@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 
 import pytest
 
@@ -35,6 +36,33 @@ def test_others_go_on_and_the_daemon_starts_again(own_instance, hung, alice, bob
         own_instance.start()
         assert own_instance.sh(bob, "echo runs").stdout == "runs\n"
         assert "do not end" in own_instance.log_text()
+    finally:
+        child.kill()
+        child.wait()
+
+
+def cpu_of(pid):
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        fields = f.read().rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_who_does_not_end_keeps_nobody_busy(own_instance, hung, alice, bob):
+    """What is left of such a session stays as long as its user likes: sessions are made ahead meanwhile, and the daemon rests."""
+    child = own_instance.ctl_start(alice, "run", "-T", "-w", hung.path, "--", "true", cwd=alice.home)
+    try:
+        assert child.wait(60) == 125 and hung.hung
+        for _ in range(10):
+            assert own_instance.sh(bob, "echo runs").stdout == "runs\n"
+        assert os.path.exists(f"/proc/{hung.hung[0]}"), "the test hangs nobody"
+        assert machine.eventually(lambda: len(own_instance.workers("sandbox-init")) >= 4, 20), own_instance.workers()
+        pid = own_instance.process.pid
+
+        def is_idle():
+            before = cpu_of(pid)
+            time.sleep(1)
+            return cpu_of(pid) - before < 0.1
+        assert machine.eventually(is_idle, 20)
     finally:
         child.kill()
         child.wait()

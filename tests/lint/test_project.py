@@ -97,12 +97,14 @@ def test_manuals_compile(path):
 
 
 def test_private_messages_are_documented():
-    """Each line of privsep.def stands in docs/PRIVSEP.md with its channel and sender."""
+    """Each line of privsep.def stands in docs/PRIVSEP.md with its channel, sender, phase and number of descriptors."""
     document = read("docs/PRIVSEP.md")
     missing = []
-    for channel, name, sender in re.findall(r"^MESSAGE\((\w+), (\w+), (\w+),", read("proto/idl/privsep.def"), re.M):
-        if not re.search(rf"^\| {channel} \| {name} \| {sender} \|", document, re.M):
-            missing.append((channel, name, sender))
+    for channel, name, sender, phase, n_min, n_max in re.findall(
+            r"^MESSAGE\((\w+), (\w+), (\w+), (\w+), [^,]+, [^,]+, (\w+), (\w+)\)", read("proto/idl/privsep.def"), re.M):
+        n = n_min if n_min == n_max else f"{n_min}-{n_max}"
+        if not re.search(rf"^\| {channel} \| {name} \| {sender} \| {phase} \| {n} \|", document, re.M):
+            missing.append((channel, name, sender, phase, n))
     assert not missing, missing
     known = set(re.findall(r"^MESSAGE\(\w+, (\w+),", read("proto/idl/privsep.def"), re.M))
     documented = set(re.findall(r"^\| [A-Z]+_[A-Z]+ \| (\w+) \|", document, re.M))
