@@ -2,9 +2,13 @@
 
 #include <errno.h>
 
+/* Questions of other types never look anything up (egress/dns.c): what they name went nowhere. */
 static const char asked_text[] =
-                "SELECT h.name,min(d.ts_us) FROM session s JOIN decision d USING(session_id) JOIN host h USING(host_id)"
-                " WHERE s.id=?1 AND d.verdict=2 AND d.action IN('connect','query') GROUP BY d.host_id ORDER BY 2";
+                "SELECT h.name,CASE d.action WHEN 'query' THEN d.method END AS type,min(d.ts_us) AS since"
+                " FROM session s JOIN decision d USING(session_id) JOIN host h USING(host_id)"
+                " WHERE s.id=?1 AND d.verdict=2 AND (d.action='connect' OR"
+                " d.action='query' AND d.method IN('A','AAAA','TXT','SRV','MX','CAA'))"
+                " GROUP BY d.host_id,type ORDER BY since";
 
 static int list(const Segment *in, const char *session, StoreAskedCallback callback, void *userdata)
 {
@@ -20,7 +24,7 @@ static int list(const Segment *in, const char *session, StoreAskedCallback callb
 
                 if (!name)
                         return -EBADMSG;
-                callback(userdata, name, (uint64_t) sql_integer(t, 1));
+                callback(userdata, name, sql_text(t, 1), (uint64_t) sql_integer(t, 2));
         }
         return r;
 }

@@ -89,7 +89,11 @@ void name_budget_restore(NameBudget *b, const char *name, size_t n_chosen, uint6
 
         if (n_chosen == 0 || map_get(&b->seen, name, strlen(name)))
                 return;
-        if (b->seen.n >= NAME_BUDGET_NAMES_MAX || !keep(b, name)) {
+        /* What only looks let through: it is refused when it is asked for. */
+        if (!is_name_like(name, n_chosen))
+                return;
+        if (b->seen.n >= NAME_BUDGET_NAMES_MAX || b->n_bytes + n_chosen > NAME_BUDGET_BYTES_MAX ||
+            !keep(b, name)) {
                 name_budget_exhaust(b);
                 return;
         }

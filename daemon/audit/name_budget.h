@@ -26,7 +26,8 @@ typedef struct NameBudget {
         Bucket turns;
 } NameBudget;
 
-/* It was let through before, then. */
+/* The log says that it was let through before, then: what take() never lets through is not taken for that.
+ */
 void name_budget_restore(NameBudget *b, const char *name, size_t n_chosen, uint64_t at_usec);
 
 /* What was let through before is not known: no further name is. */

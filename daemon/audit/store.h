@@ -69,10 +69,12 @@ typedef struct StoreLeftover {
 
 typedef int (*StoreLeftoverCallback)(void *userdata, const StoreLeftover *l);
 
-typedef void (*StoreAskedCallback)(void *userdata, const char *host, uint64_t realtime_usec);
+/* type: of the question, NULL: a connection. */
+typedef void (*StoreAskedCallback)(void *userdata, const char *host, const char *type,
+                                   uint64_t realtime_usec);
 
 /* Names that the session was let ask for since then, in order: from all segments that are still there. A
- * name may come once from each. */
+ * name may come once from each, as each type. */
 int store_list_asked(Store *s, const char *session, uint64_t since_usec, StoreAskedCallback callback,
                      void *userdata) _must_check_;
 

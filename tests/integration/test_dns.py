@@ -537,6 +537,39 @@ def test_e47_limits_outlive_the_audit_worker(own_instance, alice, profile):
     own_instance.ctl(alice, "terminate", "--grace", "0s", session)
 
 
+def test_e47_questions_that_lead_nowhere_make_nothing_free(own_instance, alice, profile):
+    """Types that are not looked up cost nothing: the next audit worker takes their rows for nothing, too."""
+    session = own_instance.create(alice, "-p", profile)
+    data, names = "mfrggzdfmztwq2lknnwg23tpobyxe43u.wild.test", [f"q{i}.wild.test" for i in range(300)]
+
+    def ask_for(*questions):
+        done = own_instance.ctl(alice, "exec", "-T", session, "--", "python3", "-c", ASK, timeout=300,
+                                input=json.dumps([("127.0.0.1", "udp", q.hex()) for q in questions]))
+        assert done.returncode == 0, done
+        return [Answer(bytes.fromhex(found), q) for found, q in zip(json.loads(done.stdout), questions)]
+
+    def is_there():
+        done = own_instance.ctl(alice, "exec", "-T", session, "--", "getent", "ahostsv4", "sub.wild.test", timeout=300)
+        return done.returncode == 0
+    found = ask_for(question(data, HTTPS), *(question(name, kind) for name in names for kind in (HTTPS, TXT)))
+    assert {(a.code, len(a.records)) for a in found} == {(NO_ERROR, 0)}
+    old = own_instance.workers("sandboxd-audit")
+    for pid in old:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert eventually(lambda: own_instance.workers("sandboxd-audit") not in (old, []), 60)
+    assert eventually(is_there, 60)
+    before = own_instance.head()
+    assert [a.code for a in ask_for(question(data))] == [NO_NAME], "it was never let through"
+    ask_for(*(question(name) for name in names))
+    rows = dns_rows(own_instance, before)
+    allowed = [r["ts_us"] for r in rows if r["verdict"] == "allow"]
+    limited = {r["host"] for r in rows if r["reason"] == "limit"}
+    assert data in limited and len(limited) > 1, rows
+    assert len(allowed) <= 128 + (max(allowed) - min(allowed)) / 1e6 + 1
+    own_instance.ctl(alice, "terminate", "--grace", "0s", session)
+
+
 def test_e47_labels_that_are_data(instance, alice, profile, dns):
     questions = len(dns.questions)
     found = ask(instance, alice, profile, question("mfrggzdfmztwq2lknnwg23tpobyxe43u.wild.test"),

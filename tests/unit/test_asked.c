@@ -34,7 +34,7 @@ static const RowSession sessions[] = {
 };
 
 static void append(Store *s, const RowSession *session, const char *action, Verdict verdict,
-                   const char *host)
+                   const char *host, const char *type)
 {
         Row row = ROW_INIT(AUDIT_KIND_NET, action);
 
@@ -42,6 +42,7 @@ static void append(Store *s, const RowSession *session, const char *action, Verd
         row.uid = session->uid;
         row.verdict = verdict;
         row.host = host;
+        row.method = type;
         ASSERT_OK(store_append(s, &row));
 }
 
@@ -56,11 +57,12 @@ static void fill(Store *s, RowSession *session)
                         ASSERT_OK(store_begin(s));
                 ASSERT_OK(str_printf(host, sizeof(host), "n%u.test", i));
                 ASSERT_OK(str_printf(other, sizeof(other), "o%u.test", i));
-                append(s, session, i % 2 ? "connect" : "query", VERDICT_ALLOW, host);
-                append(s, session, "connect", VERDICT_ALLOW, host);
-                append(s, session, "connect", VERDICT_DENY, other);
-                append(s, session, "request", VERDICT_ALLOW, other);
-                append(s, &sessions[1], "connect", VERDICT_ALLOW, other);
+                append(s, session, i % 2 ? "connect" : "query", VERDICT_ALLOW, host, i % 2 ? NULL : "AAAA");
+                append(s, session, i % 2 ? "connect" : "query", VERDICT_ALLOW, host, i % 2 ? NULL : "AAAA");
+                append(s, session, "query", VERDICT_ALLOW, other, "HTTPS");
+                append(s, session, "connect", VERDICT_DENY, other, NULL);
+                append(s, session, "request", VERDICT_ALLOW, other, "GET");
+                append(s, &sessions[1], "connect", VERDICT_ALLOW, other, NULL);
                 if ((i + 1) % N_COMMIT != 0)
                         continue;
                 ASSERT_OK(store_commit(s));
@@ -71,13 +73,13 @@ static void fill(Store *s, RowSession *session)
         }
 }
 
-static void on_asked(void *userdata, const char *host, uint64_t realtime_usec)
+static void on_asked(void *userdata, const char *host, const char *type, uint64_t realtime_usec)
 {
         Found *f = userdata;
         char expected[32];
 
         ASSERT_OK(str_printf(expected, sizeof(expected), "n%u.test", f->next));
-        if (!str_equal(host, expected) || realtime_usec == 0)
+        if (!str_equal(host, expected) || (type == NULL) != (f->next % 2 == 1) || realtime_usec == 0)
                 f->is_wrong = true;
         f->n++;
         f->next++;

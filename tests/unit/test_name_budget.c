@@ -119,13 +119,36 @@ static void test_restored(void **state)
         name_budget_done(&b);
 }
 
+/* Rows of what was never let through make nothing free. */
+static void test_restored_data(void **state)
+{
+        static const char data[] = "mfrggzdfmztwq2lknnwg23tpobyxe43u";
+        NameBudget b = { .n_bytes = 0 };
+        uint64_t now = 1000 * USEC_PER_SEC;
+        char name[64];
+
+        (void) state;
+        name_budget_restore(&b, "mfrggzdfmztwq2lknnwg23tpobyxe43u" SUFFIX, strlen(data), now);
+        assert_int_equal(b.seen.n, 0);
+        assert_false(take(&b, data, now));
+        assert_true(take(&b, "www", now));
+        for (unsigned i = 0; i < 4000; i++) {
+                ASSERT_OK(str_printf(name, sizeof(name), "a-rather-long-name-%06u" SUFFIX, i));
+                name_budget_restore(&b, name, 25, now);
+        }
+        assert_true(b.n_bytes <= NAME_BUDGET_BYTES_MAX);
+        assert_true(take(&b, "a-rather-long-name-000000", now));
+        assert_false(take(&b, "a-rather-long-name-003999", now + 10000 * USEC_PER_SEC));
+        assert_false(take(&b, "new", now + 10000 * USEC_PER_SEC));
+        name_budget_done(&b);
+}
+
 int main(void)
 {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(test_looks),
-                cmocka_unit_test(test_rate),
-                cmocka_unit_test(test_total),
-                cmocka_unit_test(test_restored),
+                cmocka_unit_test(test_looks),         cmocka_unit_test(test_rate),
+                cmocka_unit_test(test_total),         cmocka_unit_test(test_restored),
+                cmocka_unit_test(test_restored_data),
         };
 
         return cmocka_run_group_tests(tests, NULL, NULL);
