@@ -116,32 +116,20 @@ static bool is_below(const char *path, const char *folder)
         return strncmp(path, folder, n) == 0 && (path[n] == '\0' || path[n] == '/');
 }
 
-/* Pushing to a repository runs its hooks: it is none that a session could have made. */
-static bool is_anothers(const Plan *plan, const char *path)
-{
-        if (strstr(path, "/..") || strstr(path, "/./") || strstr(path, "//"))
-                return false;
-        for (uint32_t i = 0; i < plan->header->n_mounts; i++)
-                if (plan->mounts[i].type == PLAN_BIND && (plan->mounts[i].flags & PLAN_WRITABLE) &&
-                    is_below(path, plan_string(plan, plan->mounts[i].target)))
-                        return false;
-        return true;
-}
-
-/* By the network, or by a path of the host's. "ext::" and the like run programs; what begins with a dash
- * would be an option of one. */
-static bool is_url(const Plan *plan, const char *value)
+/* By the network alone: pushing to a repository on this machine runs its hooks, and where a path leads only
+ * git knows, which decodes it and follows links that a session can change later. "ext::" and the like run
+ * programs; what begins with a dash would be an option of one. */
+static bool is_url(const char *value)
 {
         static const char *const schemes[] = { "https://", "http://", "ssh://", "git://" };
 
-        if (value[0] == '/')
-                return is_anothers(plan, value);
-        if (str_has_prefix(value, "file:///"))
-                return is_anothers(plan, value + strlen("file://"));
         for (size_t i = 0; i < ELEMENTSOF(schemes); i++)
-                if (str_has_prefix(value, schemes[i]))
-                        return value[strlen(schemes[i])] != '-' && !strstr(value, "@-") &&
+                if (str_has_prefix(value, schemes[i])) {
+                        value += strlen(schemes[i]);
+                        return value[0] != '-' && value[0] != '/' && value[0] != '\0' &&
+                               !memchr(value, '%', strcspn(value, "/")) && !strstr(value, "@-") &&
                                !strstr(value, "::");
+                }
         return false;
 }
 
@@ -179,7 +167,7 @@ static bool is_known_remote(const Reading *x, const char *value)
 
 static bool add_remote(Reading *x, const char *value)
 {
-        if (!is_url(x->plan, value) || !is_plain(x->name) || x->n_remotes >= REMOTES_MAX)
+        if (!is_url(value) || !is_plain(x->name) || x->n_remotes >= REMOTES_MAX)
                 return false;
         memcpy(x->remotes[x->n_remotes++], x->name, sizeof(x->name));
         return true;
@@ -191,7 +179,7 @@ static bool is_folder(const char *value)
                !strstr(value, ".git");
 }
 
-/* A place beside the repository's own remote is as good as that. */
+/* "../x" is a place beside the remote, and without one a folder beside, or in, the workspace: none. */
 static bool is_harmless_module(const Reading *x, const char *key, const char *value)
 {
         static const char *const words[] = { "true",  "false",     "on-demand", "all",
@@ -202,7 +190,7 @@ static bool is_harmless_module(const Reading *x, const char *key, const char *va
         if (strcasecmp(key, "path") == 0)
                 return is_folder(value);
         if (strcasecmp(key, "url") == 0)
-                return is_url(x->plan, value) || str_has_prefix(value, "./") || str_has_prefix(value, "../");
+                return is_url(value);
         if (strcasecmp(key, "branch") == 0)
                 return is_folder(value);
         if (strcasecmp(key, "shallow") != 0 && strcasecmp(key, "ignore") != 0 &&
@@ -224,7 +212,7 @@ static bool is_harmless(Reading *x, const char *key, const char *value)
         if (str_equal(x->section, "branch.") && strcasecmp(key, "remote") == 0)
                 return is_known_remote(x, value);
         if (str_equal(x->section, "submodule.") && strcasecmp(key, "url") == 0)
-                return is_url(x->plan, value);
+                return is_url(value);
         if (str_equal(x->section, "core") && strcasecmp(key, "worktree") == 0)
                 return is_own_folder(x->plan, x->module, value);
         for (size_t i = 0; i < ELEMENTSOF(settings); i++)

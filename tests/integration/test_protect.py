@@ -498,11 +498,13 @@ def test_git_init_inside(instance, either):
 def test_submodules_inside(instance, alice):
     """One is added, and those that the host has not initialized come without a word in its settings."""
     part, work, cloned = repository(alice), repository(alice), alice.workspace()
+    url = "https://example.org/part"
+    near = f"-c protocol.file.allow=always -c url.{part}.insteadOf={url}"
     script = f"""
         set -e
-        git="git -c user.name=n -c user.email=n@x -c protocol.file.allow=always"
-        $git submodule --quiet add {part} deep/part 2>/dev/null; $git commit -qm parts
-        cd deep/part; git config core.worktree; git config pull.rebase true; echo y >>f; $git commit -qam more; git fetch -q; cd ../..
+        git="git -c user.name=n -c user.email=n@x {near}"
+        $git submodule --quiet add {url} deep/part 2>/dev/null; $git commit -qm parts
+        cd deep/part; git config core.worktree; git config pull.rebase true; echo y >>f; $git commit -qam more; $git fetch -q; cd ../..
         git submodule status | grep -c deep/part; git submodule foreach -q git remote; echo end"""
     done = instance.sh(alice, script, workspace=work, options=["--read", part])
     assert done.stdout == "../../../../deep/part\n1\norigin\nend\n", done.stdout + done.stderr
@@ -511,7 +513,7 @@ def test_submodules_inside(instance, alice):
     assert git(alice, work + "/deep/part", "config", "pull.rebase") == "true\n"
     git(alice, work + "/deep/part", "checkout", "-q", "HEAD~1")
     git(alice, work, "clone", "-q", work, cloned)
-    done = instance.sh(alice, "git -c submodule.active=. -c protocol.file.allow=always submodule --quiet update && cat deep/part/f; git submodule update --init",
+    done = instance.sh(alice, f"git -c submodule.active=. {near} submodule --quiet update && cat deep/part/f; git submodule update --init",
                        workspace=cloned, options=["--read", part])
     assert done.stdout == "f\n" and ".git/config: Device or resource busy" in done.stderr, done.stdout + done.stderr
     assert refused_in(cloned) == [] and git(alice, cloned + "/deep/part", "log", "--format=%s") == "first\n"
@@ -520,7 +522,8 @@ def test_submodules_inside(instance, alice):
 @pytest.mark.parametrize("line", [
     "[core]\\n\\tfsmonitor = touch x", "[core]\\n\\thooksPath = /tmp", "[core]\\n\\tworktree = ../..", "[core]\\n\\tbare = true", "[include]\\n\\tpath = x",
     "[alias]\\n\\tst = !touch x", "[core]\\n\\tfilemode = true\\\\\\nfsmonitor = x", "[core] fsmonitor = x", "[remote \"x\"]\\n\\turl = ext::sh -c x",
-    "[remote \"x\"]\\n\\turl = ./evil", "[branch \"main\"]\\n\\tremote = evil", "[remote \"x\"]\\n\\turl = $PWD/evil", "[submodule \"x\"]\\n\\tupdate = !x",
+    "[remote \"x\"]\\n\\turl = ./evil", "[branch \"main\"]\\n\\tremote = evil", "[remote \"x\"]\\n\\turl = $PWD/evil", "[remote \"x\"]\\n\\turl = /proc/self/cwd/evil.git",
+    "[remote \"x\"]\\n\\turl = file:///%2fproc/self/cwd/evil.git", "[submodule \"x\"]\\n\\tupdate = !x",
     "[core]\\n\\tfsmonitor=x", "[core \"x\"]\\n\\tfilemode = true", "[CORE]\\n\\tSSHCommand = x", "[user]\\n\\tname = \"x\"", "[user]\\n\\tname = x\\r", "garbage",
 ])
 def test_settings_that_do_not_stay(instance, either, line):
@@ -580,7 +583,8 @@ def test_hooks_that_do_not_stay(instance, either):
 
 def test_a_list_of_submodules_that_does_not_stay(instance, either):
     for text in ("[submodule \"a\"]\\n\\tpath = ../x", "[submodule \"../a\"]\\n\\tpath = x", "[submodule \"a\"]\\n\\turl = -x", "[submodule \"a\"]\\n\\tupdate = !x",
-                 "[core]\\n\\tfilemode = true", "[submodule \"a\"]\\n\\tpath = .git/x", "[submodule \"a\"]\\n\\turl = ext::x"):
+                 "[core]\\n\\tfilemode = true", "[submodule \"a\"]\\n\\tpath = .git/x", "[submodule \"a\"]\\n\\turl = ext::x",
+                 "[submodule \"a\"]\\n\\turl = ./evil.git"):
         work = repository(either)
         instance.sh(either, f"printf '%b\\n' '{text}' >.gitmodules", workspace=work)
         assert not os.path.exists(work + "/.gitmodules"), text

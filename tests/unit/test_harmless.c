@@ -28,8 +28,6 @@ static int setup(void **state)
         assert_int_equal(plan_builder_string(b, "host", &h.hostname), 0);
         assert_int_equal(plan_builder_string(b, "/w", &h.workspace), 0);
         assert_int_equal(plan_builder_mount(b, PLAN_BIND, PLAN_WORKSPACE | PLAN_WRITABLE, "/w", "/w", 0), 0);
-        assert_int_equal(plan_builder_mount(b, PLAN_BIND, PLAN_WRITABLE, "/cache", "/cache", 0), 0);
-        assert_int_equal(plan_builder_mount(b, PLAN_BIND, 0, "/shared", "/shared", 0), 0);
         assert_int_equal(plan_builder_seal(b, &h, &fd), 0);
         assert_int_equal(fd_map_sealed(fd, PLAN_SIZE_MAX, &data, &size), 0);
         assert_int_equal(plan_open(data, size, &plan), 0);
@@ -74,14 +72,15 @@ static void test_what_git_writes(void **state)
                                "refs/heads/a/b\n",
                                NULL),
                         0);
-        assert_int_equal(config("[core]\n\tworktree = ../../../../a/b\n[remote \"x\"]\n\turl = /shared/x\n",
-                                MODULE),
-                         0);
+        assert_int_equal(
+                        config("[core]\n\tworktree = ../../../../a/b\n[remote \"x\"]\n\turl = git://h.test:9/~x\n",
+                               MODULE),
+                        0);
         assert_int_equal(config("[submodule \"a/b\"]\n\tactive = true\n\turl = ssh://git@h.test/x\n", NULL),
                          0);
         assert_int_equal(config("[branch \"x\"]\n\tremote = .\n\tmerge = refs/heads/y\n", NULL), 0);
         assert_int_equal(
-                        modules("[submodule \"a/b\"]\n\tpath = a/b\n\turl = ../x.git\n\tbranch = main\n\tshallow = true\n"),
+                        modules("[submodule \"a/b\"]\n\tpath = a/b\n\turl = https://h.test/x.git\n\tbranch = main\n\tshallow = true\n"),
                         0);
 }
 
@@ -117,6 +116,18 @@ static const char *const bad[] = {
         "[remote \"x\"]\n\turl = /shared/../w/x\n",
         "[remote \"x\"]\n\turl = /cache\n",
         "[remote \"x\"]\n\turl = file:///w/x\n",
+        "[remote \"x\"]\n\turl = file:///%77/x\n",
+        "[remote \"x\"]\n\turl = file:///shared/x\n",
+        "[remote \"x\"]\n\turl = file://localhost/w/x\n",
+        "[remote \"x\"]\n\turl = /shared/x\n",
+        "[remote \"x\"]\n\turl = /proc/self/cwd/x\n",
+        "[remote \"x\"]\n\turl = /var/w/x\n",
+        "[remote \"x\"]\n\turl = h.test:x\n",
+        "[remote \"x\"]\n\turl = https:///w/x\n",
+        "[remote \"x\"]\n\turl = ssh://\n",
+        "[remote \"x\"]\n\turl = ssh://%2doProxyCommand=x/y\n",
+        "[submodule \"x\"]\n\turl = /shared/x\n",
+        "[submodule \"x\"]\n\turl = ../x\n",
         "[remote \"x\"]\n\tpushurl = https://h/x\n",
         "[remote \"x\"]\n\tuploadpack = x\n",
         "[remote \"x\"]\n\tvcs = x\n",
@@ -135,11 +146,19 @@ static const char *const bad_places[] = {
         "../../../../a/../../x", "../../../../../../../../x", "a"
 };
 static const char *const bad_lists[] = {
-        "[core]\n\tbare = false\n",           "[submodule \"../a\"]\n\tpath = a\n",
-        "[submodule \"a\"]\n\tpath = ../a\n", "[submodule \"a\"]\n\tpath = -a\n",
-        "[submodule \"a\"]\n\tpath = /a\n",   "[submodule \"a\"]\n\tpath = .git/x\n",
-        "[submodule \"a\"]\n\turl = -x\n",    "[submodule \"a\"]\n\tupdate = none\n",
+        "[core]\n\tbare = false\n",
+        "[submodule \"../a\"]\n\tpath = a\n",
+        "[submodule \"a\"]\n\tpath = ../a\n",
+        "[submodule \"a\"]\n\tpath = -a\n",
+        "[submodule \"a\"]\n\tpath = /a\n",
+        "[submodule \"a\"]\n\tpath = .git/x\n",
+        "[submodule \"a\"]\n\turl = -x\n",
+        "[submodule \"a\"]\n\tupdate = none\n",
         "[submodule]\n\tpath = a\n",
+        "[submodule \"a\"]\n\turl = ./x\n",
+        "[submodule \"a\"]\n\turl = ../x\n",
+        "[submodule \"a\"]\n\turl = /shared/x\n",
+        "[submodule \"a\"]\n\turl = file:///%77/x\n",
 };
 
 static void test_what_does_not_stay(void **state)
