@@ -97,8 +97,6 @@ static int remember(Protect *p, const char *path, int take_fd)
         char link[32];
         int r = open_inotify(p);
 
-        if (r >= 0)
-                fresh_forget(p->fresh, path);
         if (r >= 0 && p->fresh->n >= PROTECT_FRESH_MAX)
                 r = -E2BIG;
         if (r >= 0)
@@ -131,13 +129,16 @@ static int judge(const Protect *p, const Place *place, const ProtectRule *rule, 
                                                               place->is_in_modules ? full : NULL);
 }
 
-/* Watched first, then read: what changes from then on is another look. */
+/* Watched first, then read: what changes from then on is another look. Of the last one's watch nothing is
+ * left, which would tell of this one. */
 static int take_config(Protect *p, const Place *place, const ProtectRule *rule, const char *name,
                        const char *path)
 {
-        int fd = protect_open(place->fd, name, O_RDONLY | O_NONBLOCK | O_NOCTTY), r;
         struct stat st;
+        int fd, r;
 
+        fresh_forget(p->fresh, path);
+        fd = protect_open(place->fd, name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
         if (fd < 0)
                 return fd;
         if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1 || (st.st_mode & 07000)) {
@@ -214,6 +215,6 @@ bool fresh_read(Fresh *f)
                         is_opened = is_opened || (e.mask & IN_OPEN);
                 }
         for (size_t i = 0; is_opened && !is_changed && i < f->n; i++)
-                is_changed = is_being_written(f->files[i].fd);
+                is_changed = f->files[i].fd >= 0 && is_being_written(f->files[i].fd);
         return is_changed;
 }

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -413,6 +414,13 @@ def test_git_file_and_git_link(instance, either):
 
 # ---- the guard ----
 
+def guard_of(instance, user, name):
+    described = json.loads(instance.ctl(user, "describe", "--json", name).stdout)
+    group = machine.cgroup2_mount() + described["runtime"]["controlGroup"]
+    [guard] = [int(pid) for pid in open(group + "/cgroup.procs") if machine.comm_of(int(pid)) == "sandbox-guard"]
+    return guard
+
+
 def test_the_guard_is_out_of_reach(instance, either):
     work = repository(either)
     done = instance.sh(either, """
@@ -426,10 +434,7 @@ def test_the_guard_is_out_of_reach(instance, either):
 def test_a_session_ends_with_its_guard(own_instance, alice):
     work = repository(alice)
     name = own_instance.create(alice, cwd=work)
-    described = json.loads(own_instance.ctl(alice, "describe", "--json", name).stdout)
-    group = machine.cgroup2_mount() + described["runtime"]["controlGroup"]
-    [guard] = [int(pid) for pid in open(group + "/cgroup.procs") if machine.comm_of(int(pid)) == "sandbox-guard"]
-    os.kill(guard, signal.SIGKILL)
+    os.kill(guard_of(own_instance, alice, name), signal.SIGKILL)
     assert eventually(lambda: json.loads(own_instance.ctl(alice, "describe", "--json", name).stdout or "{}")
                       .get("runtime", {}).get("state") in ("exited", "failed", None), 30)
 
@@ -588,6 +593,27 @@ def test_a_list_of_submodules_that_does_not_stay(instance, either):
         work = repository(either)
         instance.sh(either, f"printf '%b\\n' '{text}' >.gitmodules", workspace=work)
         assert not os.path.exists(work + "/.gitmodules"), text
+
+
+def is_still(pid):
+    """It slept through the last second."""
+    def slept():
+        return re.search(r"^voluntary_ctxt_switches:\s*(\d+)", open(f"/proc/{pid}/status").read(), re.M)[1]
+    before = slept()
+    time.sleep(1)
+    return slept() == before
+
+
+def test_the_guard_rests(instance, either):
+    """Reading what it has looked at is no reason to look again, nor is its own look."""
+    work = either.workspace()
+    name = instance.create(either, cwd=work)
+    guard = guard_of(instance, either, name)
+    for script in ("git init -q; git config user.name q; ls .git/hooks | grep -c sample", "git config user.name", "git config user.name r", "cat .git/config"):
+        done = instance.ctl(either, "exec", name, "--", "sh", "-c", script, cwd=work)
+        assert done.returncode == 0, done
+        assert eventually(lambda: is_still(guard), 30), script
+    instance.ctl(either, "terminate", name)
 
 
 def test_the_host_takes_a_new_repository_over(either, session):
