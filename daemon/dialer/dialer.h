@@ -41,6 +41,8 @@ typedef struct Session {
         uint64_t egress_number;
         ListLink dials;
         Map connections; /* sequence -> Connection */
+        Id token;        /* goes with each that comes back, until the worker has read it */
+        size_t n_back;   /* that went with it */
         size_t n_dials;
         size_t n_attempts; /* descriptors of its dials */
         ListLink questions;
@@ -165,9 +167,9 @@ int connection_watch_open(Dialer *d) _must_check_;
 /* inbound.c: into a session, connected by the launcher; s may be NULL. Takes the descriptors. */
 void inbound_take(Dialer *d, Session *s, const PrivDialerInbound *m, int take_fds[2]);
 
-/* park.c: what rests. -EPROTO: not its connection, or not so. */
+/* park.c: what rests. -EPROTO: not its connection, or not so, or so many that it cannot have read. */
 int park_on_park(Session *s, const PrivConnectionRef *m) _must_check_;
-int park_on_wanted(Session *s, const PrivConnectionRef *m) _must_check_;
+int park_on_wanted(Session *s, const PrivConnectionReturn *m) _must_check_;
 /* It has something to read, or is over. */
 void park_stirs(Connection *c);
 

@@ -45,18 +45,42 @@ int park_on_park(Session *s, const PrivConnectionRef *m)
         return 0;
 }
 
-int park_on_wanted(Session *s, const PrivConnectionRef *m)
+/* Answers are read in order. Before the first with a new token is, no more than PRIV_WANTED_MAX go with it
+ * to a worker that counts; and one that does not read them all does not learn the token. */
+static int count_back(Session *s, const Id *seen)
+{
+        if (id_equal(seen, &s->token)) {
+                int r = id_random(&s->token);
+
+                if (r < 0)
+                        return r;
+                s->n_back = 0;
+        }
+        if (s->n_back >= PRIV_WANTED_MAX)
+                return -EPROTO;
+        s->n_back++;
+        return 0;
+}
+
+int park_on_wanted(Session *s, const PrivConnectionReturn *m)
 {
         Connection *c = map_get(&s->connections, &m->sequence, sizeof(m->sequence));
+        PrivConnectionRef gone = { .sequence = m->sequence };
+        PrivConnectionReturn back = { .sequence = m->sequence };
+        int r;
 
         if (!c || !c->is_parked)
                 return -EPROTO;
         c->is_parked = false;
         if (c->fd < 0) {
-                (void) priv_link_send(s->egress, PRIV_CONNECTION_GONE, m, sizeof(*m), NULL, 0);
+                (void) priv_link_send(s->egress, PRIV_CONNECTION_GONE, &gone, sizeof(gone), NULL, 0);
                 return 0;
         }
+        r = count_back(s, &m->token);
+        if (r < 0)
+                return r;
+        back.token = s->token;
         (void) watch_for(c, 0);
-        (void) priv_link_send(s->egress, PRIV_CONNECTION_BACK, m, sizeof(*m), &c->fd, 1);
+        (void) priv_link_send(s->egress, PRIV_CONNECTION_BACK, &back, sizeof(back), &c->fd, 1);
         return 0;
 }

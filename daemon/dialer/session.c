@@ -74,6 +74,8 @@ int session_attach(Session *s, uint64_t number, int take_fd)
         /* Before the new worker: what the old one had is not its. */
         detach(s, CLOSE_EGRESS_GONE);
         s->egress_number = number;
+        s->token = (Id){ .bytes = { 0 } };
+        s->n_back = 0;
         r = priv_link_new(s->dialer->loop, take_fd, CHANNEL_DIALER_EGRESS, ROLE_DIALER, &s->egress);
         if (r < 0)
                 return r;

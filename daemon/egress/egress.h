@@ -187,6 +187,7 @@ struct Egress {
         size_t clients_max; /* as descriptors allow */
         size_t n_servers;   /* descriptors of clients' servers */
         size_t n_asked;     /* that are to come back */
+        Id back_token;      /* of the one that did so last */
         size_t files_max;   /* of all three together */
         Map parked;         /* sequence -> Client */
         size_t n_undecided;

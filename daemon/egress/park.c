@@ -2,9 +2,8 @@
 
 #include "proto/base/fd.h"
 
-#define LOOK_MAX  64U  /* how many connections are looked at for one to park */
-#define ASKED_MAX 64U  /* how many are asked for at a time */
-#define OVER_MAX  256U /* what was begun when there was room may still come */
+#define LOOK_MAX 64U  /* how many connections are looked at for one to park */
+#define OVER_MAX 256U /* what was begun when there was room may still come */
 
 static size_t used(const Egress *e)
 {
@@ -71,16 +70,16 @@ bool park_is_full(Egress *e)
 
 static void ask(Client *c)
 {
-        PrivConnectionRef ref = { .sequence = c->server.sequence };
+        PrivConnectionReturn wanted = { .sequence = c->server.sequence, .token = c->egress->back_token };
 
         c->server.is_asked = true;
         c->egress->n_asked++;
-        (void) priv_link_send(c->egress->dialer, PRIV_CONNECTION_WANTED, &ref, sizeof(ref), NULL, 0);
+        (void) priv_link_send(c->egress->dialer, PRIV_CONNECTION_WANTED, &wanted, sizeof(wanted), NULL, 0);
 }
 
 static void ask_next(Egress *e)
 {
-        while (!list_is_empty(&e->wanting) && e->n_asked < ASKED_MAX && !park_is_full(e)) {
+        while (!list_is_empty(&e->wanting) && e->n_asked < PRIV_WANTED_MAX && !park_is_full(e)) {
                 Client *c = list_entry(e->wanting.next, Client, wanting);
 
                 list_unlink(&c->wanting);
@@ -133,11 +132,12 @@ static Client *take_answer(Egress *e, uint64_t sequence)
         return c;
 }
 
-void park_on_back(Egress *e, const PrivConnectionRef *m, int take_fd)
+void park_on_back(Egress *e, const PrivConnectionReturn *m, int take_fd)
 {
         _cleanup_close_ int fd = take_fd;
         Client *c = take_answer(e, m->sequence);
 
+        e->back_token = m->token;
         if (c) {
                 c->server.fd = TAKE_FD(fd);
                 e->n_servers++;

@@ -19,5 +19,5 @@ void park_forget(Client *c);
 
 /* What the dialer says. */
 void park_on_stirs(Egress *e, const PrivConnectionRef *m);
-void park_on_back(Egress *e, const PrivConnectionRef *m, int take_fd);
+void park_on_back(Egress *e, const PrivConnectionReturn *m, int take_fd);
 void park_on_gone(Egress *e, const PrivConnectionRef *m);

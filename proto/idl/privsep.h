@@ -1184,11 +1184,21 @@ typedef struct PrivConnectionDone {
 /* How often a worker may give one back: each time that it comes again is one more watch that it can leave on
  * the file, and all workers share one limit of those. */
 #define PRIV_PARKS_MAX 8U
+/* How many a worker may have asked for without an answer. What it does not read the kernel counts for all
+ * workers together. */
+#define PRIV_WANTED_MAX 64U
 
 /* One that the worker was given before. */
 typedef struct PrivConnectionRef {
         uint64_t sequence;
 } PrivConnectionRef;
+
+/* BACK: a token that nobody can guess. WANTED: the one that came last, for it was read; zeros before that.
+ */
+typedef struct PrivConnectionReturn {
+        uint64_t sequence;
+        Id token;
+} PrivConnectionReturn;
 
 /* ---- denied paths ---- */
 

@@ -213,7 +213,7 @@ static void on_message(const End *e, const Imsg *m)
         if (m->type == PRIV_CONNECTED)
                 check_owner(e, connected->sequence);
         else if (m->type == PRIV_CONNECTION_BACK)
-                check_owner(e, ((const PrivConnectionRef *) m->body)->sequence);
+                check_owner(e, ((const PrivConnectionReturn *) m->body)->sequence);
         else if (m->type == PRIV_DIAL_CLOSED)
                 on_report(&closed->session, closed->sequence);
         else if (m->type == PRIV_DIAL_REFUSED)
@@ -350,9 +350,12 @@ static void claim_done(unsigned i)
         uint8_t how = take();
         PrivConnectionDone done = { .sequence = ref.sequence, .reason = how % 32U };
 
-        if (how & 0x80)
-                say(&egress[i], how & 0x40 ? PRIV_CONNECTION_PARK : PRIV_CONNECTION_WANTED, &ref,
-                    sizeof(ref), -1);
+        PrivConnectionReturn wanted = { .sequence = ref.sequence };
+
+        if ((how & 0xc0) == 0xc0)
+                say(&egress[i], PRIV_CONNECTION_PARK, &ref, sizeof(ref), -1);
+        else if (how & 0x80)
+                say(&egress[i], PRIV_CONNECTION_WANTED, &wanted, sizeof(wanted), -1);
         else
                 say(&egress[i], PRIV_CONNECTION_DONE, &done, sizeof(done), -1);
 }

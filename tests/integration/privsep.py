@@ -31,8 +31,8 @@ LAYOUTS = {name: struct.Struct("@" + layout) for name, layout in {
     "CONNECTION_DONE": "QII",
     "CONNECTION_PARK": "Q",
     "CONNECTION_STIRS": "Q",
-    "CONNECTION_WANTED": "Q",
-    "CONNECTION_BACK": "Q",
+    "CONNECTION_WANTED": "Q16s",
+    "CONNECTION_BACK": "Q16s",
     "CONNECTION_GONE": "Q",
 }.items()}
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import threading
 
 import pytest
@@ -152,32 +153,54 @@ def closes(end):
     return names
 
 
-@pytest.mark.parametrize("attack", ["unknown", "twice", "not parked", "too often"])
-def test_a_worker_that_lies_about_what_rests(echo, attack):
-    rig = hostile(Dns())
-    try:
-        rig.dial(7, 42, "", echo.port, 1, (4, socket.inet_aton("127.0.0.1") + bytes(12)))
+NOTHING_READ = bytes(16)
+# Each may come back eight times: all together more often than a worker may leave unread.
+NUMBERS = range(42, 51)
+
+
+def dial(rig, echo, numbers):
+    for i in numbers:
+        rig.dial(i, i, "", echo.port, 1, (4, socket.inet_aton("127.0.0.1") + bytes(12)))
         name, _, _, fds = rig.egress_end.receive()
         assert name == "CONNECTED"
         os.close(fds[0])
+
+
+def bring_back(rig, number, token):
+    """The next token."""
+    rig.egress_end.send("CONNECTION_PARK", number)
+    rig.egress_end.send("CONNECTION_WANTED", number, token)
+    name, values, _, fds = rig.egress_end.receive()
+    assert (name, values[0], len(fds)) == ("CONNECTION_BACK", number, 1)
+    os.close(fds[0])
+    return values[1]
+
+
+@pytest.mark.parametrize("attack", ["unknown", "twice", "not parked", "too often", "unread"])
+def test_a_worker_that_lies_about_what_rests(echo, attack):
+    rig, token = hostile(Dns()), NOTHING_READ
+    try:
+        dial(rig, echo, NUMBERS)
         if attack == "unknown":
-            rig.egress_end.send("CONNECTION_PARK", 43)
+            rig.egress_end.send("CONNECTION_PARK", 4300)
         elif attack == "twice":
             rig.egress_end.send("CONNECTION_PARK", 42)
             rig.egress_end.send("CONNECTION_PARK", 42)
         elif attack == "not parked":
-            rig.egress_end.send("CONNECTION_WANTED", 42)
-        else:
-            for _ in range(8):
-                rig.egress_end.send("CONNECTION_PARK", 42)
-                rig.egress_end.send("CONNECTION_WANTED", 42)
-                name, values, _, fds = rig.egress_end.receive()
-                assert (name, values, len(fds)) == ("CONNECTION_BACK", (42,), 1)
-                os.close(fds[0])
+            rig.egress_end.send("CONNECTION_WANTED", 42, token)
+        elif attack == "too often":
+            for i in [*NUMBERS] * 8:
+                token = bring_back(rig, i, token)
             rig.egress_end.send("CONNECTION_PARK", 42)
-        assert "CONNECTED" not in closes(rig.egress_end)
-        name, values, _, _ = rig.audit_dialer.receive()
-        assert name == "DIAL_CLOSED" and values[1] == 42 and CLOSE[values[8]] == "egress-gone"
+        else:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                for i in [*NUMBERS] * 8:
+                    rig.egress_end.send("CONNECTION_PARK", i)
+                    rig.egress_end.send("CONNECTION_WANTED", i, NOTHING_READ)
+        assert closes(rig.egress_end).count("CONNECTION_BACK") <= 64
+        for _ in NUMBERS:
+            name, values, _, _ = rig.audit_dialer.receive()
+            assert name == "DIAL_CLOSED" and values[1] in NUMBERS and CLOSE[values[8]] == "egress-gone"
         assert rig.dialer.poll() is None
     finally:
         rig.launcher_dialer.end.close()
@@ -188,24 +211,39 @@ def test_what_rests_stirs_once_and_comes_back(echo):
     """A connection that rests is told of when its server speaks; its bytes are where they were."""
     rig = hostile(Dns())
     try:
-        rig.dial(7, 42, "", echo.port, 1, (4, socket.inet_aton("127.0.0.1") + bytes(12)))
-        os.close(rig.egress_end.receive()[3][0])
+        dial(rig, echo, [42])
         rig.egress_end.send("CONNECTION_PARK", 42)
         eventually(lambda: len(echo.held) == 1)
         for part in (b"one", b"two"):
             echo.say(part)
         assert rig.egress_end.receive()[:2] == ("CONNECTION_STIRS", (42,))
-        rig.egress_end.send("CONNECTION_WANTED", 42)
+        rig.egress_end.send("CONNECTION_WANTED", 42, NOTHING_READ)
         name, values, _, fds = rig.egress_end.receive()
-        assert (name, values) == ("CONNECTION_BACK", (42,))
+        assert (name, values[0]) == ("CONNECTION_BACK", 42)
         with socket.socket(fileno=fds[0]) as s:
             s.setblocking(True)
             assert take(s, 6) == b"onetwo"
-        # Over while it rests: there is nothing to come back.
+    finally:
+        rig.launcher_dialer.end.close()
+        assert rig.dialer.wait(60) == 0
+
+
+def test_what_is_over_does_not_come_back(echo):
+    """Its server resets it while it rests."""
+    rig = hostile(Dns())
+    try:
+        dial(rig, echo, [42])
         rig.egress_end.send("CONNECTION_PARK", 42)
-        rig.launcher_dialer.send("DIALER_SESSION_CLOSE", rig.session)
-        names = closes(rig.egress_end)
-        assert "CONNECTION_BACK" not in names
+        eventually(lambda: len(echo.held) == 1)
+        with echo.held.popitem()[1] as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        name, values, _, _ = rig.audit_dialer.receive()
+        assert name == "DIAL_CLOSED" and values[1] == 42
+        assert rig.egress_end.receive()[:2] == ("CONNECTION_STIRS", (42,))
+        rig.egress_end.send("CONNECTION_WANTED", 42, NOTHING_READ)
+        name, values, _, fds = rig.egress_end.receive()
+        assert (name, values, fds) == ("CONNECTION_GONE", (42,), [])
+        assert rig.dialer.poll() is None
     finally:
         rig.launcher_dialer.end.close()
         assert rig.dialer.wait(60) == 0
