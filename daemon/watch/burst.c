@@ -30,19 +30,34 @@ void bursts_done(Bursts *b)
                 forget(b, x);
 }
 
+static size_t kept_of_name(const Attempt *a)
+{
+        if (!a->name)
+                return 0;
+        return a->n_name < BURST_NAME_MAX ? a->n_name : BURST_NAME_MAX;
+}
+
 static bool is_same(const Burst *x, const Attempt *a)
 {
         return x->mount == a->mount && x->operation == a->operation && x->thread == a->thread &&
                x->n_name == a->n_name && (a->n_name == 0 || memcmp(x->name, a->name, a->n_name) == 0);
 }
 
-static Burst *find(Bursts *b, const Attempt *a)
+static Burst *find(const Bursts *b, const Attempt *a)
 {
         LIST_FOREACH (x, &b->list, Burst, link) {
                 if (x != b->others && is_same(x, a))
                         return x;
         }
         return NULL;
+}
+
+bool bursts_has(const Bursts *b, const Attempt *attempt)
+{
+        Attempt a = *attempt;
+
+        a.n_name = kept_of_name(attempt);
+        return find(b, &a);
 }
 
 static Burst *burst_new(Bursts *b, const Attempt *a)
@@ -91,10 +106,7 @@ int bursts_take(Bursts *b, const Attempt *attempt, uint64_t now_usec, Burst **re
         Attempt a = *attempt;
         Burst *x;
 
-        if (!a.name)
-                a.n_name = 0;
-        if (a.n_name > BURST_NAME_MAX)
-                a.n_name = BURST_NAME_MAX;
+        a.n_name = kept_of_name(attempt);
         x = find(b, &a);
         if (x) {
                 x->count += x->count < UINT32_MAX;

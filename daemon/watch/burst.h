@@ -31,7 +31,6 @@ typedef struct Burst {
         uint64_t since_usec; /* CLOCK_MONOTONIC: told last */
         uint32_t count;      /* not told yet */
         uint32_t is_mixed;
-        bool is_own; /* sandbox-init's: it looks for what else is denied */
         uint32_t mount;
         PrivFileOperation operation;
         uint32_t thread;
@@ -51,6 +50,9 @@ typedef struct Bursts {
 
 void bursts_init(Bursts *b);
 void bursts_done(Bursts *b);
+
+/* Is there one of just this kind? */
+bool bursts_has(const Bursts *b, const Attempt *a);
 
 /* Counted. *ret: the burst that it belongs to, which is to be told now where the return value is 1; whose
  * caller is unknown where the value is 1 or 2. -ENOMEM: it is not counted. */

@@ -76,6 +76,16 @@ static void copy_line(char to[16], const char *text)
         to[n] = '\0';
 }
 
+bool caller_is_host_root(int proc_fd, uint32_t thread)
+{
+        char text[FILE_SIZE];
+        Caller caller = { 0 };
+
+        if (thread > 0 && read_file(proc_fd, thread, "status", text))
+                caller_parse_status(text, &caller);
+        return caller.is_host_root;
+}
+
 void caller_read(int proc_fd, uint32_t thread, const char *session, Caller *ret)
 {
         char text[FILE_SIZE];

@@ -18,6 +18,9 @@ typedef struct Caller {
 /* proc_fd: a /proc that shows the thread; -EBADF: there is none. */
 void caller_read(int proc_fd, uint32_t thread, const char *session, Caller *ret);
 
+/* Is it the daemon's own that asks, init or the guard? What cannot be read is not. */
+bool caller_is_host_root(int proc_fd, uint32_t thread);
+
 /* The command that a control group belongs to: .../SESSION/eN; 0: none. text: of /proc/PID/cgroup. */
 uint32_t caller_command_of(const char *text, const char *session);
 

@@ -67,8 +67,6 @@ static bool tell(Mount *m, const Burst *x)
                              .n_rule = (uint32_t) strlen(rule) };
         size_t n;
 
-        if (x->is_own)
-                return true;
         if (!m->watch->audit || priv_link_queued(m->watch->audit) > AUDIT_BACKLOG_MAX)
                 return false;
         memcpy(d.program, x->program, sizeof(d.program));
@@ -93,14 +91,27 @@ static void tell_due(Mount *m, bool is_end)
         }
 }
 
-/* Whether it is one of the daemon's own that asks: init, or the guard. */
-static bool attempt(Mount *m, const Request *q)
+static Attempt attempt_of(const Request *q)
 {
-        Attempt a = { .mount = (uint32_t) request_mount_of(q->node),
-                      .operation = q->operation,
-                      .thread = q->pid,
-                      .name = q->name,
-                      .n_name = q->n_name };
+        return (Attempt){ .mount = (uint32_t) request_mount_of(q->node),
+                          .operation = q->operation,
+                          .thread = q->pid,
+                          .name = q->name,
+                          .n_name = q->n_name };
+}
+
+/* Is it one of the daemon's own that asks, init or the guard? They are never counted: where many are counted
+ * as one, a session's attempts would pass for theirs. */
+static bool is_own(const Mount *m, const Request *q)
+{
+        Attempt a = attempt_of(q);
+
+        return !bursts_has(&m->bursts, &a) && caller_is_host_root(m->watch->proc_fd, q->pid);
+}
+
+static void count(Mount *m, const Request *q)
+{
+        Attempt a = attempt_of(q);
         uint64_t now = clock_monotonic_usec();
         Caller caller;
         Burst *x = NULL;
@@ -114,12 +125,10 @@ static bool attempt(Mount *m, const Request *q)
                 x->pid = caller.pid;
                 x->process = caller.process;
                 memcpy(x->program, caller.program, sizeof(x->program));
-                x->is_own = caller.is_host_root;
         }
         if (r == 1 && tell(m, x))
                 burst_told(x, now);
         set_timer(m->watch, BURST_USEC);
-        return x && x->is_own;
 }
 
 /* ---- from the kernel ---- */
@@ -143,7 +152,7 @@ static int serve_one(Mount *m, char buffer[REQUEST_SIZE_MAX])
 {
         char reply[REPLY_SIZE_MAX];
         const PlanMount *mask;
-        bool is_own = false;
+        bool is_ours = false;
         ssize_t n = read(m->fd, buffer, REQUEST_SIZE_MAX);
         Request q;
         size_t size;
@@ -157,9 +166,11 @@ static int serve_one(Mount *m, char buffer[REQUEST_SIZE_MAX])
                 return log_warning(r, "the kernel asked for what cannot be");
         mask = mask_of(m, &q);
         if (mask)
-                is_own = attempt(m, &q);
+                is_ours = is_own(m, &q);
+        if (mask && !is_ours)
+                count(m, &q);
         /* Who makes the session looks at masks that it has put on others, and so does its guard. */
-        size = request_answer(&q, !mask || is_own || mask->flags & PLAN_QUIET, reply);
+        size = request_answer(&q, !mask || is_ours || mask->flags & PLAN_QUIET, reply);
         if (size > 0 && write(m->fd, reply, size) < 0 && errno != ENOENT && errno != EINTR)
                 return neg_errno();
         return 1;

@@ -4,10 +4,11 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 
 import pytest
 
-from machine import Instance, eventually, has_fuse
+from machine import Instance, children_of, comm_of, eventually, has_fuse
 
 CANARY = "CANARY-0039\n"
 SUBSCRIBE = "io.sandboxd.Events.Subscribe"
@@ -184,6 +185,53 @@ def test_names_are_bytes(instance, alice):
 def _own():
     with Instance() as daemon:
         yield daemon
+
+
+# As the guard of a session does: with the session's mounts, as its user, and root's all the same.
+LOOK = """
+import ctypes, os, sys, time
+assert ctypes.CDLL(None).setns(os.open(f"/proc/{sys.argv[1]}/ns/mnt", os.O_RDONLY), 0x20000) == 0
+os.setegid(int(sys.argv[3]))
+os.seteuid(int(sys.argv[2]))
+for i in range(600000):
+    try:
+        os.stat(f"{sys.argv[4]}/own{i}")
+        print("found", flush=True)
+    except FileNotFoundError:
+        pass
+    if i == 200:
+        print("on", flush=True)
+    if i > 200:
+        time.sleep(0.001)
+"""
+
+
+def test_nothing_hides_behind_the_daemons_own(own, alice):
+    """Who keeps the session looks at masks, too: that is no attempt, and no attempt passes for it."""
+    work, profile = furnish(alice)
+    session = own.create(alice, "-p", profile, cwd=work)
+    held = own.ctl_start(alice, "exec", "-q", session, "--", "sleep", "600")
+
+    def inside():
+        return [pid for pid in children_of(own.process.pid) if comm_of(pid) == "sleep"]
+
+    assert eventually(inside, 60)
+    before = own.head()
+    with subprocess.Popen(["/usr/bin/python3", "-c", LOOK, str(inside()[0]), str(alice.uid), str(alice.gid), work + "/vault"],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as look:
+        try:
+            assert look.stdout.readline() == "on\n"
+            done = own.ctl(alice, "exec", "-q", "-T", session, "--", "python3", "-c", MANY, "2000", work + "/vault/%d", timeout=300)
+            assert done.returncode == 0, done
+            assert eventually(lambda: sum(a[3] for a in attempts(own, before)) >= 2000, 60), attempts(own, before)
+            assert look.poll() is None
+        finally:
+            look.kill()
+    own.ctl(alice, "terminate", "--grace", "0s", session)
+    held.communicate(timeout=120)
+    own.ctl(alice, "remove", session)
+    found = attempts(own, before)
+    assert sum(a[3] for a in found) == 2000 and not [a for a in found if "/own" in a[0]], found
 
 
 WAITER = """

@@ -144,7 +144,9 @@ static void test_bursts(void **state)
 
         (void) state;
         bursts_init(&b);
+        assert_false(bursts_has(&b, &same));
         assert_int_equal(bursts_take(&b, &same, now, &x), 1);
+        assert_true(bursts_has(&b, &same));
         counted += x->count;
         burst_told(x, now);
         for (unsigned i = 0; i < 999; i++)
@@ -167,6 +169,7 @@ static void test_bursts(void **state)
                 assert_in_range(b.n, 0, BURSTS_MAX);
                 if (r == 1) {
                         told++;
+                        assert_true(bursts_has(&b, &a));
                         counted += x->count;
                         burst_told(x, now);
                 }
@@ -175,6 +178,11 @@ static void test_bursts(void **state)
         while ((x = bursts_next(&b, now, true))) {
                 counted += x->count;
                 assert_true(x->is_mixed);
+                /* Of many kinds: whose it was first says nothing of the others. */
+                Attempt first = attempt_of(x->thread, "");
+                first.name = x->name;
+                first.n_name = x->n_name;
+                assert_false(bursts_has(&b, &first));
                 burst_told(x, now);
         }
         assert_int_equal(counted, 6000);
