@@ -9,7 +9,6 @@
 #define KERNEL_MAY_WRITE   0x2
 #define KERNEL_MAY_APPEND  0x8
 #define KERNEL_O_TRUNC     01000U
-#define KERNEL_PROT_WRITE  0x2
 #define KERNEL_MAP_SHARED  0x1
 #define KERNEL_EPERM       1
 

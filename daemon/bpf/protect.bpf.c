@@ -304,10 +304,11 @@ int BPF_PROG(on_write, struct file *file, int mask)
                                : 0;
 }
 
+/* Whatever the mapping is to be at first: mprotect() makes a shared one writable if the descriptor is. */
 SEC("lsm/mmap_file")
 int BPF_PROG(on_mmap, struct file *file, unsigned long wanted, unsigned long protection, unsigned long flags)
 {
-        if (!file || !(protection & KERNEL_PROT_WRITE) || !(flags & KERNEL_MAP_SHARED))
+        if (!file || !(file->f_mode & KERNEL_FMODE_WRITE) || !(flags & KERNEL_MAP_SHARED))
                 return 0;
         return check(file->f_path.dentry, /* keeps_above= */ false);
 }

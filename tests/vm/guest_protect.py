@@ -322,7 +322,8 @@ fd = os.open("plain", os.O_RDWR)
 print("open", flush=True)
 sys.stdin.readline()
 for call in (lambda: os.write(fd, b"evil"), lambda: os.pwrite(fd, b"evil", 0), lambda: os.ftruncate(fd, 0),
-             lambda: __import__("mmap").mmap(fd, 4), lambda: os.open(f"/proc/self/fd/{fd}", os.O_WRONLY)):
+             lambda: __import__("mmap").mmap(fd, 4), lambda: __import__("mmap").mmap(fd, 4, prot=1),
+             lambda: os.open(f"/proc/self/fd/{fd}", os.O_WRONLY)):
     try:
         call()
         print("done")
@@ -345,7 +346,7 @@ def a_descriptor_from_before_is_worth_nothing():
         with open(f"{WORK}/.envrc", encoding="ascii") as f:
             content = f.read()
     words = said.split()
-    return first == "open\n" and len(words) == 5 and "done" not in words and content == "export B=2\n" or [first, words, content]
+    return first == "open\n" and len(words) == 6 and "done" not in words and content == "export B=2\n" or [first, words, content]
 
 
 def git_works_in_a_session():
