@@ -23,6 +23,8 @@ LIBRARY = os.path.join(OPTIONS["prefix"], OPTIONS["libdir"])
 PROGRAMS = [os.path.join(OPTIONS["prefix"], path) for path in (
     "bin/sandboxctl", "sbin/sandboxd", *(os.path.join(OPTIONS["libexecdir"], "sandboxd", name) for name in (
         "sandboxd-api", "sandboxd-audit", "sandboxd-dialer", "sandboxd-egress", "sandboxd-watch", "sandboxd-lookup", "sandbox-init")))]
+if os.path.exists(os.path.join(BUILD, "daemon/bpf/sandboxd-bpf")):
+    PROGRAMS.append(os.path.join(OPTIONS["prefix"], OPTIONS["libexecdir"], "sandboxd/sandboxd-bpf"))
 with open(os.path.join(TOP, "meson.build"), encoding="utf-8") as _f:
     VERSION = re.search(r"version: '([0-9.]+)'", _f.read()).group(1)
 SHARED = os.path.join(LIBRARY, "libsandboxd.so." + VERSION)
