@@ -391,7 +391,7 @@ int guard_start(Setup *s, int *ret_fd)
                                       .marks_fd = -EBADF } };
         r = protect_rules(&guard.protect, &s->plan, &n);
         if (r >= 0 && (s->repository_flags & PLAN_WRITABLE))
-                r = protect_repository_rules(&guard.protect, s->repository);
+                r = protect_repository_rules(&guard.protect, s->repository, s->worktree);
         if (r < 0)
                 return setup_fail(s, r, "rules");
         guard.has_rules = n > 0;

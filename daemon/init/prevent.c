@@ -64,7 +64,8 @@ static int put_rule(Protect *p, const ProtectRule *parent, ProtectRule *rule)
 
         if (rule->number == 0)
                 rule->number = ++p->last_number;
-        if (rule->is_kept || rule->is_module || (rule->fresh != FRESH_NONE && !p->is_hosts_repository))
+        if (rule->is_kept || rule->is_state || rule->is_module ||
+            (rule->fresh != FRESH_NONE && !p->is_hosts_repository))
                 return 0;
         node = (PreventNode){ .number = rule->number, .flags = flags_of(rule) };
         r = put_name(p, parent->number, rule->name, &node);

@@ -112,6 +112,20 @@ static bool is_held(const Protect *p, const Place *place)
                cover_is_there(place->fd, /* is_read_only= */ true) > 0;
 }
 
+/* One that the host has: these are covered there, and looked at first. */
+static bool is_hosts_worktree(const Place *place)
+{
+        static const char *const names[] = { "commondir", "gitdir" };
+
+        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
+                _cleanup_close_ int fd = protect_open(place->fd, names[i], O_PATH);
+
+                if (fd >= 0 && cover_is_there(fd, /* is_read_only= */ true) > 0)
+                        return true;
+        }
+        return false;
+}
+
 /* Something that is protected lies below: then the directory must keep its name. */
 static bool holds_something(Protect *p, const Place *place)
 {
@@ -119,6 +133,9 @@ static bool holds_something(Protect *p, const Place *place)
                 _cleanup_close_ int fd = -EBADF;
                 Place below = { .rule = c, .path = place->path, .depth = place->depth + 1 };
 
+                /* Where it counts, the worktree's own names are held. */
+                if (c->is_state)
+                        continue;
                 /* Any entry of a directory may be one. */
                 if (str_equal(c->name, "*"))
                         return true;
@@ -349,7 +366,8 @@ static int visit(Protect *p, const Place *place, const ProtectRule *rule, const 
         if (r < 0)
                 return r;
         maker = maker_of(p, place, name);
-        if (rule->is_kept && r == 0 && maker != MAKER_HOST)
+        if (r == 0 &&
+            ((rule->is_kept && maker != MAKER_HOST) || (rule->is_state && !is_hosts_worktree(place))))
                 return 0;
         if (r == 0 && is_fresh(p, place, rule, name, path, &maker))
                 return 0;

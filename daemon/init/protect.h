@@ -49,6 +49,8 @@ struct ProtectRule {
         enum { FRESH_NONE = 0, FRESH_CONFIG, FRESH_HOOKS, FRESH_MODULES } fresh;
         /* What the host has there is covered; what the session makes is its own: `git worktree add`. */
         bool is_kept;
+        bool is_state; /* of another's checkout. In a worktree that the session adds it is the session's own
+                        */
         uint32_t number; /* in the kernel's map; 0: none yet */
 };
 
@@ -97,8 +99,8 @@ typedef struct Protect {
 /* Rules of the plan. 0 with *ret_n 0: nothing to keep. */
 int protect_rules(Protect *p, const Plan *plan, size_t *ret_n) _must_check_;
 
-/* The repository of setup is kept as .git is. */
-int protect_repository_rules(Protect *p, const char *repository) _must_check_;
+/* The repository of setup is kept as .git is. worktree: the workspace's name in it. */
+int protect_repository_rules(Protect *p, const char *repository, const char *worktree) _must_check_;
 
 /* path: below root's directory, without a slash at its beginning. */
 int rules_add(Protect *p, ProtectRule *root, const char *path, ProtectRule **ret) _must_check_;

@@ -68,6 +68,24 @@ static void know_fresh(ProtectRule *repository)
                 hooks->fresh = FRESH_HOOKS;
 }
 
+/* What a checkout elsewhere, which is the host's, goes on with: "exec" lines of a rebase are run there. */
+static int add_states(Protect *p, ProtectRule *rule, bool is_of_worktrees)
+{
+        static const char *const states[] = { "rebase-merge", "rebase-apply", "sequencer" };
+        int r = 0;
+
+        for (size_t i = 0; r >= 0 && i < ELEMENTSOF(states); i++) {
+                ProtectRule *c;
+
+                r = rule_child(p, rule, states[i], strlen(states[i]), &c);
+                if (r >= 0 && !c->is_protected) {
+                        c->is_protected = true;
+                        c->is_state = is_of_worktrees;
+                }
+        }
+        return r;
+}
+
 /* What a name alone does not say of git's folders, where the policy protects something in them. */
 static int know_git(Protect *p)
 {
@@ -91,6 +109,8 @@ static int know_git(Protect *p)
                 if (r >= 0)
                         c->is_protected = c->is_kept = true;
         }
+        if (worktree && r >= 0)
+                r = add_states(p, worktree, /* is_of_worktrees= */ true);
         /* Submodules of a worktree lie there. */
         if (worktree && module && r >= 0) {
                 r = rule_child(p, worktree, "modules", strlen("modules"), &modules);
@@ -128,6 +148,7 @@ int rules_copy(Protect *p, const ProtectRule *from, ProtectRule *to, unsigned de
         int r = 0;
 
         to->is_kept = from->is_kept && (to->is_kept || !to->is_protected);
+        to->is_state = from->is_state && (to->is_state || !to->is_protected);
         to->is_protected = to->is_protected || from->is_protected;
         to->is_module = to->is_module || from->is_module;
         to->fresh = to->fresh ? to->fresh : from->fresh;
@@ -143,23 +164,26 @@ int rules_copy(Protect *p, const ProtectRule *from, ProtectRule *to, unsigned de
         return r;
 }
 
-/* What a checkout elsewhere, which is the host's, goes on with: "exec" lines of a rebase are run there. */
-static int add_states(Protect *p)
+/* The workspace's own: all that is kept of any, but what its checkout goes on with. */
+static int add_own_worktree(Protect *p, ProtectRule *repository, const char *name)
 {
-        static const char *const states[] = { "rebase-merge", "rebase-apply", "sequencer" };
-        int r = 0;
+        ProtectRule *worktrees = find(repository, "worktrees"), *any = find(worktrees, "*"), *own, *copy;
+        int r;
 
-        for (size_t i = 0; r >= 0 && i < ELEMENTSOF(states); i++) {
-                ProtectRule *c;
-
-                r = rule_child(p, &p->repository_root, states[i], strlen(states[i]), &c);
+        if (!any || str_equal(name, "*"))
+                return 0;
+        r = rule_child(p, worktrees, name, strlen(name), &own);
+        for (const ProtectRule *c = any->first; r >= 0 && c; c = c->next) {
+                if (c->is_state)
+                        continue;
+                r = rule_child(p, own, c->name, strlen(c->name), &copy);
                 if (r >= 0)
-                        c->is_protected = true;
+                        r = rules_copy(p, c, copy, 0);
         }
         return r;
 }
 
-int protect_repository_rules(Protect *p, const char *repository)
+int protect_repository_rules(Protect *p, const char *repository, const char *worktree)
 {
         size_t n = strlen(p->workspace);
         ProtectRule *git = find(&p->root, ".git"), *inside;
@@ -170,9 +194,13 @@ int protect_repository_rules(Protect *p, const char *repository)
                 return 0;
         if (strncmp(repository, p->workspace, n) == 0 && repository[n] == '/') {
                 r = rules_add(p, &p->root, repository + n + 1, &inside);
-                return r < 0 || inside == git ? r : rules_copy(p, git, inside, 0);
+                if (r >= 0 && inside != git)
+                        r = rules_copy(p, git, inside, 0);
+                return r < 0 ? r : add_own_worktree(p, inside, worktree);
         }
         p->repository = repository;
         r = rules_copy(p, git, &p->repository_root, 0);
-        return r < 0 ? r : add_states(p);
+        if (r >= 0)
+                r = add_states(p, &p->repository_root, /* is_of_worktrees= */ false);
+        return r < 0 ? r : add_own_worktree(p, &p->repository_root, worktree);
 }

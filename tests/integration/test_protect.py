@@ -277,7 +277,7 @@ def test_git_works(instance, either):
         git branch side; git checkout -q side; echo three >>f; git stash -q; git stash pop -q; git commit -qam third
         git checkout -q main; git merge -q side
         git worktree add -q -b tree wt
-        cd wt; echo four >g; git add g; git commit -qm fourth; cd ..
+        cd wt; echo four >g; git add g; git commit -qm fourth; git rebase -q --exec true HEAD~1; cd ..
         git worktree remove wt
         git submodule status; git submodule foreach -q git status --porcelain
         cd part; echo p >>f; git commit -qam part; cd ..
@@ -384,6 +384,19 @@ def test_worktrees_that_are_there(instance, either):
     assert done.stdout.endswith("end\n"), done.stderr
     folder = f"{work}/.git/worktrees/{name}"
     assert open(folder + "/commondir").read() == "../..\n" and open(folder + "/gitdir").read() == tree_of + "/.git\n"
+
+
+def test_states_of_other_checkouts(instance, either):
+    """Whoever goes on with a rebase there runs what it says."""
+    work, other = repository(either), either.workspace()
+    os.rmdir(other)
+    git(either, work, "worktree", "add", "-q", "-b", "side", other)
+    entry = ".git/worktrees/" + os.path.basename(other)
+    before = set(tree(work))
+    instance.sh(either, f"""cd {entry}; mkdir rebase-merge; echo exec evil >rebase-merge/git-rebase-todo
+        mkdir x; echo evil >x/next; mv x rebase-apply; mkdir sequencer; echo evil >sequencer/todo; ln -s /tmp sequencer""", workspace=work)
+    assert {name for name in set(tree(work)) - before if ".refused-" not in name} == set()
+    assert git(either, other, "status", "--porcelain") == "" and "rebase" not in git(either, other, "status")
 
 
 def test_git_file_and_git_link(instance, either):

@@ -9,7 +9,7 @@ import pytest
 
 import machine
 from machine import eventually
-from test_protect import git, repository, session, tree  # noqa: F401 (session is a fixture)
+from test_protect import GIT, git, repository, session, tree  # noqa: F401 (session is a fixture)
 
 ENV = "export GIT_AUTHOR_NAME=n GIT_AUTHOR_EMAIL=n@x GIT_COMMITTER_NAME=n GIT_COMMITTER_EMAIL=n@x; "
 
@@ -52,7 +52,7 @@ def test_git_works_in_a_worktree(instance, either):
         set -e
         echo two >>f; git commit -qam second; git branch b; git checkout -q b; echo three >>f; git stash -q; git stash pop -q
         git commit -qam third; git checkout -q side; git merge -q b; git log --format=%s | head -1
-        git worktree list >list; git worktree add -q -b inner wt; cd wt; echo x >g; git add g; git commit -qm inner; cd ..; git worktree remove wt
+        git worktree list >list; git worktree add -q -b inner wt; cd wt; echo x >g; git add g; git commit -qm inner; git rebase -q --exec true HEAD~1; cd ..; git worktree remove wt
         git rebase -q --exec true HEAD~1; git gc -q; git fsck --no-progress --no-dangling; rm list; git status --porcelain; echo end""", workspace=work)
     assert done.stdout == "third\nend\n" and done.returncode == 0, done.stdout + done.stderr
     assert git(either, main, "log", "--format=%s", "side").split() == ["third", "second", "first"]
@@ -81,11 +81,16 @@ def test_only_its_repository_comes(instance, either):
 def test_it_is_protected_alike(instance, either):
     main = repository(either)
     work, entry = worktree(either, main)
+    other, theirs = worktree(either, main, "other")
+    resting, rebased = worktree(either, main, "rebased")
+    done = either.run([*GIT, "-C", resting, "rebase", "-q", "--force-rebase", "--exec", "false", "--root"])
+    assert os.path.exists(rebased + "/rebase-merge/git-rebase-todo"), done.stderr
     before = tree(main)
     done = instance.sh(either, f"""
         cd {main}/.git
         for f in config config.worktree commondir hooks/pre-commit info/attributes objects/info/alternates modules/m/config modules/m/hooks/x \
-                 {entry}/commondir {entry}/gitdir {entry}/config.worktree rebase-merge/git-rebase-todo rebase-apply/x sequencer/todo; do
+                 {entry}/commondir {entry}/gitdir {entry}/config.worktree rebase-merge/git-rebase-todo rebase-apply/x sequencer/todo \
+                 {theirs}/rebase-merge/git-rebase-todo {theirs}/rebase-apply/x {theirs}/sequencer/todo {rebased}/rebase-merge/git-rebase-todo; do
             mkdir -p $(dirname $f) 2>/dev/null; (echo evil >>$f) 2>/dev/null; (echo evil >n; mv -f n $f) 2>/dev/null; rm -f n; rm -f $f 2>/dev/null
             (echo evil >$f) 2>/dev/null
         done
@@ -100,6 +105,7 @@ def test_it_is_protected_alike(instance, either):
     assert evil == [], evil
     for name in ("commondir", "config.worktree", "rebase-merge", "rebase-apply", "sequencer", "modules/m/config"):
         assert not os.path.exists(f"{main}/.git/{name}"), name
+    assert not {"rebase-merge", "rebase-apply", "sequencer"} & set(os.listdir(theirs)), os.listdir(theirs)
     assert git(either, work, "log", "-1", "--format=%s") == "fine\n"
 
 
