@@ -48,7 +48,7 @@ def planted(p, base, names, script):
     done = p.run("-w", base, "--", "sh", "-c", script + "; echo end", cwd="/")
     assert done.stdout.endswith("end\n"), done
     # The guard moves aside what it finds and does not lose it: under such a name it is nobody's configuration.
-    return [name for name in evil_in(base) if not re.search(r"\.refused-[0-9a-f]{16}$", name) and
+    return [name for name in evil_in(base) if not re.search(r"\.refused-[0-9a-f]{16}(/|$)", name) and
             any(name == n or name.startswith(n.split("/")[0] + "/") and "/" in n for n in names)]
 
 
