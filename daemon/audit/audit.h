@@ -38,8 +38,9 @@ typedef struct Session {
         uint64_t ended_usec; /* CLOCK_MONOTONIC; 0: lives */
         unsigned n_commands; /* that began and have not ended, as far as is known: each may have one exit */
         bool has_no_network;
-        Map counts;       /* of rules that limit connections */
-        NameBudget names; /* that it chose itself */
+        Map counts;            /* of rules that limit connections */
+        NameBudget names;      /* that it chose itself */
+        bool has_former_names; /* a former worker let some through: not in names yet */
         struct {
                 uint64_t since_usec; /* CLOCK_MONOTONIC: begin of the second that is counted */
                 unsigned n;          /* told in it */
@@ -166,6 +167,10 @@ DEFINE_CLEANUP(Session *, session_unref)
 
 /* Takes it out of the table. */
 void session_drop(Audit *a, Session *s);
+
+/* names.c: may it ask for this name? What a former worker let through is read from the log when that is
+ * first of interest: after a restart all sessions are waited for at once, and most choose no names. */
+bool session_take_name(Audit *a, Session *s, const char *host);
 
 /* decide.c */
 int egress_attach(Audit *a, Session *s, const PrivEgressRef *ref, int take_fd) _must_check_;

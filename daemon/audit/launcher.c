@@ -26,51 +26,6 @@ void start_release(Audit *a, Pending *p, int error)
                 session_drop(a, p->session);
 }
 
-typedef struct Restored {
-        Session *session;
-        uint64_t now_usec; /* CLOCK_MONOTONIC, as the next is CLOCK_REALTIME */
-        uint64_t realtime_usec;
-} Restored;
-
-/* Was it looked up? Records beside addresses are only where rules say so (match.c). */
-static bool is_looked_up(const Restored *x, const char *host, const char *type)
-{
-        uint32_t record = type ? policy_dns_type_from_string(type) : 0;
-        PolicyRequest request;
-        PolicyMatch match;
-
-        if (record == 0)
-                return true;
-        policy_match_name(x->session->policy, host, x->realtime_usec, &match, &request);
-        return match.dns_types & record;
-}
-
-static void on_asked(void *userdata, const char *host, const char *type, uint64_t realtime_usec)
-{
-        Restored *x = userdata;
-        uint64_t age = x->realtime_usec > realtime_usec ? x->realtime_usec - realtime_usec : 0;
-
-        if (!is_looked_up(x, host, type))
-                return;
-        name_budget_restore(&x->session->names, host, policy_name_chosen(x->session->policy, host),
-                            x->now_usec > age ? x->now_usec - age : 0);
-}
-
-/* The log knows what names the former worker let it ask for. */
-static void restore_names(Audit *a, Session *s)
-{
-        Restored x = { .session = s,
-                       .now_usec = clock_monotonic_usec(),
-                       .realtime_usec = clock_realtime_usec() };
-        int r = store_list_asked(a->store, s->id_text, s->row.started_usec, on_asked, &x);
-
-        if (r < 0) {
-                (void) log_warning(r, "Session %s may ask for no further names: those before cannot be read",
-                                   s->id_text);
-                name_budget_exhaust(&s->names);
-        }
-}
-
 /* A session that the last run began and the launcher kept: its rows go on. */
 static int readopt(Audit *a, const PrivSessionOpen *o, int policy_fd, Session *old)
 {
@@ -88,7 +43,7 @@ static int readopt(Audit *a, const PrivSessionOpen *o, int policy_fd, Session *o
                 return r;
         }
         (void) session_unref(old);
-        restore_names(a, s);
+        s->has_former_names = true;
         answer_open(a, &s->id, 0, 0);
         return 0;
 }

@@ -116,10 +116,7 @@ void decision_reach_limit(Pending *p)
 /* What reaches a name server counts, whichever door the name came through. */
 static void take_from_budget(Pending *p)
 {
-        size_t n_chosen = p->row.host ? policy_name_chosen(p->session->policy, p->row.host) : 0;
-
-        if (n_chosen > 0 &&
-            !name_budget_take(&p->session->names, p->row.host, n_chosen, clock_monotonic_usec()))
+        if (p->row.host && !session_take_name(p->egress->audit, p->session, p->row.host))
                 deny_for(p, REASON_LIMIT);
 }
 

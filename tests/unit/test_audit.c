@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -262,6 +263,21 @@ static void test_segments(_unused_ void **state)
         world_done(&w);
 }
 
+/* A session that goes on and chooses no names costs nothing of the log of before. */
+static void assert_nothing_is_read_back(World *w)
+{
+        _cleanup_close_ int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+        PrivDecide d = question(1, "denied.test");
+        char path[PRIV_PATH_SIZE];
+
+        ASSERT_OK(segment_path(world_audit_path(w), 1, path));
+        ASSERT_TRUE(fd >= 0 && inotify_add_watch(fd, path, IN_OPEN) >= 0);
+        ASSERT_EQ(world_open_session(w, VERDICT_DENY, false, 1), 0);
+        world_attach(w, true);
+        ASSERT_EQ(world_ask(w, &d).verdict, VERDICT_DENY);
+        ASSERT_EQ(poll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, 0), 0);
+}
+
 static void test_rotation(_unused_ void **state)
 {
         PrivDecide d = question(1, "denied.test");
@@ -281,6 +297,9 @@ static void test_rotation(_unused_ void **state)
         ASSERT_OK(segment_list(world_audit_path(&w), &numbers, &n));
         free(numbers);
         ASSERT_TRUE(n >= 2);
+        world_crash(&w);
+        world_start(&w);
+        assert_nothing_is_read_back(&w);
         world_crash(&w);
         world_start(&w);
         world_wait_for_leftovers();
