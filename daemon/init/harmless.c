@@ -133,6 +133,46 @@ static bool is_url(const char *value)
         return false;
 }
 
+/* One of the two is the other, or lies in it. "*" of a rule is any name. */
+static bool is_in_line(const char *path, const char *rule)
+{
+        for (;;) {
+                size_t n = strcspn(path, "/"), n_rule = strcspn(rule, "/");
+
+                if (!(n_rule == 1 && rule[0] == '*') && (n != n_rule || strncmp(path, rule, n) != 0))
+                        return false;
+                if (path[n] == '\0' || rule[n_rule] == '\0')
+                        return true;
+                path += n + 1;
+                rule += n_rule + 1;
+        }
+}
+
+/* A checkout there would write it. */
+static bool holds_protected(const Plan *plan, const char *path)
+{
+        for (uint32_t i = 0; i < plan->header->n_mounts; i++)
+                if (plan->mounts[i].type == PLAN_PROTECT &&
+                    is_in_line(path, plan_string(plan, plan->mounts[i].target)))
+                        return true;
+        return false;
+}
+
+/* Without "." and "..", and each name once: as it is compared. */
+static bool is_canonical(const char *path)
+{
+        size_t n;
+
+        for (;; path += n + 1) {
+                n = strcspn(path, "/");
+                if (n == 0 || str_equal(path, ".") || str_has_prefix(path, "./") || str_equal(path, "..") ||
+                    str_has_prefix(path, "../"))
+                        return false;
+                if (path[n] == '\0')
+                        return true;
+        }
+}
+
 /* "../../../part" in .git/modules/part: back out of where the settings lie, and down to a folder of the
  * workspace. */
 static bool is_own_folder(const Plan *plan, const char *module, const char *value)
@@ -149,10 +189,9 @@ static bool is_own_folder(const Plan *plan, const char *module, const char *valu
                 else
                         *strrchr(path, '/') = '\0';
         n = strlen(path);
-        return value[0] != '\0' && value[0] != '/' && !strstr(value, "..") && !strstr(value, "//") &&
-               str_printf(path + n, sizeof(path) - n, "/%s", value) >= 0 &&
+        return is_canonical(value) && str_printf(path + n, sizeof(path) - n, "/%s", value) >= 0 &&
                str_printf(git, sizeof(git), "%s/.git", workspace) >= 0 && is_below(path, workspace) &&
-               !is_below(path, git);
+               !is_below(path, git) && !holds_protected(plan, path);
 }
 
 /* ---- lines ---- */
@@ -179,6 +218,17 @@ static bool is_folder(const char *value)
                !strstr(value, ".git");
 }
 
+/* Where a checkout of it would go. */
+static bool is_free_folder(const Plan *plan, const char *value)
+{
+        char path[PLAN_PATH_MAX];
+
+        return is_folder(value) && is_canonical(value) &&
+               str_printf(path, sizeof(path), "%s/%s", plan_string(plan, plan->header->workspace), value) >=
+                               0 &&
+               !holds_protected(plan, path);
+}
+
 /* "../x" is a place beside the remote, and without one a folder beside, or in, the workspace: none. */
 static bool is_harmless_module(const Reading *x, const char *key, const char *value)
 {
@@ -188,7 +238,7 @@ static bool is_harmless_module(const Reading *x, const char *key, const char *va
         if (!str_equal(x->section, "submodule.") || !is_folder(x->name))
                 return false;
         if (strcasecmp(key, "path") == 0)
-                return is_folder(value);
+                return is_free_folder(x->plan, value);
         if (strcasecmp(key, "url") == 0)
                 return is_url(value);
         if (strcasecmp(key, "branch") == 0)

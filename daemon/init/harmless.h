@@ -11,8 +11,8 @@
 
 #define HARMLESS_SIZE_MAX 16384U
 
-/* -EPERM: something else is in it. plan: where the workspace is. module: the whole path of a submodule's
- * settings; NULL: they are a repository's own. */
+/* -EPERM: something else is in it. plan: where the workspace is, and what is protected in it. module: the
+ * whole path of a submodule's settings; NULL: they are a repository's own. */
 int harmless_config(const char *text, size_t size, const Plan *plan, const char *module) _must_check_;
 /* The same for a list of submodules (.gitmodules). */
 int harmless_modules(const char *text, size_t size, const Plan *plan) _must_check_;

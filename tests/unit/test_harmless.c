@@ -28,6 +28,9 @@ static int setup(void **state)
         assert_int_equal(plan_builder_string(b, "host", &h.hostname), 0);
         assert_int_equal(plan_builder_string(b, "/w", &h.workspace), 0);
         assert_int_equal(plan_builder_mount(b, PLAN_BIND, PLAN_WORKSPACE | PLAN_WRITABLE, "/w", "/w", 0), 0);
+        assert_int_equal(plan_builder_mount(b, PLAN_PROTECT, 0, "", "/w/.husky", 0), 0);
+        assert_int_equal(plan_builder_mount(b, PLAN_PROTECT, 0, "", "/w/.config/fish", 0), 0);
+        assert_int_equal(plan_builder_mount(b, PLAN_PROTECT, 0, "", "/w/parts/*/.vscode", 0), 0);
         assert_int_equal(plan_builder_seal(b, &h, &fd), 0);
         assert_int_equal(fd_map_sealed(fd, PLAN_SIZE_MAX, &data, &size), 0);
         assert_int_equal(plan_open(data, size, &plan), 0);
@@ -59,6 +62,9 @@ static int modules(const char *text)
 
 static void test_what_git_writes(void **state)
 {
+        static const char *const places[] = { ".huskyx", "a..b", ".config/x", "parts/a/.vscod", "a/.husky" };
+        char text[128];
+
         (void) state;
         assert_int_equal(config("", NULL), 0);
         assert_int_equal(config("[core]\n", NULL), 0);
@@ -76,6 +82,12 @@ static void test_what_git_writes(void **state)
                         config("[core]\n\tworktree = ../../../../a/b\n[remote \"x\"]\n\turl = git://h.test:9/~x\n",
                                MODULE),
                         0);
+        for (size_t i = 0; i < ELEMENTSOF(places); i++) {
+                assert_int_equal(str_printf(text, sizeof(text), "[core]\n\tworktree = ../../../../%s\n",
+                                            places[i]),
+                                 0);
+                assert_int_equal(config(text, MODULE), 0);
+        }
         assert_int_equal(config("[submodule \"a/b\"]\n\tactive = true\n\turl = ssh://git@h.test/x\n", NULL),
                          0);
         assert_int_equal(config("[branch \"x\"]\n\tremote = .\n\tmerge = refs/heads/y\n", NULL), 0);
@@ -141,10 +153,27 @@ static const char *const bad[] = {
         "[http]\n\tproxy = x\n",
         "\tbare = false\n",
 };
-static const char *const bad_places[] = {
-        "../../../../.git/x",    "../../../../../x",          "../../../x", "/w/x", "../../../../",
-        "../../../../a/../../x", "../../../../../../../../x", "a"
-};
+static const char *const bad_places[] = { "../../../../.git/x",
+                                          "../../../../../x",
+                                          "../../../x",
+                                          "/w/x",
+                                          "../../../../",
+                                          "../../../../a/../../x",
+                                          "../../../../../../../../x",
+                                          "a",
+                                          "../../../../.husky",
+                                          "../../../../.husky/_",
+                                          "../../../../.husky/",
+                                          "../../../.././.husky",
+                                          "../../../../.config",
+                                          "../../../../.config/fish/conf.d",
+                                          "../../../../parts",
+                                          "../../../../parts/a",
+                                          "../../../../parts/a/.vscode/x",
+                                          "../../../../.",
+                                          "../../../../..",
+                                          "../../../../a/.",
+                                          "../../../../a/" };
 static const char *const bad_lists[] = {
         "[core]\n\tbare = false\n",
         "[submodule \"../a\"]\n\tpath = a\n",
@@ -154,6 +183,9 @@ static const char *const bad_lists[] = {
         "[submodule \"a\"]\n\tpath = .git/x\n",
         "[submodule \"a\"]\n\turl = -x\n",
         "[submodule \"a\"]\n\tupdate = none\n",
+        "[submodule \"a\"]\n\tpath = .husky\n",
+        "[submodule \"a\"]\n\tpath = ./.husky\n",
+        "[submodule \"a\"]\n\tpath = parts/a\n",
         "[submodule]\n\tpath = a\n",
         "[submodule \"a\"]\n\turl = ./x\n",
         "[submodule \"a\"]\n\turl = ../x\n",
