@@ -1,5 +1,6 @@
 #include "daemon/loop/link.h"
 
+#include "proto/base/clock.h"
 #include "proto/base/error.h"
 #include "proto/base/fd.h"
 #include "proto/base/log.h"
@@ -7,9 +8,13 @@
 /* One peer may not keep the others waiting: so many messages a turn. */
 #define LINK_BATCH 64U
 
+/* When others may have read theirs. */
+#define CROWDED_USEC (20 * USEC_PER_MSEC)
+
 struct PrivLink {
         Loop *loop;
         LoopIo *io;
+        LoopTimer *retry;
         ImsgChannel channel;
         PrivLinkHandler handler;
         PrivLinkClosed on_closed;
@@ -19,6 +24,7 @@ struct PrivLink {
         unsigned batch;
         bool is_reading;
         bool is_flushing; /* after this turn */
+        bool is_retrying; /* the timer runs */
         bool is_closed;
         bool is_freed;
 };
@@ -32,10 +38,18 @@ static void link_unref(PrivLink *l)
 
 static int update_events(PrivLink *l)
 {
+        bool is_waiting = imsg_has_queue(&l->channel) && !l->channel.is_crowded;
+        int r;
+
         if (!l->io)
                 return 0;
-        return loop_io_set_events(l->io, (l->is_reading ? LOOP_READ : 0U) |
-                                                         (imsg_has_queue(&l->channel) ? LOOP_WRITE : 0U));
+        if (l->channel.is_crowded && !l->is_retrying) {
+                r = loop_timer_set(l->retry, CROWDED_USEC);
+                if (r < 0)
+                        return r;
+                l->is_retrying = true;
+        }
+        return loop_io_set_events(l->io, (l->is_reading ? LOOP_READ : 0U) | (is_waiting ? LOOP_WRITE : 0U));
 }
 
 static void link_close(PrivLink *l, int reason)
@@ -44,6 +58,7 @@ static void link_close(PrivLink *l, int reason)
                 return;
         l->is_closed = true;
         l->io = loop_io_free(l->io);
+        l->retry = loop_timer_free(l->retry);
         l->n_users++;
         if (l->on_closed)
                 l->on_closed(l->owner, l, reason);
@@ -97,6 +112,19 @@ static void on_link_io(void *userdata, _unused_ int fd, unsigned events)
         link_unref(l);
 }
 
+static void on_retry(void *userdata)
+{
+        PrivLink *l = userdata;
+        int r;
+
+        l->is_retrying = false;
+        r = imsg_flush(&l->channel);
+        if (r >= 0)
+                r = update_events(l);
+        if (r < 0)
+                link_close(l, r);
+}
+
 int priv_link_new(Loop *loop, int take_fd, PrivChannel channel, PrivRole role, PrivLink **ret)
 {
         PrivLink *l = calloc(1, sizeof(*l));
@@ -113,8 +141,11 @@ int priv_link_new(Loop *loop, int take_fd, PrivChannel channel, PrivRole role, P
                 return r;
         }
         l->channel.is_gathering = imsg_may_gather(channel);
-        r = loop_io_new(loop, l->channel.fd, LOOP_READ, on_link_io, l, &l->io);
+        r = loop_timer_new(loop, on_retry, l, &l->retry);
+        if (r >= 0)
+                r = loop_io_new(loop, l->channel.fd, LOOP_READ, on_link_io, l, &l->io);
         if (r < 0) {
+                l->retry = loop_timer_free(l->retry);
                 imsg_channel_done(&l->channel);
                 free(l);
                 return r;
@@ -139,6 +170,7 @@ PrivLink *priv_link_free(PrivLink *l)
                 (void) !imsg_flush(&l->channel);
         l->is_freed = true;
         l->io = loop_io_free(l->io);
+        l->retry = loop_timer_free(l->retry);
         imsg_channel_done(&l->channel);
         if (l->n_users == 0)
                 free(l);

@@ -190,10 +190,20 @@ static int enqueue(ImsgChannel *c, const struct iovec *iov, size_t n_iov, size_t
         return 0;
 }
 
+/* Of descriptors that nobody has read yet the kernel lets our user have so many: others have theirs to read,
+ * which is no fault of this peer. */
+static int try_send(ImsgChannel *c, struct iovec *iov, size_t n_iov, const int *fds, size_t n_fds)
+{
+        int r = send_now(c->fd, iov, n_iov, fds, n_fds);
+
+        c->is_crowded = r == -ETOOMANYREFS;
+        return c->is_crowded ? -EAGAIN : r;
+}
+
 static int send_or_queue(ImsgChannel *c, struct iovec *iov, size_t n_iov, size_t n_messages, const int *fds,
                          size_t n_fds)
 {
-        int r = imsg_has_queue(c) ? -EAGAIN : send_now(c->fd, iov, n_iov, fds, n_fds);
+        int r = imsg_has_queue(c) ? -EAGAIN : try_send(c, iov, n_iov, fds, n_fds);
 
         return r == -EAGAIN ? enqueue(c, iov, n_iov, n_messages, fds, n_fds) : r;
 }
@@ -296,7 +306,7 @@ int imsg_flush(ImsgChannel *c)
 {
         LIST_FOREACH (q, &c->queue, Queued, link) {
                 struct iovec iov = { .iov_base = q->data, .iov_len = q->size };
-                int r = send_now(c->fd, &iov, 1, q->fds, q->n_fds);
+                int r = try_send(c, &iov, 1, q->fds, q->n_fds);
 
                 if (r == -EAGAIN)
                         break;

@@ -40,6 +40,7 @@ typedef struct ImsgChannel {
         uint64_t received;
         ListLink queue;
         size_t n_queued; /* messages */
+        bool is_crowded; /* they wait for others who do not read: the socket will not say when */
         char *buffer;
         bool is_gathering;  /* what is sent waits for imsg_flush(), or for company enough */
         ImsgBundle *bundle; /* that waits */
