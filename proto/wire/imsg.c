@@ -217,6 +217,10 @@ static int flush_bundle(ImsgChannel *c)
         if (!b)
                 return 0;
         c->bundle = NULL;
+        if (b->n_messages == 0) {
+                b = bundle_free(b);
+                return 0;
+        }
         iov = (struct iovec){ .iov_base = b->data, .iov_len = b->size };
         r = send_or_queue(c, &iov, 1, b->n_messages, b->fds, b->n_fds);
         b = bundle_free(b);
@@ -244,20 +248,42 @@ static int prepare_bundle(ImsgChannel *c, size_t size, size_t n_fds)
         return 0;
 }
 
-static int gather(ImsgChannel *c, const struct iovec *iov, size_t n_iov, size_t size, const int *fds,
-                  size_t n_fds)
+static int duplicate_into(ImsgBundle *b, const int *fds, size_t n_fds)
+{
+        size_t n_before = b->n_fds;
+
+        for (size_t i = 0; i < n_fds; i++) {
+                b->fds[b->n_fds] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+                if (b->fds[b->n_fds] < 0) {
+                        int r = neg_errno();
+
+                        fd_close_many(b->fds + n_before, b->n_fds - n_before);
+                        b->n_fds = n_before;
+                        return r;
+                }
+                b->n_fds++;
+        }
+        return 0;
+}
+
+/* What waits goes, and then this, without company. */
+static int send_alone(ImsgChannel *c, struct iovec *iov, size_t n_iov, const int *fds, size_t n_fds)
+{
+        int r = flush_bundle(c);
+
+        return r < 0 ? r : send_or_queue(c, iov, n_iov, 1, fds, n_fds);
+}
+
+static int gather(ImsgChannel *c, struct iovec *iov, size_t n_iov, size_t size, const int *fds, size_t n_fds)
 {
         int r = prepare_bundle(c, size, n_fds);
         ImsgBundle *b = c->bundle;
 
         if (r < 0)
                 return r;
-        for (size_t i = 0; i < n_fds; i++) {
-                b->fds[b->n_fds] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
-                if (b->fds[b->n_fds] < 0)
-                        return neg_errno();
-                b->n_fds++;
-        }
+        /* Where no number is free: the caller's own go, and need none. */
+        if (duplicate_into(b, fds, n_fds) < 0)
+                return send_alone(c, iov, n_iov, fds, n_fds);
         memset(b->data + b->size, 0, align_up(b->size) - b->size);
         b->size = align_up(b->size);
         for (size_t i = 0; i < n_iov; b->size += iov[i].iov_len, i++) {
@@ -286,11 +312,8 @@ int imsg_send_tail(ImsgChannel *c, PrivMessage type, const void *head, size_t he
         sb_assert(n_fds >= rule->fds_min && n_fds <= rule->fds_max);
         if (c->is_gathering && sizeof(h) + size <= BUNDLE_SIZE)
                 r = gather(c, iov, ELEMENTSOF(iov), sizeof(h) + size, fds, n_fds);
-        else {
-                r = flush_bundle(c);
-                if (r >= 0)
-                        r = send_or_queue(c, iov, ELEMENTSOF(iov), 1, fds, n_fds);
-        }
+        else
+                r = send_alone(c, iov, ELEMENTSOF(iov), fds, n_fds);
         if (r < 0)
                 return r;
         c->sent++;

@@ -1,5 +1,7 @@
 /* The private protocol: what the table permits passes, everything else ends the channel. */
 
+#include <sys/resource.h>
+
 #include "proto/base/fd.h"
 #include "proto/base/str.h"
 #include "proto/wire/imsg.h"
@@ -295,6 +297,80 @@ static void gathered_messages_are_bounded(void **state _unused_)
         null_fd = fd_close(null_fd);
 }
 
+/* Every number is taken: descriptors are sent at once then, behind what waited. */
+static void gathering_needs_no_free_number(void **state _unused_)
+{
+        unsigned before = count_fds();
+        int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC), taken[16];
+        struct rlimit old, full;
+        ImsgChannel dialer, egress;
+        PrivConnectFailed failed = { 0 };
+        size_t n_taken = 0;
+        Imsg m;
+
+        setup_decisions(&dialer, &egress);
+        dialer.is_gathering = true;
+        ASSERT_OK(getrlimit(RLIMIT_NOFILE, &old));
+        full = (struct rlimit){ .rlim_cur = (rlim_t) egress.fd + 4, .rlim_max = old.rlim_max };
+        ASSERT_OK(setrlimit(RLIMIT_NOFILE, &full));
+        while (n_taken < ELEMENTSOF(taken) && (taken[n_taken] = fcntl(null_fd, F_DUPFD_CLOEXEC, 3)) >= 0)
+                n_taken++;
+        assert_true(n_taken < ELEMENTSOF(taken));
+        for (uint64_t i = 0; i < 3; i++) {
+                PrivConnected connected = { .request = i };
+
+                ASSERT_OK(imsg_send(&dialer, PRIV_CONNECT_FAILED, &failed, sizeof(failed), NULL, 0));
+                ASSERT_OK(imsg_send(&dialer, PRIV_CONNECTED, &connected, sizeof(connected), &null_fd, 1));
+        }
+        ASSERT_OK(imsg_flush(&dialer));
+        fd_close_many(taken, n_taken);
+        ASSERT_OK(setrlimit(RLIMIT_NOFILE, &old));
+        for (uint64_t i = 0; i < 3; i++) {
+                assert_int_equal(imsg_receive(&egress, &m), 1);
+                assert_int_equal(m.type, PRIV_CONNECT_FAILED);
+                assert_int_equal(m.n_fds, 0);
+                assert_int_equal(imsg_receive(&egress, &m), 1);
+                assert_int_equal(m.type, PRIV_CONNECTED);
+                assert_int_equal(((const PrivConnected *) m.body)->request, i);
+                assert_int_equal(m.n_fds, 1);
+                imsg_done(&m);
+        }
+        done_pair(&dialer, &egress);
+        null_fd = fd_close(null_fd);
+        assert_int_equal(count_fds(), before);
+}
+
+/* Of several descriptors of one message none stays behind without it. */
+static void half_a_message_is_not_gathered(void **state _unused_)
+{
+        unsigned before = count_fds();
+        int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC), both[2] = { null_fd, null_fd };
+        struct rlimit old, full;
+        ImsgChannel dialer, egress;
+        PrivInbound inbound = { .sequence = 7 };
+        Imsg m;
+
+        setup_decisions(&dialer, &egress);
+        dialer.is_gathering = true;
+        ASSERT_OK(getrlimit(RLIMIT_NOFILE, &old));
+        /* Room for one. */
+        full = (struct rlimit){ .rlim_cur = (rlim_t) egress.fd + 2, .rlim_max = old.rlim_max };
+        ASSERT_OK(setrlimit(RLIMIT_NOFILE, &full));
+        ASSERT_OK(imsg_send(&dialer, PRIV_INBOUND, &inbound, sizeof(inbound), both, 2));
+        ASSERT_OK(setrlimit(RLIMIT_NOFILE, &old));
+        ASSERT_OK(imsg_send(&dialer, PRIV_INBOUND, &inbound, sizeof(inbound), both, 2));
+        ASSERT_OK(imsg_flush(&dialer));
+        for (unsigned i = 0; i < 2; i++) {
+                assert_int_equal(imsg_receive(&egress, &m), 1);
+                assert_int_equal(m.type, PRIV_INBOUND);
+                assert_int_equal(m.n_fds, 2);
+                imsg_done(&m);
+        }
+        done_pair(&dialer, &egress);
+        null_fd = fd_close(null_fd);
+        assert_int_equal(count_fds(), before);
+}
+
 typedef struct RawPair {
         RawHeader first;
         PrivConnected connected;
@@ -412,6 +488,8 @@ int main(void)
                 cmocka_unit_test(largest_message_passes),
                 cmocka_unit_test(gathered_messages_pass),
                 cmocka_unit_test(gathered_messages_are_bounded),
+                cmocka_unit_test(gathering_needs_no_free_number),
+                cmocka_unit_test(half_a_message_is_not_gathered),
                 cmocka_unit_test(packets_that_lie_are_refused),
                 cmocka_unit_test(only_decisions_are_gathered),
                 cmocka_unit_test(table_is_sound),
