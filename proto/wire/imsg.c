@@ -401,6 +401,8 @@ static int check(const ImsgChannel *c, const Header *h, size_t left, size_t *ret
                 return -EPROTO;
         /* Where others follow, the table says how many descriptors are this one's. */
         if (left > 0) {
+                if (c->n_packet > BUNDLE_SIZE || c->n_taken + 1 >= BUNDLE_MESSAGES_MAX)
+                        return -EPROTO;
                 if (!imsg_may_gather(c->channel) || rule->fds_min != rule->fds_max || n_fds < rule->fds_min)
                         return -EPROTO;
                 if (align_up(c->n_packet - left) + sizeof(*h) > c->n_packet)
@@ -427,6 +429,7 @@ static int take_message(ImsgChannel *c, Imsg *ret)
                 c->fds_at = c->n_fds = c->at = c->n_packet = 0;
                 return r;
         }
+        c->n_taken++;
         c->received = h.sequence + 1;
         *ret = (Imsg){ .type = (PrivMessage) h.type,
                        .body = c->buffer + c->at + sizeof(h),
@@ -461,6 +464,7 @@ static int receive_packet(ImsgChannel *c)
                 return -EPIPE;
         take_control(c, &m);
         c->at = 0;
+        c->n_taken = 0;
         c->n_packet = (size_t) n;
         /* Cut short: whatever it holds does not count. */
         if (m.msg_flags & (MSG_TRUNC | MSG_CTRUNC))

@@ -46,6 +46,7 @@ typedef struct ImsgChannel {
         ImsgBundle *bundle; /* that waits */
         size_t at;          /* of the packet in `buffer`: what follows has not been looked at */
         size_t n_packet;
+        size_t n_taken;               /* messages of it */
         int fds[IMSG_PACKET_FDS_MAX]; /* of it, from `fds_at` on */
         size_t fds_at;
         size_t n_fds;

@@ -437,6 +437,44 @@ static void packets_that_lie_are_refused(void **state _unused_)
         assert_int_equal(refused_at(&p, size, 2), 2);
 }
 
+/* How many messages of one packet of n, whose bodies have so many bytes, are taken. */
+static unsigned taken_of(unsigned n, uint32_t body_size)
+{
+        const size_t size = sizeof(RawHeader) + body_size;
+        _cleanup_free_ char *packet = calloc(n, size);
+        ImsgChannel sender, egress;
+        unsigned n_taken = 0;
+        Imsg m;
+        int r;
+
+        assert_non_null(packet);
+        setup_decisions(&sender, &egress);
+        for (unsigned i = 0; i < n; i++) {
+                RawHeader h = { .type = PRIV_RESOLVED, .size = body_size, .sequence = i };
+
+                memcpy(packet + i * size, &h, sizeof(h));
+        }
+        assert_int_equal(send(sender.fd, packet, n * size, MSG_NOSIGNAL), (ssize_t) (n * size));
+        while ((r = imsg_receive(&egress, &m)) == 1) {
+                imsg_done(&m);
+                n_taken++;
+        }
+        assert_true(r == (n_taken == n ? 0 : -EPROTO));
+        done_pair(&sender, &egress);
+        return n_taken;
+}
+
+static void packets_are_bounded(void **state _unused_)
+{
+        const uint32_t small = sizeof(PrivResolved), large = sizeof(PrivResolved) + 3072U;
+
+        assert_int_equal(taken_of(64, small), 64);
+        assert_int_equal(taken_of(65, small), 63);
+        assert_int_equal(taken_of(200, small), 63);
+        assert_int_equal(taken_of(5, large), 5);
+        assert_int_equal(taken_of(6, large), 0);
+}
+
 /* Elsewhere a packet is one message. */
 static void only_decisions_are_gathered(void **state _unused_)
 {
@@ -491,6 +529,7 @@ int main(void)
                 cmocka_unit_test(gathering_needs_no_free_number),
                 cmocka_unit_test(half_a_message_is_not_gathered),
                 cmocka_unit_test(packets_that_lie_are_refused),
+                cmocka_unit_test(packets_are_bounded),
                 cmocka_unit_test(only_decisions_are_gathered),
                 cmocka_unit_test(table_is_sound),
         };
