@@ -189,6 +189,7 @@ struct Egress {
         size_t n_asked;     /* that are to come back */
         Id back_token;      /* of the one that did so last */
         size_t files_max;   /* of all three together */
+        bool is_all_busy;   /* all were looked at in this turn, and none rests */
         Map parked;         /* sequence -> Client */
         size_t n_undecided;
         Map requests; /* id -> Client, until nothing more is to come for it */

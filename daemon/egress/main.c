@@ -89,6 +89,7 @@ static void on_turn_end(void *userdata)
 
         egress_sweep(e);
         /* A tunnel may have come to rest. */
+        park_on_turn_end(e);
         if (e->n_listeners > 0 && !e->is_accepting)
                 egress_update_listeners(e);
 }

@@ -2,7 +2,7 @@
 
 #include "proto/base/fd.h"
 
-#define LOOK_MAX 64U  /* how many connections are looked at for one to park */
+#define LOOK_MAX 64U  /* among so many connections the one to park is chosen */
 #define OVER_MAX 256U /* what was begun when there was room may still come */
 
 static size_t used(const Egress *e)
@@ -21,12 +21,17 @@ static bool may_park(const Client *c)
                buf_size(&c->to_client) == 0;
 }
 
-/* Of some, in turn, the one that has been silent for longest. */
+/* Of some, in turn, the one that has been silent for longest. Where none of them may be parked the next are
+ * looked at, once round: nothing else would look at those that say no more. */
 static Client *find_silent(Egress *e)
 {
         Client *found = NULL;
 
-        for (size_t i = 0; i < MIN_OF(e->n_clients, (size_t) LOOK_MAX) && !list_is_empty(&e->clients); i++) {
+        if (e->is_all_busy)
+                return NULL;
+        for (size_t i = 0; i < e->n_clients && !list_is_empty(&e->clients); i++) {
+                if (found && i >= LOOK_MAX)
+                        return found;
                 Client *c = list_entry(e->clients.next, Client, link);
 
                 list_unlink(&c->link);
@@ -34,6 +39,7 @@ static Client *find_silent(Egress *e)
                 if (may_park(c) && (!found || c->active_usec < found->active_usec))
                         found = c;
         }
+        e->is_all_busy = !found;
         return found;
 }
 
@@ -85,6 +91,12 @@ static void ask_next(Egress *e)
                 list_unlink(&c->wanting);
                 ask(c);
         }
+}
+
+void park_on_turn_end(Egress *e)
+{
+        e->is_all_busy = false;
+        ask_next(e);
 }
 
 void park_want(Client *c)

@@ -12,6 +12,8 @@
 bool park_make_room(Egress *e) _must_check_;
 /* So many more than there is room for that one more would be too much. */
 bool park_is_full(Egress *e) _must_check_;
+/* Whoever waits for room: something may rest now. */
+void park_on_turn_end(Egress *e);
 /* The client has something for its server. */
 void park_want(Client *c);
 /* The client has no use for its server any more. */

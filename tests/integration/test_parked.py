@@ -22,7 +22,7 @@ class Echo:
     def __init__(self):
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
         self.port, self.held = self.listener.getsockname()[1], {}
-        self.is_closed, self.poll = False, select.epoll()
+        self.is_closed, self.is_patient, self.poll = False, False, select.epoll()
         self.poll.register(self.listener, select.EPOLLIN)
         self.thread = threading.Thread(target=self.serve, daemon=True)
         self.thread.start()
@@ -36,7 +36,8 @@ class Echo:
                     self.poll.register(s, select.EPOLLIN)
                 elif not self.answer(fd):
                     self.poll.unregister(fd)
-                    self.held.pop(fd).close()
+                    if not self.is_patient:
+                        self.held.pop(fd).close()
 
     def answer(self, fd):
         try:
@@ -119,6 +120,22 @@ def test_many_that_rest_go_on(rig, echo):
             s.sendall(b"%04d" % i)
         for i, s in enumerate(held):
             assert take(s, 4) == b"%04d" % i
+
+
+def test_room_is_found_behind_many_that_do_not_rest(rig, echo):
+    """Of the oldest each has one end that may still speak; those that rest came after them. Nothing happens in any of
+    them when the last one comes."""
+    echo.is_patient = True
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(tunnel(rig, echo.port, b"\1first %d" % i)) for i in range(150)]
+        for s in held:
+            s.shutdown(socket.SHUT_WR)
+        for i in range(15):
+            stack.enter_context(tunnel(rig, echo.port, b"\1later %d" % i))
+        for _ in range(20):
+            stack.enter_context(rig.connect())
+        stack.enter_context(tunnel(rig, echo.port, b"\1last"))
+        assert not rig.closed
 
 
 def test_the_end_of_one_that_rests_is_noticed(rig, echo):
