@@ -23,6 +23,8 @@ static const Name names[] = {
         { ".git/commondir", REPORT_GIT_CONFIG },
         { ".git/info/attributes", REPORT_GIT_CONFIG },
         { ".git/objects/info/alternates", REPORT_GIT_CONFIG },
+        { ".git/remotes/*", REPORT_GIT_CONFIG },
+        { ".git/branches/*", REPORT_GIT_CONFIG },
         { ".git/modules/*/config", REPORT_GIT_CONFIG },
         { ".git/modules/*/config.worktree", REPORT_GIT_CONFIG },
         { ".git/modules/*/commondir", REPORT_GIT_CONFIG },

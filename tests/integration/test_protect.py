@@ -617,6 +617,16 @@ def is_still(pid):
     return slept() == before
 
 
+def test_remotes_by_files(instance, either):
+    """Before its settings named remotes, files did; git still reads them, and a push to a folder runs the hooks in it."""
+    for begin in ("true", "rm -rf .git; git init -q; git -c user.name=n -c user.email=n@x commit -q --allow-empty -m first"):
+        work = repository(either)
+        instance.sh(either, begin + """; git init -q --bare evil; mkdir -p .git/remotes .git/branches
+            echo ./evil >.git/branches/origin; printf 'URL: ./evil\\nPush: refs/heads/*:refs/heads/*\\n' >.git/remotes/origin""", workspace=work)
+        pushed = either.run([*GIT, "-C", work, "push"])
+        assert pushed.returncode != 0 and not os.path.exists(work + "/.git/remotes/origin"), pushed
+
+
 def test_the_guard_rests(instance, either):
     """Reading what it has looked at is no reason to look again, nor is its own look."""
     work = either.workspace()
