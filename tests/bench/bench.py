@@ -80,8 +80,9 @@ there is nothing to pace (with the machine's `bbr` there, too, a relay took near
 times slower, and its kernel threads cut streams whose sender closed at once.
 
 A connection has two descriptors in its session's worker, which may have 32,768 where the machine lets it (the unit asks for
-65,536), and so 12,288 connections. In `./dev vm`, where it does, one session held 10,000; the p99 of another session's
-decisions was 0.7 of what it was before, on an emulated processor that was never idle.
+65,536), and so 12,288 connections. Where it may have fewer, connections that rest have one
+([decisions/0058](decisions/0058-connections-that-rest.md)). In `./dev vm`, where it may, one session held 10,000; the p99 of
+another session's decisions was 0.7 of what it was before, on an emulated processor that was never idle.
 
 Each connection out of a session has its row, and its request's, committed to disk before it is made. While decisions come
 several at a time, audit waits 0.2 ms for those on their way and commits them together; who asks alone does not wait. Ends of
