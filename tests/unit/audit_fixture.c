@@ -71,7 +71,7 @@ _noreturn_ static void run_child(const World *w, int fd)
                                       .boot_id = "boot",
                                       .segment_bytes_max = w->segment_bytes_max },
                            .launcher_fd = 3,
-                           .leftover_usec = 100 * USEC_PER_MSEC };
+                           .leftover_usec = w->leftover_usec ? w->leftover_usec : 100 * USEC_PER_MSEC };
         Readers *readers;
 
         if (dup3(fd, 3, 0) < 0 && fd != 3)

@@ -19,6 +19,7 @@ typedef struct World {
         char directory[64];
         pid_t pid;
         uint64_t segment_bytes_max;
+        uint64_t leftover_usec; /* 0: few */
         ImsgChannel launcher;
         ImsgChannel dialer;
         ImsgChannel api;
