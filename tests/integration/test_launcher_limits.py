@@ -10,12 +10,6 @@ import time
 import machine
 
 
-def cpu_of(pid):
-    with open(f"/proc/{pid}/stat", "rb") as f:
-        fields = f.read().rpartition(b")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def test_no_descriptors_left(own_instance, alice, bob):
     """D39: accepting pauses, it does not spin; what runs goes on, and service comes back."""
     session = own_instance.create(bob)
@@ -30,9 +24,9 @@ def test_no_descriptors_left(own_instance, alice, bob):
             clients[-1].connect(own_instance.socket)
         except OSError:
             break
-    before = cpu_of(pid)
+    before = machine.cpu_of(pid)
     time.sleep(1.5)
-    assert cpu_of(pid) - before < 0.5
+    assert machine.cpu_of(pid) - before < 0.5
     assert own_instance.process.poll() is None
     for client in clients:
         client.close()

@@ -156,6 +156,20 @@ def group_of(pid):
         return cgroup2_mount() + next(line[3:].strip() for line in f if line.startswith("0::"))
 
 
+def cpu_of(pid):
+    """Seconds of processor time, user and system."""
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        fields = f.read().rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def rests(pid):
+    """Whether it has nearly no use for a processor, for a second."""
+    before = cpu_of(pid)
+    time.sleep(1)
+    return cpu_of(pid) - before < 0.1
+
+
 def comm_of(pid):
     with contextlib.suppress(OSError):
         with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as f:
