@@ -29,6 +29,8 @@ static const Name names[] = {
         { ".git/modules/*/config.worktree", REPORT_GIT_CONFIG },
         { ".git/modules/*/commondir", REPORT_GIT_CONFIG },
         { ".git/modules/*/info/attributes", REPORT_GIT_CONFIG },
+        { ".git/modules/*/remotes/*", REPORT_GIT_CONFIG },
+        { ".git/modules/*/branches/*", REPORT_GIT_CONFIG },
         { ".git/worktrees/*/config.worktree", REPORT_GIT_CONFIG },
         { ".git/worktrees/*/gitdir", REPORT_GIT_CONFIG },
         { ".git/worktrees/*/commondir", REPORT_GIT_CONFIG },

@@ -627,6 +627,18 @@ def test_remotes_by_files(instance, either):
         assert pushed.returncode != 0 and not os.path.exists(work + "/.git/remotes/origin"), pushed
 
 
+def test_remotes_by_files_of_a_submodule(instance, either):
+    """The same for one that the host has, and for one that a session adds."""
+    work = repository(either)
+    part = work + "/.git/modules/part"
+    git(either, work, "init", "-q", "--bare", part)
+    instance.sh(either, """cd .git/modules; for m in part new; do mkdir -p $m/remotes $m/branches $m/objects $m/refs
+        printf 'URL: ./evil\\n' >$m/remotes/origin; echo ./evil >$m/branches/origin; echo 'ref: refs/heads/main' >$m/HEAD; done""", workspace=work)
+    for name in ("part", "new"):
+        for path in ("remotes/origin", "branches/origin"):
+            assert not os.path.exists(f"{work}/.git/modules/{name}/{path}"), (name, path)
+
+
 def test_the_guard_rests(instance, either):
     """Reading what it has looked at is no reason to look again, nor is its own look."""
     work = either.workspace()
