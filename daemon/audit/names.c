@@ -10,8 +10,8 @@ typedef struct Restored {
         uint64_t realtime_usec;
 } Restored;
 
-/* Was it looked up? Records beside addresses are only where rules say so (match.c). */
-static bool is_looked_up(const Restored *x, const char *host, const char *type)
+/* Was it looked up? Records beside addresses are only where rules say so (match.c), and said so then. */
+static bool is_looked_up(const Restored *x, const char *host, const char *type, uint64_t realtime_usec)
 {
         uint32_t record = type ? policy_dns_type_from_string(type) : 0;
         PolicyRequest request;
@@ -19,7 +19,7 @@ static bool is_looked_up(const Restored *x, const char *host, const char *type)
 
         if (record == 0)
                 return true;
-        policy_match_name(x->session->policy, host, x->realtime_usec, &match, &request);
+        policy_match_name(x->session->policy, host, realtime_usec, &match, &request);
         return match.dns_types & record;
 }
 
@@ -28,7 +28,7 @@ static void on_asked(void *userdata, const char *host, const char *type, uint64_
         Restored *x = userdata;
         uint64_t age = x->realtime_usec > realtime_usec ? x->realtime_usec - realtime_usec : 0;
 
-        if (!is_looked_up(x, host, type))
+        if (!is_looked_up(x, host, type, realtime_usec))
                 return;
         name_budget_restore(&x->session->names, host, policy_name_chosen(x->session->policy, host),
                             x->now_usec > age ? x->now_usec - age : 0);
